@@ -1,0 +1,70 @@
+"""softcache: run teachers once, keep what they said, train students at any temperature.
+
+Heavy modules are imported when a name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from softcache.errors import SoftcacheError
+
+if TYPE_CHECKING:
+    from softcache.builder.executor import build
+    from softcache.distill.losses import distillation_loss
+    from softcache.read.attach import attach, collate
+    from softcache.read.cache import Cache
+    from softcache.read.cache import open_cache as open
+    from softcache.read.ensemble import ensemble
+    from softcache.read.join import join
+    from softcache.read.soft_targets import SoftBatch, SoftTargets
+    from softcache.read.target import Target
+    from softcache.read.verify import verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Cache",
+    "SoftBatch",
+    "SoftTargets",
+    "SoftcacheError",
+    "Target",
+    "__version__",
+    "attach",
+    "build",
+    "collate",
+    "distillation_loss",
+    "ensemble",
+    "join",
+    "open",
+    "verify",
+]
+
+_HOMES = {
+    "Cache": ("softcache.read.cache", "Cache"),
+    "SoftBatch": ("softcache.read.soft_targets", "SoftBatch"),
+    "SoftTargets": ("softcache.read.soft_targets", "SoftTargets"),
+    "Target": ("softcache.read.target", "Target"),
+    "attach": ("softcache.read.attach", "attach"),
+    "build": ("softcache.builder.executor", "build"),
+    "collate": ("softcache.read.attach", "collate"),
+    "distillation_loss": ("softcache.distill.losses", "distillation_loss"),
+    "ensemble": ("softcache.read.ensemble", "ensemble"),
+    "join": ("softcache.read.join", "join"),
+    "open": ("softcache.read.cache", "open_cache"),
+    "verify": ("softcache.read.verify", "verify"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'softcache' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""Building: plan, fragments, the pipeline, the commit. (Not called `build`: that is the public function's name.)"""

@@ -1,0 +1,38 @@
+"""What a build will cost: bytes and free disk."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from softcache.builder.units import Unit
+from softcache.errors import StorageError
+from softcache.store.buffers import NUMPY_DTYPES
+from softcache.store.files import Files
+
+ROWS_BYTES, SHARD_BYTES = 64, 8192
+
+
+def unit_bytes(unit: Unit) -> int:
+    """Return about how many bytes a unit's shard and receipt take: its values, ids and views, and fixed overheads."""
+    fragment = unit.fragment
+    row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5
+    if unit.target is None:
+        row += ROWS_BYTES
+    else:
+        row += sum(NUMPY_DTYPES[c.dtype].itemsize * math.prod(c.shape) for c in unit.target.codec.columns)
+    return int(fragment.rows * row) + SHARD_BYTES
+
+
+def estimated_bytes(units: Sequence[Unit]) -> int:
+    """Return about how many bytes units take."""
+    return sum(map(unit_bytes, units))
+
+
+def check_space(files: Files, needed: int) -> None:
+    """Raise StorageError if `needed` bytes do not fit on the cache's disk."""
+    free = files.free_bytes()
+    if free is not None and needed > free:
+        raise StorageError(
+            f"{files.url}: the build needs about {needed:,} bytes and {free:,} are free; make room or build elsewhere"
+        )

@@ -1,0 +1,201 @@
+"""`softcache.build`: from a recipe to a commit."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from softcache.builder.canary import check_canaries
+from softcache.builder.estimate import check_space, estimated_bytes
+from softcache.builder.pipeline import Answers, Job, Runner
+from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
+from softcache.builder.publish import Publication, publish_build
+from softcache.builder.shard_writer import write_rows, write_target
+from softcache.builder.summary import Summary, summarise
+from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
+from softcache.builder.signals import stop_on_signals
+from softcache.builder.units import Stored, Unit, all_units, check_targets, read_stored
+from softcache.errors import IncompleteCache, RecipeError
+from softcache.recipe import Recipe, load_recipe
+from softcache.store.card import write_first_card
+from softcache.store.commits import latest_number
+from softcache.store.files import Files, connect
+from softcache.store.marker import ensure_marker, read_marker
+from softcache.store.receipts import Receipt
+from softcache.store.state import State, read_state
+from softcache.transfer import Scan, TransferSet
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A build before any teacher runs: what there is, and what is to be done."""
+
+    recipe: Recipe
+    files: Files
+    transfer_set: TransferSet
+    scan: Scan
+    targets: list[BuildTarget]
+    rows_declaration: dict[str, object]
+    stored: Stored
+    work: Work
+    units: list[Unit]
+
+    @property
+    def todo(self) -> list[Unit]:
+        """The units that have neither a receipt nor a place in the newest commit."""
+        return [u for u in self.units if not self.stored.has(u)]
+
+
+def build(
+    recipe: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    progress: bool = False,
+) -> Summary:
+    """Run a recipe's teachers over its transfer set and commit their answers to the cache at `output`.
+
+    Run again, it recomputes only what has no receipt; with nothing left to do it commits nothing. `overrides` are
+    `KEY=VALUE` and `~KEY`; `limit` takes the first so many samples; `progress` shows a bar on stderr.
+
+    Raises:
+        RecipeError: the recipe is wrong.
+        IncompatibleTarget: a target of the same name was made otherwise.
+        IncompleteCache: stopped by Ctrl-C or SIGTERM; run it again to go on.
+        TransferSetError, TeacherError, CodecError, AlignmentError, StorageError, CommitConflict: see their docstrings.
+    """
+    started = time.monotonic()
+    if limit is not None and limit < 1:
+        raise RecipeError(f"limit is {limit}; expected at least 1")
+    prepared = prepare(load_recipe(recipe, overrides), output, limit=limit)
+    with stop_on_signals() as stop:
+        receipts, computed = run(prepared, stop, progress)
+    return commit(prepared, receipts, computed, started)
+
+
+def prepare(
+    recipe: Recipe, output: str | os.PathLike[str], *, limit: int | None = None, write: bool = True
+) -> Prepared:
+    """Read the transfer set and the cache, and plan. With `write` false the cache is left as it is, or absent."""
+    files = connect(output)
+    targets = build_targets(recipe)
+    transfer_set = open_transfer_set(recipe, limit)
+    marker = read_marker(files, to_write=True)
+    state = newest_state(files) if marker is not None else None
+    stored = read_stored(files, state)
+    check_targets(stored, targets)
+    scan = transfer_set.scan()
+    if write:
+        ensure_marker(files)
+        write_first_card(files)
+    head = None if state is None else state.commit.plan
+    work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
+    keep = transfer_set.stored(np.arange(1), transfer_set.keep).schema
+    declaration = rows_declaration(keep, scan.sample_ids.type)
+    units = all_units(work, scan, targets, rows_fingerprint(declaration))
+    return Prepared(recipe, files, transfer_set, scan, targets, declaration, stored, work, units)
+
+
+def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict[str, Receipt], int]:
+    """Do every unit that is left; return their receipts by unit key, and how many samples teachers answered.
+
+    Raises StorageError before it begins if the disk is too small, IncompleteCache if `stop` was set.
+    """
+    todo = prepared.todo
+    check_space(prepared.files, estimated_bytes(todo))
+    receipts: dict[str, Receipt] = {}
+    for unit in todo:
+        if unit.target is None and not stop.is_set():
+            kept = prepared.transfer_set.stored(
+                prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep
+            )
+            receipts[unit.key] = write_rows(prepared.files, unit, kept, prepared.rows_declaration)
+    jobs = teacher_jobs(prepared)
+    answered = 0
+    total = sum(job.fragment.rows for of_teacher in jobs.values() for job in of_teacher)
+    with tqdm(total=total, unit=" samples", desc="softcache build", disable=not progress or not total) as bar:
+
+        def advance(samples: int) -> None:
+            nonlocal answered
+            answered += samples
+            bar.update(samples)
+
+        for name, of_teacher in jobs.items():
+            if not stop.is_set():
+                bar.set_postfix_str(f"teacher {name}")
+                receipts |= _run_teacher(prepared, name, of_teacher, stop, advance)
+    left = sum(u.key not in receipts for u in todo)
+    if left:
+        raise IncompleteCache(
+            f"stopped; {left:,} of {len(prepared.units):,} shards are left. Run the same command again to go on: "
+            "nothing that is done is computed again"
+        )
+    return receipts, answered
+
+
+def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
+    """Return what is left for each teacher: its fragments, and which targets they lack."""
+    lacking: dict[str, dict[int, list[BuildTarget]]] = {}
+    for unit in prepared.todo:
+        if unit.target is not None:
+            lacking.setdefault(unit.target.teacher, {}).setdefault(unit.fragment.number, []).append(unit.target)
+    fragments, positions = prepared.work.plan.fragments, prepared.work.positions
+    return {
+        teacher: [Job(fragments[number], positions[number], targets) for number, targets in of_teacher.items()]
+        for teacher, of_teacher in lacking.items()
+    }
+
+
+def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, started: float) -> Summary:
+    """Publish a finished build, and sum it up."""
+    described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
+    publication = Publication(
+        ensure_marker(prepared.files), prepared.work.plan, prepared.units, prepared.targets, described
+    )
+    stored = Stored(prepared.stored.state, prepared.stored.live, prepared.stored.receipts | receipts)
+    published = publish_build(prepared.files, publication, stored)
+    return summarise(
+        prepared.files, prepared.targets, computed, time.monotonic() - started, up_to_date=published is None
+    )
+
+
+def newest_state(files: Files) -> State | None:
+    """Return the newest commit's state, None before the first."""
+    return read_state(files) if latest_number(files) else None
+
+
+def make_runner(prepared: Prepared, name: str) -> Runner:
+    """Load a teacher and return what runs it. Raises TeacherError or RecipeError."""
+    recipe = prepared.recipe
+    return Runner(
+        name,
+        load_teacher(recipe, name),
+        prepared.transfer_set,
+        teacher_reads(recipe, name, prepared.transfer_set),
+        recipe.build.batch_size,
+        skip_bad=recipe.build.on_bad_sample == "skip",
+    )
+
+
+def _run_teacher(
+    prepared: Prepared, name: str, jobs: list[Job], stop: threading.Event, progress: Callable[[int], object]
+) -> dict[str, Receipt]:
+    runner = make_runner(prepared, name)
+    for target in {t.name: t for job in jobs for t in job.targets}.values():
+        check_canaries(prepared.files, runner, target, prepared.units, prepared.work.positions, prepared.stored)
+    units = {(u.name, u.fragment.number): u for u in prepared.units}
+    receipts: dict[str, Receipt] = {}
+
+    def write(job: Job, answers: Answers) -> None:
+        unit = units[answers.target.name, job.fragment.number]
+        receipts[unit.key] = write_target(prepared.files, unit, job, answers)
+
+    runner.run(jobs, write, stop, progress)
+    return receipts

@@ -1,0 +1,189 @@
+"""Publishing a build: one manifest, one index segment, one commit, then the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softcache.builder.shard_writer import merge_statistics
+from softcache.builder.targets import BuildTarget
+from softcache.builder.units import Stored, Unit
+from softcache.errors import CommitConflict, IncompleteCache, TeacherError
+from softcache.store.card import write_card
+from softcache.store.commits import Commit, CommittedTarget, FileReference, publish
+from softcache.store.files import Files
+from softcache.store.index import MAX_SEGMENTS, Segment, dump_segment, merge
+from softcache.store.keys import hash_keys
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard, dump_manifest
+from softcache.store.marker import Marker
+from softcache.store.plan import Fragment, Plan
+from softcache.store.receipts import Receipt
+from softcache.store.shards import put_file
+from softcache.store.state import read_reference
+
+SKIPPED_LISTED = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Publication:
+    """What a finished build publishes."""
+
+    marker: Marker
+    plan: Plan
+    units: Sequence[Unit]
+    targets: Sequence[BuildTarget]
+    transfer_set: dict[str, Any]
+
+
+def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | None:
+    """Publish the newest commit's shards with a finished build's; return the commit, None if it would change nothing.
+
+    `stored` holds every unit of the build. Raises IncompleteCache if it does not, CommitConflict if another writer was
+    first.
+    """
+    missing = [u for u in build.units if not stored.has(u)]
+    if missing:
+        raise IncompleteCache(
+            f"{files.url}: {len(missing):,} of {len(build.units):,} shards are not done; run the same build again"
+        )
+    live, dropped = _live_shards(build, stored)
+    previous = None if stored.state is None else stored.state.commit
+    if (
+        previous is not None
+        and previous.plan == build.plan.head
+        and live == stored.live
+        and _same_provenance(previous, build)
+    ):
+        return None
+    manifest = _put(files, "manifests/", dump_manifest(list(live.values())))
+    rows = sum(s.shard.rows for s in live.values() if s.shard.target == ROWS)
+    commit = Commit(
+        number=1 if previous is None else previous.number + 1,
+        parent=None if previous is None else {"number": previous.number, "sha256": previous.sha256},
+        marker_sha256=build.marker.sha256,
+        plan=_head(build.plan),
+        manifest=manifest,
+        index=_index(files, build.plan, live, previous),
+        rows=rows,
+        id_type=str(build.plan.id_type),
+        views=max(f.first_view + f.views for f in build.plan.fragments.values()),
+        splits=_splits(live),
+        transfer_set=build.transfer_set,
+        targets=_targets(build, stored, live),
+        dropped=dropped,
+    )
+    _check_answers(commit)
+    commit = publish(files, commit)
+    write_card(files, commit, live.values())
+    return commit
+
+
+def _live_shards(build: Publication, stored: Stored) -> tuple[dict[tuple[str, int], LiveShard], list[list[Any]]]:
+    """Return the shards of the new commit by target and fragment, and those that it takes out."""
+    first_rows = _first_rows(build.plan, stored)
+    live = dict(stored.live)
+    for unit in build.units:
+        receipt = stored.receipts.get(unit.key)
+        if receipt is not None:
+            live[unit.name, unit.fragment.number] = _place(receipt, unit.fragment, first_rows[unit.fragment.number])
+    in_force = {n: f.keys_sha256 for n, f in build.plan.fragments.items()}
+    stale = [cell for cell, shard in live.items() if shard.shard.keys_sha256 != in_force[cell[1]]]
+    for cell in stale:
+        del live[cell]
+    return live, [list(cell) for cell in sorted(stale)]
+
+
+def _place(receipt: Receipt, fragment: Fragment, first_row: int) -> LiveShard:
+    return LiveShard(receipt.shard, fragment.split, fragment.number, fragment.first_view, fragment.views, first_row)
+
+
+def _first_rows(plan: Plan, stored: Stored) -> dict[int, int]:
+    """Return each fragment's first row: as it is, or behind all others."""
+    known = {fragment: s.first_row for (target, fragment), s in stored.live.items() if target == ROWS}
+    end = max((s.first_row + s.shard.rows for s in stored.live.values()), default=0)
+    for number, fragment in sorted(plan.fragments.items()):
+        if number not in known:
+            known[number] = end
+            end += fragment.rows
+    return known
+
+
+def _index(
+    files: Files, plan: Plan, live: dict[tuple[str, int], LiveShard], previous: Commit | None
+) -> tuple[FileReference, ...]:
+    """Return the index's segments: the previous ones and one for the new rows, merged when there are too many."""
+    segments = () if previous is None else previous.index
+    known = 0 if previous is None else previous.rows
+    new = [s for (target, _), s in live.items() if target == ROWS and s.first_row >= known]
+    if not new:
+        return segments
+    hashes = [hash_keys(plan.fragments[s.fragment].row_ids(), plan.fragments[s.fragment].row_views()) for s in new]
+    rows = [np.arange(s.first_row, s.first_row + s.shard.rows) for s in new]
+    if len(segments) >= MAX_SEGMENTS:
+        old_hashes, old_rows = merge([Segment(read_reference(files, r), r.path) for r in segments])
+        hashes, rows, segments = [old_hashes, *hashes], [old_rows, *rows], ()
+    return (*segments, _put(files, "index/", dump_segment(np.concatenate(hashes), np.concatenate(rows))))
+
+
+def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], LiveShard]) -> dict[str, CommittedTarget]:
+    committed = {} if stored.state is None else dict(stored.state.commit.targets)
+    receipts: dict[str, list[Receipt]] = {}
+    for unit in build.units:
+        if unit.key in stored.receipts:
+            receipts.setdefault(unit.name, []).append(stored.receipts[unit.key])
+    shards: dict[str, list[LiveShard]] = {}
+    for (name, _), shard in live.items():
+        shards.setdefault(name, []).append(shard)
+    described = {t.name: (t.declaration, t.fingerprint) for t in build.targets}
+    result = {}
+    for name in sorted(set(shards) - {ROWS}):
+        old, new = committed.get(name), receipts.get(name, [])
+        declaration, digest = described[name] if name in described else (old.declaration, old.fingerprint)  # type: ignore[union-attr]
+        skipped = ([] if old is None else old.skipped) + [list(s) for r in new for s in r.skipped]
+        result[name] = CommittedTarget(
+            declaration=declaration,
+            fingerprint=digest,
+            versions=new[-1].versions if new else old.versions,  # type: ignore[union-attr]
+            rows=sum(s.shard.rows for s in shards[name]),
+            valid=sum(s.shard.statistics["valid"] for s in shards[name]),
+            bytes=sum(s.shard.bytes for s in shards[name]),
+            statistics=merge_statistics([s.shard.statistics for s in shards[name]]),
+            skipped=skipped[:SKIPPED_LISTED],
+            skipped_rows=sum(s.shard.rows - s.shard.statistics["valid"] for s in shards[name]),
+        )
+    return result
+
+
+def _check_answers(commit: Commit) -> None:
+    empty = [name for name, target in commit.targets.items() if target.valid == 0]
+    if empty:
+        raise TeacherError(
+            f"{', '.join(empty)}: not one sample has an answer; nothing is published. See the reasons with on_bad_sample=stop"
+        )
+
+
+def _same_provenance(previous: Commit, build: Publication) -> bool:
+    return all(t.name in previous.targets for t in build.targets) and previous.transfer_set == build.transfer_set
+
+
+def _splits(live: dict[tuple[str, int], LiveShard]) -> dict[str, int]:
+    splits: dict[str, int] = {}
+    for (target, _), shard in sorted(live.items()):
+        if target == ROWS:
+            splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
+    return splits
+
+
+def _head(plan: Plan) -> str:
+    if plan.head is None:
+        raise CommitConflict("a build without a plan cannot be published")
+    return plan.head
+
+
+def _put(files: Files, stem: str, data: bytes) -> FileReference:
+    file = put_file(files, stem, data)
+    return FileReference(file.path, file.bytes, file.sha256)

@@ -1,0 +1,111 @@
+"""Writing one unit: encode, statistics, shard, receipt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softcache.builder.pipeline import Answers, Job
+from softcache.builder.targets import rows_fingerprint, versions
+from softcache.builder.units import Unit
+from softcache.codecs import Codec
+from softcache.errors import TransferSetError, name_some
+from softcache.store import arrow
+from softcache.store.files import Files
+from softcache.store.layout import ROWS, shard_stem
+from softcache.store.plan import Fragment
+from softcache.store.receipts import Receipt, write_receipt
+from softcache.store.shards import Shard, put_file, write_shard
+
+Array = np.ndarray[Any, Any]
+
+
+def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receipt:
+    """Write a target's shard for a fragment, then its receipt; return the receipt in force."""
+    target, fragment = answers.target, unit.fragment
+    valid = np.ones(fragment.rows, np.bool_)
+    valid[list(answers.bad)] = False
+    ids, views = fragment.row_ids(), fragment.row_views()
+    columns = {name: column.numpy() for name, column in answers.columns.items()}
+    stored, buffers = write_shard(
+        files,
+        target.format,
+        shard_stem(target.name, fragment.split, fragment.number),
+        columns,
+        valid,
+        ids,
+        views,
+        {"target": target.name, **target.codec.to_json()},
+    )
+    statistics = value_statistics(target.codec, answers.columns, valid)
+    skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]
+    shard = Shard(target.name, unit.key, fragment.keys_sha256, fragment.rows, stored, buffers, statistics)
+    return write_receipt(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions()))
+
+
+def write_rows(files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, Any]) -> Receipt:
+    """Write the `rows` shard of a fragment, then its receipt. Raises TransferSetError for missing kept values."""
+    fragment = unit.fragment
+    data = arrow.dump(rows_arrays(fragment, kept))
+    file = put_file(files, f"{shard_stem(ROWS, fragment.split, fragment.number)}-", data)
+    statistics = {"valid": fragment.rows}
+    shard = Shard(ROWS, unit.key, fragment.keys_sha256, fragment.rows, (file,), arrow.locate(data), statistics)
+    return write_receipt(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], versions()))
+
+
+def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
+    """Return the columns of a `rows` shard (docs/format.md, section 4.3)."""
+    repeat = pa.array(np.repeat(np.arange(len(fragment.sample_ids)), fragment.views))
+    contents = [c.tobytes() for c in np.repeat(fragment.contents, fragment.views, axis=0)]
+    arrays = {
+        "view": pa.array(fragment.row_views(), pa.int32()),
+        "sample_id": fragment.row_ids(),
+        "split": pa.array([fragment.split] * fragment.rows, pa.string()),
+        "content": pa.array(contents, pa.binary()),
+    }
+    for name in sorted(kept.column_names):
+        column = kept[name].combine_chunks()
+        if column.null_count:
+            ids = fragment.sample_ids.filter(column.is_null()).to_pylist()
+            raise TransferSetError(
+                f"kept column {name!r} has no value for samples {name_some(ids)}; give one, such as -1"
+            )
+        arrays[name] = column.take(repeat)
+    return arrays
+
+
+def value_statistics(codec: Codec, columns: Mapping[str, Any], valid: Array) -> dict[str, Any]:
+    """Return a shard's statistics over the finite stored values of valid rows (docs/format.md, section 6)."""
+    values = codec.values(columns)[valid].double().numpy()
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return {"valid": int(valid.sum()), "count": 0, "min": None, "max": None, "mean": None, "std": None}
+    return {
+        "valid": int(valid.sum()),
+        "count": int(finite.size),
+        "min": float(finite.min()),
+        "max": float(finite.max()),
+        "mean": float(finite.mean()),
+        "std": float(finite.std()),
+    }
+
+
+def merge_statistics(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the statistics of several shards as one. Means and deviations are combined exactly (Chan et al. 1979)."""
+    parts = [p for p in parts if p.get("count")]
+    if not parts:
+        return {"count": 0, "min": None, "max": None, "mean": None, "std": None}
+    counts = np.array([p["count"] for p in parts], np.float64)
+    means, deviations = (np.array([p[k] for p in parts], np.float64) for k in ("mean", "std"))
+    mean = float((counts * means).sum() / counts.sum())
+    variance = (counts * (deviations**2 + (means - mean) ** 2)).sum() / counts.sum()
+    return {
+        "count": int(counts.sum()),
+        "min": min(p["min"] for p in parts),
+        "max": max(p["max"] for p in parts),
+        "mean": mean,
+        "std": float(np.sqrt(variance)),
+    }

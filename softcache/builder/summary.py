@@ -1,0 +1,93 @@
+"""What a build leaves: targets, rows, bytes, teachers' accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softcache.builder.targets import BuildTarget
+from softcache.read.cache import Cache
+from softcache.store.files import Files
+
+_CHUNK = 65_536
+
+
+@dataclass(frozen=True)
+class TargetSummary:
+    """One target: its rows, how many have an answer, bytes, and accuracy against the labels (None without labels)."""
+
+    name: str
+    rows: int
+    valid: int
+    bytes: int
+    bytes_per_row: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A finished build.
+
+    `answered` counts the samples that teachers answered in this run; `up_to_date` says that nothing was left to do.
+    """
+
+    path: str
+    commit: int
+    rows: int
+    targets: list[TargetSummary]
+    answered: int
+    seconds: float
+    up_to_date: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the summary as an object."""
+        return asdict(self)
+
+
+def summarise(
+    files: Files, targets: Sequence[BuildTarget], answered: int, seconds: float, *, up_to_date: bool
+) -> Summary:
+    """Return the summary of the newest commit, read back from the cache as any user would."""
+    cache = Cache(files)
+    labels = {t.name: t.label for t in targets if t.label is not None and t.task.has_temperature}
+    kept = cache.rows.table() if labels else None
+    found = []
+    for name in cache.targets:
+        stats = cache[name].stats
+        label = labels.get(name)
+        found.append(
+            TargetSummary(
+                name=name,
+                rows=stats["rows"],
+                valid=stats["valid"],
+                bytes=stats["bytes"],
+                bytes_per_row=stats["bytes"] / stats["rows"],
+                accuracy=None if label is None or kept is None else _accuracy(cache, name, kept[label]),
+            )
+        )
+    return Summary(files.url, cache.commit.number, cache.commit.rows, found, answered, seconds, up_to_date)
+
+
+def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
+    """Return the share of valid rows whose highest value is at the label; None if the labels are not class numbers or names."""
+    target = cache[name]
+    truth = np.asarray(labels.to_pylist(), dtype=object)
+    if target.task.labels is not None and truth.size and isinstance(truth[0], str):
+        numbers = {label: i for i, label in enumerate(target.task.labels)}
+        truth = np.asarray([numbers.get(label, -1) for label in truth], dtype=object)
+    if not all(isinstance(label, int) for label in truth):
+        return None
+    covered = target.covered_rows()
+    right = valid = 0
+    for begin in range(0, len(covered), _CHUNK):
+        rows = covered[begin : begin + _CHUNK]
+        soft = target.read(rows)
+        mask = soft.mask.numpy()
+        top = soft.values.float().argmax(-1).numpy()
+        right += int((top == truth[rows].astype(np.int64))[mask].sum())
+        valid += int(mask.sum())
+    return right / valid if valid else None

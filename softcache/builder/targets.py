@@ -1,0 +1,135 @@
+"""What a recipe's targets are: their codecs, declarations and fingerprints."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+import softcache
+from softcache.codecs import Codec, codec_from_json
+from softcache.errors import RecipeError, SoftcacheError
+from softcache.recipe import Recipe, TeacherRecipe
+from softcache.store.checksums import fingerprint
+from softcache.store.layout import ROWS
+from softcache.tasks import TaskSpec
+from softcache.teachers import Fingerprint, TorchTeacher
+from softcache.teachers.torch_module import torch_fingerprint
+
+
+@dataclass(frozen=True)
+class BuildTarget:
+    """A target to build: who answers, what, how it is stored, and its declaration (docs/format.md, section 3)."""
+
+    name: str
+    teacher: str
+    task: TaskSpec
+    codec: Codec
+    format: str
+    output: str
+    declaration: dict[str, Any]
+    label: str | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The target fingerprint."""
+        return fingerprint([self.name, self.declaration])
+
+
+def build_targets(recipe: Recipe) -> list[BuildTarget]:
+    """Return a recipe's targets. Raises RecipeError with all problems of callables, weights and sources."""
+    problems: list[str] = []
+    prints: dict[str, Fingerprint] = {}
+    for name, teacher in recipe.teachers.items():
+        try:
+            prints[name] = teacher_fingerprint(recipe, teacher)
+        except SoftcacheError as e:
+            problems.append(f"teachers.{name}: {e}")
+    if problems:
+        raise RecipeError(problems)
+    return [
+        _target(recipe, target, task, teacher, prints[teacher]) for target, (task, teacher) in recipe.targets().items()
+    ]
+
+
+def rows_declaration(keep: pa.Schema, id_type: pa.DataType) -> dict[str, Any]:
+    """Return the declaration of `rows`: its id type and kept columns."""
+    return {"id": str(id_type), "keep": {field.name: str(field.type) for field in keep}}
+
+
+def rows_fingerprint(declaration: dict[str, Any]) -> str:
+    """Return the target fingerprint of `rows`."""
+    return fingerprint([ROWS, declaration])
+
+
+def teacher_fingerprint(recipe: Recipe, teacher: TeacherRecipe) -> Fingerprint:
+    """Return what decides a teacher's answers. Raises RecipeError or TeacherError if something of it cannot be read."""
+    return torch_fingerprint(
+        model=teacher.model,
+        arguments=teacher.arguments,
+        weights=_optional(recipe, teacher.weights),
+        preprocess=teacher.preprocess,
+        reads=teacher.reads,
+        code=None if teacher.code is None else [recipe.path(c) for c in teacher.code],
+        folder=recipe.folder,
+    )
+
+
+def load_teacher(recipe: Recipe, name: str) -> TorchTeacher:
+    """Load a teacher on the recipe's device. Raises TeacherError or RecipeError."""
+    teacher = recipe.teachers[name]
+    return TorchTeacher.load(
+        model=teacher.model,
+        arguments=teacher.arguments,
+        weights=_optional(recipe, teacher.weights),
+        preprocess=teacher.preprocess,
+        folder=recipe.folder,
+        device=recipe.build.device,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that take part in a teacher's answers."""
+    return {
+        "softcache": softcache.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Return where two declarations differ, one `path: old -> new` line each."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _optional(recipe: Recipe, path: str | None) -> Path | None:
+    return None if path is None else recipe.path(path)
+
+
+def _target(recipe: Recipe, name: str, key: str, teacher: str, print_: Fingerprint) -> BuildTarget:
+    task = recipe.tasks[key]
+    spec = task.spec()
+    codec = codec_from_json({"name": task.store.codec, "dtype": task.store.dtype}, spec)
+    output = task.output or key
+    declaration = {
+        "task": spec.to_json(),
+        "teacher": print_.to_json() | {"output": output},
+        "codec": codec.to_json(),
+        "format": task.store.format,
+    }
+    return BuildTarget(name, teacher, spec, codec, task.store.format, output, declaration, task.label)

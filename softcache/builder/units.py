@@ -1,0 +1,105 @@
+"""Units of work: which shards exist, which are still to be made."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from softcache.builder.planning import Work
+from softcache.builder.targets import BuildTarget, differences, versions
+from softcache.errors import IncompatibleTarget
+from softcache.store.files import Files
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard
+from softcache.store.plan import Fragment
+from softcache.store.receipts import Receipt, read_receipts, receipt_keys, short_declaration, unit_key
+from softcache.store.state import State
+from softcache.transfer import Scan
+from softcache.transfer.transfer_set import kept_digest
+
+log = logging.getLogger("softcache")
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """One target's shard for one fragment. `target` is None for `rows`."""
+
+    key: str
+    name: str
+    fragment: Fragment
+    target: BuildTarget | None
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What a cache holds when a build begins.
+
+    Attributes:
+        state: the newest commit, None before the first.
+        live: its shards, by target and fragment.
+        receipts: by unit key, the receipts that the newest commit does not name.
+    """
+
+    state: State | None
+    live: dict[tuple[str, int], LiveShard]
+    receipts: dict[str, Receipt]
+
+    def has(self, unit: Unit) -> bool:
+        """Whether a unit's shard is done."""
+        live = self.live.get((unit.name, unit.fragment.number))
+        return unit.key in self.receipts or (live is not None and live.shard.unit_key == unit.key)
+
+
+def read_stored(files: Files, state: State | None) -> Stored:
+    """Read what is there: the newest commit's shards, and the receipts beyond it."""
+    live = {} if state is None else {(s.shard.target, s.fragment): s for s in state.manifest.live()}
+    committed = {s.shard.unit_key for s in live.values()}
+    keys = sorted(receipt_keys(files) - committed)
+    return Stored(state, live, {r.shard.unit_key: r for r in read_receipts(files, keys)})
+
+
+def all_units(work: Work, scan: Scan, targets: Sequence[BuildTarget], rows_fingerprint: str) -> list[Unit]:
+    """Return every unit of a build, fragment by fragment, `rows` first."""
+    units = []
+    for number, positions in work.positions.items():
+        fragment = work.plan.fragments[number]
+        key = unit_key(fragment.keys_sha256, rows_fingerprint, kept_digest(scan.kept[np.asarray(positions)]))
+        units.append(Unit(key, ROWS, fragment, None))
+        for target in targets:
+            units.append(Unit(unit_key(fragment.keys_sha256, target.fingerprint), target.name, fragment, target))
+    return units
+
+
+def check_targets(stored: Stored, targets: Sequence[BuildTarget]) -> None:
+    """Compare targets with what is stored under their names.
+
+    Raises IncompatibleTarget showing every difference in a declaration; other library versions are only a warning.
+    """
+    committed = {} if stored.state is None else stored.state.commit.targets
+    problems = []
+    for target in targets:
+        known = [(t.fingerprint, t.declaration, t.versions) for n, t in committed.items() if n == target.name]
+        known += [
+            (r.fingerprint, r.declaration, r.versions)
+            for r in stored.receipts.values()
+            if r.shard.target == target.name
+        ]
+        for other, declaration, used in known:
+            if other != target.fingerprint:
+                old, new = short_declaration(declaration), short_declaration(target.declaration)
+                problems += [f"  {target.name}: {d}" for d in differences(old, new)]
+                break
+            changed = differences(used, versions())
+            if changed:
+                log.warning("%s was built with other library versions: %s", target.name, "; ".join(changed))
+                break
+    if problems:
+        raise IncompatibleTarget(
+            "stored targets were made otherwise than this recipe says:\n"
+            + "\n".join(problems)
+            + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if the"
+            " stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
+        )

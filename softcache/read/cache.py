@@ -1,0 +1,156 @@
+"""An open cache: one commit, seen whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.errors import FormatError, TaskError
+from softcache.read import hf, tables
+from softcache.read.lookup import Keys
+from softcache.read.soft_targets import resolve_name
+from softcache.read.target import Target
+from softcache.store.commits import Commit
+from softcache.store.files import Files, connect
+from softcache.store.layout import ROWS
+from softcache.store.manifest import TargetShards
+from softcache.store.state import State, read_state
+
+Array = np.ndarray[Any, Any]
+
+
+class Cache(Mapping[str, Target]):
+    """One commit of a cache: a mapping of targets by name. Made by `softcache.open`.
+
+    It stays what it was when opened, also while later commits are published. It can be pickled; a copy opens the same commit.
+    """
+
+    def __init__(
+        self, files: Files, number: int | None = None, split: str | None = None, *, check: bool = True
+    ) -> None:
+        state = read_state(files, number)
+        self._start(files, state, split, check)
+
+    def _start(self, files: Files, state: State, split: str | None, check: bool) -> None:
+        self._files, self._state, self._split, self._check = files, state, split, check
+        shards = state.manifest.targets()
+        self._shards = {name: shards[name] for name in state.commit.targets if name in shards}
+        if ROWS not in shards or shards[ROWS].end != state.commit.rows:
+            raise FormatError(
+                f"{files.url}: commit {state.commit.number}: the manifest does not have the commit's rows"
+            )
+        self._rows: TargetShards = shards[ROWS]
+        self._keys = Keys(files, state.commit, self._rows, check=check)
+        self._targets: dict[str, Target] = {}
+
+    @property
+    def url(self) -> str:
+        """Where the cache is."""
+        return self._files.url
+
+    @property
+    def commit(self) -> Commit:
+        """The commit that is open: its number, plan, provenance of the transfer set, splits."""
+        return self._state.commit
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of all targets but `rows`."""
+        return tuple(self._shards)
+
+    @property
+    def rows(self) -> Rows:
+        """The `rows` target: sample ids, views, content hashes and kept columns."""
+        return Rows(self._files, self._rows, self._split)
+
+    @property
+    def row_numbers(self) -> Array:
+        """The row numbers of the cache, or of the split it is narrowed to: int64, ascending."""
+        if self._split is None:
+            return np.arange(self.commit.rows)
+        chosen = pc.equal(self._rows.splits, self._split).to_numpy(zero_copy_only=False)
+        pairs = zip(self._rows.first_row[chosen].tolist(), self._rows.rows[chosen].tolist(), strict=True)
+        return np.concatenate([np.arange(first, first + rows) for first, rows in pairs])
+
+    def find(self, ids: Any, views: Any = None) -> Array:
+        """Return the row numbers, int64 [B], of samples (and views). Raises AlignmentError as `Target.lookup`."""
+        return self._keys.find(ids, views)[2]
+
+    def check_contents(self, ids: Any, hashes: Any, views: Any = None) -> None:
+        """Compare samples' content hashes with those that the teachers saw. Raises AlignmentError naming changed samples."""
+        wanted, _, rows = self._keys.find(ids, views)
+        self._keys.check_contents(wanted, rows, hashes)
+
+    def split(self, name: str) -> Cache:
+        """Return the same commit narrowed to one split. Raises TaskError if there is none of that name."""
+        if name not in self.commit.splits:
+            raise TaskError(f"{self.url} has no split {name!r}; there are {', '.join(self.commit.splits)}")
+        narrowed = Cache.__new__(Cache)
+        narrowed._start(self._files, self._state, name, self._check)
+        return narrowed
+
+    def __getitem__(self, name: str) -> Target:
+        """Return a target by its name, or by its task's where one target answers it. Raises TaskError listing the targets."""
+        full = resolve_name(name, self._shards)
+        if full not in self._targets:
+            self._targets[full] = Target(
+                full,
+                self.commit.targets[full],
+                self._shards[full],
+                self._keys,
+                self._files,
+                self._split,
+                check=self._check,
+            )
+        return self._targets[full]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shards)
+
+    def __len__(self) -> int:
+        """Number of targets. The number of rows is `len(cache.row_numbers)`."""
+        return len(self._shards)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shards
+
+    def __repr__(self) -> str:
+        narrowed = "" if self._split is None else f", split {self._split}"
+        return f"<Cache {self.url} commit {self.commit.number}{narrowed}: {', '.join(self._shards)}>"
+
+    def __reduce__(self) -> Any:
+        return _reopen, (self._files, self.commit.number, self._split, self._check)
+
+
+class Rows:
+    """The `rows` target of a cache: one row per key."""
+
+    def __init__(self, files: Files, shards: TargetShards, split: str | None) -> None:
+        self._files, self._shards, self._split = files, shards, split
+
+    def table(self) -> pa.Table:
+        """Return view, sample_id, split, content and the kept columns as a memory-mapped Arrow table, in row order."""
+        return tables.read_table(self._files, self._shards, self._split)
+
+    def to_hf(self, split: str | None = None) -> Any:
+        """Return a memory-mapped `datasets.Dataset`. Raises TaskError for an unknown split, MissingExtra without `datasets`."""
+        return hf.to_dataset(self._files, self._shards, split or self._split)
+
+
+def open_cache(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
+    """Open a cache at a path or fsspec URL; by default its newest commit.
+
+    Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its checksum, once
+    per process. Raises FormatError if there is no cache, IncompleteCache before the first commit, UnsupportedVersion,
+    IntegrityError, StorageError.
+    """
+    return Cache(connect(url), commit, check=check)
+
+
+def _reopen(files: Files, number: int, split: str | None, check: bool) -> Cache:
+    return Cache(files, number, split, check=check)

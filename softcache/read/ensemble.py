@@ -1,0 +1,116 @@
+"""Ensembles made when reading: the mean of several targets' distributions at the temperature asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from softcache.codecs import Temperature
+from softcache.errors import AlignmentError, TaskError
+from softcache.read.soft_targets import Decoder, SoftTargets
+from softcache.tasks import TaskSpec
+
+
+class Readable(Protocol):
+    """What can be read like a target: a target, or an ensemble."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """What it answers."""
+
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+        """Return soft targets joined by id."""
+
+    def read(self, rows: Any) -> SoftTargets:
+        """Return soft targets by row number."""
+
+
+@dataclass(frozen=True)
+class EnsembleDecoder:
+    """Averages its members' probabilities; member i's columns are called `i/name`."""
+
+    members: tuple[Decoder, ...]
+
+    @property
+    def task(self) -> TaskSpec:
+        return self.members[0].task
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the members' values side by side, [B, K, *task.shape]."""
+        return torch.stack([m.values(_own(columns, i)) for i, m in enumerate(self.members)], dim=1)
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return the log of the arithmetic mean of the members' p(T) (Hinton et al. 2015, section 1)."""
+        each = [m.log_probs(_own(columns, i), temperature) for i, m in enumerate(self.members)]
+        return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
+
+
+class Ensemble:
+    """Several targets read as one. Made by `softcache.ensemble`."""
+
+    def __init__(self, members: Sequence[Readable]) -> None:
+        if not members:
+            raise TaskError("an ensemble needs at least one target")
+        first = members[0]
+        for member in members:
+            if not member.task.has_temperature:
+                raise TaskError(f"{member.name} is a {member.task.kind} target; an ensemble averages probabilities")
+            if (member.task.kind, member.task.shape, member.task.labels) != (
+                first.task.kind,
+                first.task.shape,
+                first.task.labels,
+            ):
+                raise TaskError(
+                    f"{member.name} and {first.name} do not answer the same task: {member.task}, {first.task}"
+                )
+        self._members = tuple(members)
+
+    @property
+    def name(self) -> str:
+        """The members' names, joined by `+`."""
+        return "+".join(m.name for m in self._members)
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task that all members answer."""
+        return self._members[0].task
+
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+        """Return soft targets joined by id; a row is valid where every member has an answer. Raises as a target's `lookup`."""
+        return _combine([m.lookup(ids, views, hashes=hashes) for m in self._members])
+
+    def read(self, rows: Any) -> SoftTargets:
+        """Return soft targets by row number. Raises AlignmentError if the members number their rows differently."""
+        return _combine([m.read(rows) for m in self._members])
+
+
+def ensemble(targets: Sequence[Readable]) -> Ensemble:
+    """Return an ensemble of targets that answer one task, from one cache or several.
+
+    Reading it averages the members' probabilities at the temperature asked for. Raises TaskError if the tasks differ.
+    """
+    return Ensemble(targets)
+
+
+def _own(columns: Mapping[str, torch.Tensor], member: int) -> dict[str, torch.Tensor]:
+    prefix = f"{member}/"
+    return {name.removeprefix(prefix): c for name, c in columns.items() if name.startswith(prefix)}
+
+
+def _combine(parts: Sequence[SoftTargets]) -> SoftTargets:
+    first = parts[0]
+    for part in parts[1:]:
+        if not (np.array_equal(part.ids, first.ids) and np.array_equal(part.views, first.views)):
+            raise AlignmentError("the ensemble's members do not have the same samples in these rows; use lookup by id")
+    columns = {f"{i}/{name}": c for i, part in enumerate(parts) for name, c in part.columns.items()}
+    mask = torch.stack([p.mask for p in parts]).all(0)
+    return SoftTargets(EnsembleDecoder(tuple(p.decoder for p in parts)), columns, mask, first.ids, first.views)

@@ -1,0 +1,21 @@
+"""Targets as Hugging Face datasets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from softcache.errors import MissingExtra
+from softcache.read.tables import checked_files
+from softcache.store.files import Files
+from softcache.store.manifest import TargetShards
+
+
+def to_dataset(files: Files, shards: TargetShards, split: str | None) -> Any:
+    """Return a memory-mapped `datasets.Dataset` over a split's Arrow shards (all splits if None)."""
+    try:
+        import datasets
+    except ImportError as e:
+        raise MissingExtra("to_hf needs datasets: pip install 'softcache[hf]'") from e
+    paths = [files.local(reference.path, reference.sha256) for reference, _ in checked_files(files, shards, split)]
+    name = None if split is None else datasets.NamedSplit(split)
+    return datasets.concatenate_datasets([datasets.Dataset.from_file(path, split=name) for path in paths])

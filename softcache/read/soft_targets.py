@@ -1,0 +1,155 @@
+"""Soft targets: a batch of stored values to which a temperature is applied when read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from softcache.codecs import Temperature
+from softcache.errors import TaskError
+from softcache.tasks import TaskSpec
+
+Array = np.ndarray[Any, Any]
+
+
+class Decoder(Protocol):
+    """What turns stored columns into values and distributions: a codec, or an ensemble of them."""
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task that the values answer."""
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the stored values, rows first."""
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return log p(T), float32 [B, ..., C]."""
+
+
+@dataclass(frozen=True, eq=False)
+class SoftTargets:
+    """A batch of B rows of one target.
+
+    Attributes:
+        decoder: the target's codec.
+        columns: its stored columns, each [B, ...], in the stored dtype.
+        mask: bool [B], False where the teacher gave no answer; such a row's values are NaN.
+        ids: sample ids, numpy int64 [B] or objects (str) [B].
+        views: views, numpy int32 [B].
+    """
+
+    decoder: Decoder
+    columns: Mapping[str, torch.Tensor]
+    mask: torch.Tensor
+    ids: Array
+    views: Array
+
+    @property
+    def task(self) -> TaskSpec:
+        """The task that these rows answer."""
+        return self.decoder.task
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The stored values [B, *task.shape] in the stored dtype; of an ensemble of K, [B, K, *task.shape]."""
+        return self.decoder.values(self.columns)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.mask.device
+
+    def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
+        """Return log p(T), float32 [B, ..., C], NaN in masked rows.
+
+        `temperature` is a number or a tensor [B]. Raises TaskError if it is not finite and positive, or the target has none.
+        """
+        return self.decoder.log_probs(self.columns, temperature)
+
+    def probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
+        """Return p(T), float32 [B, ..., C], NaN in masked rows. Raises as `log_probs`."""
+        return self.log_probs(temperature).exp()
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftTargets:
+        """Return the same rows on a device."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> SoftTargets:
+        """Return the same rows in pinned memory."""
+        return self._map(torch.Tensor.pin_memory)
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    def __getitem__(self, rows: int | slice | Array | torch.Tensor) -> SoftTargets:
+        """Return some of the rows, always as a batch: `soft[i]`, `soft[i:j]`, `soft[mask]`, `soft[positions]`."""
+        if isinstance(rows, int):
+            if not -len(self) <= rows < len(self):
+                raise IndexError(f"row {rows} of a batch of {len(self)}")
+            rows = slice(rows, rows + 1 or None)
+        here = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
+        there = rows if isinstance(rows, (slice, torch.Tensor)) else torch.as_tensor(rows, device=self.device)
+        picked = self._map(lambda t: t[there])
+        return replace(picked, ids=self.ids[here], views=self.views[here])
+
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SoftTargets:
+        columns = {name: change(column) for name, column in self.columns.items()}
+        return replace(self, columns=columns, mask=change(self.mask))
+
+
+class SoftBatch(Mapping[str, SoftTargets]):
+    """Soft targets of several targets for the same rows, by target name; moves as one with `.to` and `.pin_memory`."""
+
+    def __init__(self, targets: Mapping[str, SoftTargets]) -> None:
+        self._targets = dict(targets)
+
+    def __getitem__(self, name: str) -> SoftTargets:
+        if name in self._targets:
+            return self._targets[name]
+        return self._targets[resolve_name(name, self._targets)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+    def __len__(self) -> int:
+        return len(self._targets)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftBatch:
+        """Return the same targets on a device."""
+        return SoftBatch({n: s.to(device, non_blocking=non_blocking) for n, s in self._targets.items()})
+
+    def pin_memory(self) -> SoftBatch:
+        """Return the same targets in pinned memory."""
+        return SoftBatch({n: s.pin_memory() for n, s in self._targets.items()})
+
+    def rows(self, rows: slice | Array | torch.Tensor) -> SoftBatch:
+        """Return some of the rows of every target."""
+        return SoftBatch({n: s[rows] for n, s in self._targets.items()})
+
+
+def concatenate(parts: list[SoftTargets]) -> SoftTargets:
+    """Return batches of one target as one."""
+    first = parts[0]
+    return replace(
+        first,
+        columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
+        mask=torch.cat([p.mask for p in parts]),
+        ids=np.concatenate([p.ids for p in parts]),
+        views=np.concatenate([p.views for p in parts]),
+    )
+
+
+def resolve_name(name: str, targets: Mapping[str, object]) -> str:
+    """Return the target that `name` names: itself, or the only `name@…`. Raises TaskError listing what there is."""
+    if name in targets:
+        return name
+    fitting = [t for t in targets if t.partition("@")[0] == name]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise TaskError(f"{name!r} is answered by {', '.join(fitting)}; name one of them")
+    raise TaskError(f"no target {name!r}; there are {', '.join(targets) or 'none'}")

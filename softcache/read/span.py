@@ -1,0 +1,141 @@
+"""One span of address space for the same file of every shard of a target.
+
+Shards are mapped back to back on first touch, so that one index reaches any row of any shard and a batch is one gather
+however many shards it touches. Each 256 KiB block is checked against its CRC-32C on the first touch in a process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+
+from softcache.errors import IntegrityError, StorageError
+from softcache.store.checksums import BLOCK_BYTES, crc32c
+from softcache.store.files import Files
+from softcache.store.manifest import TargetShards
+
+Array = np.ndarray[Any, Any]
+MAX_MAPPINGS = 30_000
+
+_PROT_NONE, _MAP_FIXED = 0, 0x10
+_FAILED = ctypes.c_void_p(-1).value
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+# Held from the first touch of shards until their rows are copied out, so that no thread unmaps what another reads.
+MAPPING_LOCK = threading.RLock()
+_mapped: OrderedDict[tuple[int, int], weakref.ref[Span]] = OrderedDict()
+
+
+def _new_lock_after_fork() -> None:
+    global MAPPING_LOCK
+    MAPPING_LOCK = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_new_lock_after_fork)
+
+
+class Span:
+    """File number `file` of every shard of a target, as one array of bytes.
+
+    `starts` int64 [shards] is where each shard's file begins in `bytes`, uint8 [total].
+    """
+
+    def __init__(self, files: Files, shards: TargetShards, file: int, *, check: bool = True) -> None:
+        self._files, self._shards, self._file = files, shards, file
+        sizes = shards.file_bytes[:, file]
+        padded = -(-sizes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._ends = np.cumsum(padded)
+        self.starts: Array = self._ends - padded
+        self._total = int(self._ends[-1])
+        self._base = _map(None, self._total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        self._release = weakref.finalize(self, _libc.munmap, self._base, self._total)
+        self.bytes: Array = np.ctypeslib.as_array((ctypes.c_uint8 * self._total).from_address(self._base))
+        self._is_mapped = np.zeros(len(sizes), np.bool_)
+        self._first_block = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_BYTES))])
+        self._is_checked = np.full(int(self._first_block[-1]), not check)
+        self._unchecked = int((~self._is_checked).sum())
+
+    def touch(self, shards: Array, begin: Array, end: Array) -> None:
+        """Make bytes [begin, end) of the files of `shards` (int64 [n] each) readable and checked.
+
+        Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
+        """
+        for shard in np.unique(shards[~self._is_mapped[shards]]).tolist():
+            self._map(shard)
+        if self._unchecked:
+            self._check(shards, begin, end)
+
+    def _map(self, shard: int) -> None:
+        where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
+        size = int(self._shards.file_bytes[shard, self._file])
+        try:
+            local = self._files.local(self._shards.path(shard, self._file), self._shards.digest(shard, self._file))
+            handle = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as e:
+            raise IntegrityError(f"{where}: missing; restore it or build the target again") from e
+        except OSError as e:
+            raise StorageError(f"{where}: {e.strerror}") from e
+        try:
+            actual = os.fstat(handle).st_size
+            if actual != size:
+                raise IntegrityError(f"{where}: {actual:,} bytes; the manifest says {size:,}")
+            if size:
+                address = self._base + int(self.starts[shard])
+                _map(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle)
+        finally:
+            os.close(handle)
+        self._is_mapped[shard] = True
+        _mapped[id(self), shard] = weakref.ref(self)
+        while len(_mapped) > MAX_MAPPINGS:
+            (_, oldest), span = _mapped.popitem(last=False)
+            owner = span()
+            if owner is not None:
+                owner._unmap(oldest)
+
+    def _unmap(self, shard: int) -> None:
+        size = int(self._ends[shard] - self.starts[shard])
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
+        _map(self._base + int(self.starts[shard]), size, _PROT_NONE, flags, -1)
+        self._is_mapped[shard] = False
+
+    def _check(self, shards: Array, begin: Array, end: Array) -> None:
+        first = self._first_block[shards] + begin // BLOCK_BYTES
+        last = self._first_block[shards] + np.maximum(end - 1, begin) // BLOCK_BYTES
+        for step in range(int((last - first).max(initial=-1)) + 1):
+            blocks = np.minimum(first + step, last)
+            for block in np.unique(blocks[~self._is_checked[blocks]]).tolist():
+                self._check_block(block)
+
+    def _check_block(self, block: int) -> None:
+        shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
+        number = block - int(self._first_block[shard])
+        size = int(self._shards.file_bytes[shard, self._file])
+        begin = int(self.starts[shard]) + number * BLOCK_BYTES
+        data = self.bytes[begin : min(begin + BLOCK_BYTES, int(self.starts[shard]) + size)]
+        data.flags.writeable = False
+        expected = int(self._shards.blocks[int(self._shards.block_starts[shard, self._file]) + number])
+        if crc32c(data) != expected:
+            raise IntegrityError(
+                f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written; "
+                "run softcache verify --level full, then restore the file"
+            )
+        self._is_checked[block] = True
+        self._unchecked -= 1
+
+
+def _map(address: int | None, size: int, protection: int, flags: int, handle: int) -> int:
+    result = _libc.mmap(address, size, protection, flags, handle, 0)
+    if result is None or result == _FAILED:
+        number = ctypes.get_errno()
+        raise StorageError(f"mapping {size:,} bytes: {os.strerror(number)}")
+    return int(result)

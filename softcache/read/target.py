@@ -1,0 +1,147 @@
+"""A stored target: one teacher's answers to one task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.codecs import codec_from_json
+from softcache.errors import AlignmentError, FormatError, TaskError, name_some
+from softcache.read import hf, tables
+from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
+from softcache.read.lookup import Keys
+from softcache.read.soft_targets import SoftTargets
+from softcache.store.commits import CommittedTarget
+from softcache.store.files import Files
+from softcache.store.manifest import TargetShards
+from softcache.tasks import TaskSpec
+
+Array = np.ndarray[Any, Any]
+
+
+class Target:
+    """One target of a cache. Made by `cache[name]`; its files are mapped when rows are first read.
+
+    Attributes:
+        name: `task@teacher`.
+        task: what it answers.
+        codec: how it is stored.
+        provenance: its declaration, fingerprint and the library versions that it was built with.
+        stats: `rows`, `valid`, `bytes`, `skipped_rows`, and over the stored values `count`, `min`, `max`, `mean`, `std`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        committed: CommittedTarget,
+        shards: TargetShards,
+        keys: Keys,
+        files: Files,
+        split: str | None,
+        *,
+        check: bool = True,
+    ) -> None:
+        self.name = name
+        self._files, self._shards, self._keys, self._split = files, shards, keys, split
+        try:
+            self.task = TaskSpec.from_json(committed.declaration["task"])
+            self.codec = codec_from_json(committed.declaration["codec"], self.task)
+            self.format = str(committed.declaration["format"])
+        except (KeyError, TypeError, AttributeError) as e:
+            raise FormatError(f"{files.url}: target {name}: not a declaration: {e!r}") from e
+        self.provenance = {
+            "declaration": committed.declaration,
+            "fingerprint": committed.fingerprint,
+            "versions": committed.versions,
+        }
+        self.stats = committed.statistics | {
+            "rows": committed.rows,
+            "valid": committed.valid,
+            "bytes": committed.bytes,
+            "skipped_rows": committed.skipped_rows,
+        }
+        self._reader = ShardReader(files, shards, check=check)
+        self._columns: tuple[dict[str, FixedColumn], FlagColumn] | None = None
+
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+        """Return soft targets joined by sample id, in the order of `ids`, repeats included.
+
+        `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while the cache
+        has one view; `hashes` [B], content hashes of the samples, are compared where given. Raises AlignmentError for keys that
+        the cache or this target lacks, and for samples that have changed.
+        """
+        wanted, numbers, rows = self._keys.find(ids, views)
+        if hashes is not None:
+            self._keys.check_contents(wanted, rows, hashes)
+        return self._gather(rows, wanted, numbers)
+
+    def read(self, rows: Any) -> SoftTargets:
+        """Return soft targets by row number: a slice or integers [B]. Raises AlignmentError for rows that are not there."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self._shards.end))
+        numbers = np.asarray(rows)
+        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+            raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
+        return self._gather(numbers.astype(np.int64), None, None)
+
+    def covered_rows(self) -> Array:
+        """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
+        chosen = np.ones(len(self._shards.rows), np.bool_) if self._split is None else self._shards_in_split()
+        pairs = zip(self._shards.first_row[chosen].tolist(), self._shards.rows[chosen].tolist(), strict=True)
+        return np.concatenate([np.empty(0, np.int64), *(np.arange(first, first + rows) for first, rows in pairs)])
+
+    def table(self) -> pa.Table:
+        """Return all rows of the split as an Arrow table, memory-mapped, checked. Raises TaskError for a Zarr target."""
+        self._require_arrow()
+        return tables.read_table(self._files, self._shards, self._split)
+
+    def to_hf(self, split: str | None = None) -> Any:
+        """Return a memory-mapped `datasets.Dataset` of the committed rows, by default of all splits.
+
+        Raises TaskError for a Zarr target or an unknown split, MissingExtra without `datasets`.
+        """
+        self._require_arrow()
+        return hf.to_dataset(self._files, self._shards, split or self._split)
+
+    def __len__(self) -> int:
+        """Rows that this target covers, in all splits."""
+        return int(self._shards.rows.sum())
+
+    def __repr__(self) -> str:
+        return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
+
+    def _gather(self, rows: Array, ids: pa.Array | None, views: Array | None) -> SoftTargets:
+        shard, local, covered = self._reader.locate(rows)
+        if self._split is not None:
+            covered &= self._shards_in_split()[shard]
+        if not covered.all():
+            raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
+        columns, valid = self._open_columns()
+        return SoftTargets(
+            decoder=self.codec,
+            columns={name: column.take(shard, local) for name, column in columns.items()},
+            mask=valid.take(shard, local),
+            ids=self._keys.ids(rows) if ids is None else ids.to_numpy(zero_copy_only=False),
+            views=self._keys.views(rows) if views is None else views,
+        )
+
+    def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn]:
+        if self._columns is None:
+            columns = {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape) for c in self.codec.columns}
+            self._columns = columns, FlagColumn(self._reader, "valid")
+        return self._columns
+
+    def _shards_in_split(self) -> Array:
+        return pc.equal(self._shards.splits, self._split).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+
+    def _uncovered(self, rows: Array, ids: pa.Array | None) -> AlignmentError:
+        keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.to_pylist())}"
+        where = "" if self._split is None else f" in split {self._split}"
+        return AlignmentError(f"{len(rows):,} rows have no answer of {self.name}{where}: {keys}; build it for them")
+
+    def _require_arrow(self) -> None:
+        if self.format != "arrow":
+            raise TaskError(f"{self.name} is stored with Zarr; use .read or .lookup, or open its shards with zarr")

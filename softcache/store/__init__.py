@@ -1,0 +1,1 @@
+"""The format on disk: files, shards, plan, receipts, manifest, index, commits, garbage collection."""

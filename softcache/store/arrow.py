@@ -1,0 +1,100 @@
+"""Arrow shards and tables: IPC streams of one record batch (docs/format.md, sections 1 and 4.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softcache.errors import FormatError
+from softcache.store.buffers import Buffer
+
+_DTYPES = {
+    pa.uint8(): "uint8",
+    pa.uint16(): "uint16",
+    pa.int32(): "int32",
+    pa.int64(): "int64",
+    pa.float16(): "float16",
+    pa.float32(): "float32",
+    pa.bool_(): "bit",
+}
+
+
+def encode(
+    values: Mapping[str, np.ndarray[Any, Any]],
+    valid: np.ndarray[Any, Any],
+    sample_ids: pa.Array,
+    views: np.ndarray[Any, Any],
+) -> tuple[bytes, tuple[Buffer, ...]]:
+    """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
+    arrays = {name: fixed_size_array(column) for name, column in values.items()}
+    arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
+    data = dump(arrays)
+    return data, locate(data)
+
+
+def fixed_size_array(values: np.ndarray[Any, Any]) -> pa.Array:
+    """Return `values` [rows, ...] as FixedSizeList rows of their flattened numbers."""
+    size = math.prod(values.shape[1:])
+    item = pa.field("item", pa.from_numpy_dtype(values.dtype), nullable=False)
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(item, size))
+
+
+def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return columns without nulls as a stream of one record batch."""
+    fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
+    schema = pa.schema(fields, metadata=dict(metadata or {}) or None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema))
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+
+
+def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
+    """Return the one record batch of a stream, without copying. Raises FormatError naming `path`.
+
+    Call it on bytes whose checksum has been compared: what lies inside the batch is validated, not proved.
+    """
+    try:
+        with pa.ipc.open_stream(data) as stream:
+            batches = list(stream)
+        if len(batches) != 1:
+            raise FormatError(f"{path}: {len(batches)} record batches; a softcache file has one")
+        batches[0].validate(full=True)
+        return batches[0]
+    except (pa.ArrowException, OSError) as e:
+        raise FormatError(f"{path}: not a readable Arrow stream: {e}") from e
+
+
+def locate(data: bytes) -> tuple[Buffer, ...]:
+    """Return where the fixed-width columns of a stream lie in its bytes; of strings, their offsets and data."""
+    whole = pa.py_buffer(data)
+    batch = load(whole, "shard")
+    found = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if pa.types.is_fixed_size_list(column.type):
+            column = column.flatten()
+        buffers = column.buffers()
+        if pa.types.is_string(column.type):
+            found.append(_buffer(whole, f"{name}.offsets", "int32", buffers[1], 4 * (len(column) + 1)))
+            found.append(_buffer(whole, f"{name}.data", "utf8", buffers[2], None))
+        elif column.type in _DTYPES:
+            dtype = _DTYPES[column.type]
+            size = -(-len(column) // 8) if dtype == "bit" else len(column) * column.type.byte_width
+            found.append(_buffer(whole, name, dtype, buffers[1], size))
+    return tuple(found)
+
+
+def _buffer(whole: pa.Buffer, name: str, dtype: str, buffer: pa.Buffer | None, size: int | None) -> Buffer:
+    if buffer is None or len(buffer) == 0:
+        return Buffer(name, dtype, 0, 0, 0)
+    return Buffer(name, dtype, 0, buffer.address - whole.address, len(buffer) if size is None else size)
+
+
+def list_array(values: pa.Array, lengths: Sequence[int], item: pa.DataType) -> pa.Array:
+    """Return `values` cut into large lists of the given lengths, items not nullable."""
+    offsets = pa.array(np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64))
+    return pa.LargeListArray.from_arrays(offsets, values, type=pa.large_list(pa.field("item", item, nullable=False)))

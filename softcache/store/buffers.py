@@ -1,0 +1,41 @@
+"""Where a column's numbers lie in a shard's files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from softcache.errors import FormatError
+
+NUMPY_DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "int32", "int64", "float16", "float32")}
+DTYPES = (*NUMPY_DTYPES, "bit", "utf8")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """One contiguous run of numbers: its column, dtype, file (position in the shard's files), offset and size in bytes."""
+
+    name: str
+    dtype: str
+    file: int
+    offset: int
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the buffer as in receipts and manifests."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Any) -> Buffer:
+        """Read back `to_json`. Raises FormatError for anything else."""
+        try:
+            buffer = cls(
+                str(data["name"]), str(data["dtype"]), int(data["file"]), int(data["offset"]), int(data["bytes"])
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise FormatError(f"not a column entry: {e!r}") from e
+        if buffer.dtype not in DTYPES or min(buffer.file, buffer.offset, buffer.bytes) < 0:
+            raise FormatError(f"not a column entry: {buffer}")
+        return buffer

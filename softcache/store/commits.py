@@ -1,0 +1,151 @@
+"""Commits: numbered, create-only, each hashing its parent (docs/format.md, section 9)."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from softcache.errors import (
+    CommitConflict,
+    CommitStateUnknown,
+    FormatError,
+    IntegrityError,
+    StorageError,
+)
+from softcache.store.checksums import sha256
+from softcache.store.documents import dump_document, load_document
+from softcache.store.files import Files
+from softcache.store.layout import check_path, commit_path
+
+_NAME = re.compile(r"[0-9]{20}\.json\Z")
+
+
+@dataclass(frozen=True)
+class FileReference:
+    """A file that a commit names."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def from_json(cls, data: Any) -> FileReference:
+        """Read back `asdict`."""
+        return cls(check_path(data["path"]), int(data["bytes"]), str(data["sha256"]))
+
+
+@dataclass(frozen=True)
+class CommittedTarget:
+    """What a commit says of one target: see docs/format.md, section 9."""
+
+    declaration: dict[str, Any]
+    fingerprint: str
+    versions: dict[str, str]
+    rows: int
+    valid: int
+    bytes: int
+    statistics: dict[str, Any]
+    skipped: list[list[Any]]
+    skipped_rows: int
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One commit, as in its file. `number` 0 stands for the empty state before the first."""
+
+    number: int
+    parent: dict[str, Any] | None
+    marker_sha256: str
+    plan: str
+    manifest: FileReference
+    index: tuple[FileReference, ...]
+    rows: int
+    id_type: str
+    views: int
+    splits: dict[str, int]
+    transfer_set: dict[str, Any]
+    targets: dict[str, CommittedTarget]
+    dropped: list[list[Any]] = field(default_factory=list)
+    transaction: str = field(default_factory=lambda: str(uuid.uuid4()))
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    sha256: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the commit's file as an object."""
+        body = asdict(self)
+        del body["sha256"]
+        return body
+
+
+def latest_number(files: Files) -> int:
+    """Return the number of the newest commit, 0 if there is none. Raises FormatError where numbers are missing."""
+    numbers = [int(n[:20]) for n in files.names("commits") if _NAME.match(n)]
+    if numbers and len(numbers) != max(numbers):
+        raise FormatError(
+            f"{files.url}/commits: {len(numbers)} commits, the highest is {max(numbers)}; some are missing"
+        )
+    return len(numbers)
+
+
+def read_commit(files: Files, number: int) -> Commit:
+    """Read a commit. Raises FileNotFoundError, IntegrityError, FormatError."""
+    where = f"{files.url}/{commit_path(number)}"
+    data = files.read(commit_path(number))
+    body = load_document(data, where)
+    try:
+        commit = Commit(
+            **body
+            | {
+                "manifest": FileReference.from_json(body["manifest"]),
+                "index": tuple(FileReference.from_json(i) for i in body["index"]),
+                "targets": {str(name): CommittedTarget(**t) for name, t in body["targets"].items()},
+                "sha256": sha256(data),
+            }
+        )
+        if commit.number != number or commit.id_type not in ("int64", "string") or int(commit.rows) < 0:
+            raise FormatError(f"{where}: contradicts itself")
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise FormatError(f"{where}: not a commit: {e!r}") from e
+    return commit
+
+
+def check_parent(files: Files, commit: Commit, parent: Commit | None) -> None:
+    """Raise IntegrityError unless `parent` is the commit that `commit` was made on."""
+    expected = None if parent is None else {"number": parent.number, "sha256": parent.sha256}
+    if commit.parent != expected:
+        raise IntegrityError(f"{files.url}/{commit_path(commit.number)}: its parent is not the commit before it")
+
+
+def publish(files: Files, commit: Commit) -> Commit:
+    """Publish a commit in one atomic create; return it as it then is on disk.
+
+    Raises CommitConflict if another commit has the number, CommitStateUnknown if the storage cannot tell whose it is.
+    Nothing is deleted in either case, so that the build can be run again.
+    """
+    path = commit_path(commit.number)
+    data = dump_document(commit.to_json())
+    refused: StorageError | None = None
+    try:
+        files.create(path, data)
+    except StorageError as e:
+        refused = e
+    try:
+        there = files.read(path)
+    except FileNotFoundError as e:
+        raise refused or StorageError(f"{files.url}/{path}: gone right after it was written") from e
+    except StorageError as e:
+        raise CommitStateUnknown(
+            f"{files.url}/{path}: it is not known whether this commit was published ({refused or e}); run the same build again"
+        ) from e
+    if there != data:
+        other = "?"
+        with contextlib.suppress(FormatError, AttributeError):
+            other = str(load_document(there, path).get("transaction"))
+        raise CommitConflict(
+            f"{files.url}/{path}: taken by another writer (transaction {other}); run the same build again"
+        )
+    return replace(commit, sha256=sha256(data))

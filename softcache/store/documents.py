@@ -1,0 +1,43 @@
+"""JSON files that end with the hash of their own body (docs/format.md, section 1)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from softcache.errors import FormatError, IntegrityError
+from softcache.store.checksums import sha256
+
+MAX_BYTES = 256 * 1024 * 1024
+_ENDING = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
+_ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
+
+
+def dump_document(body: dict[str, Any]) -> bytes:
+    """Return `body` (not empty, without a member `sha256`) as a file's bytes."""
+    text = json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    head = text.removesuffix("\n}").encode()
+    return head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode()
+
+
+def load_document(data: bytes, path: str) -> dict[str, Any]:
+    """Check and parse a file's bytes; `path` names it in errors. The member `sha256` is left out.
+
+    Raises IntegrityError if the hash does not match, FormatError if it is no such file at all.
+    """
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path}: {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+    ending = _ENDING.search(data[-_ENDING_BYTES:])
+    if ending is None:
+        raise IntegrityError(f"{path}: truncated, or not a softcache file: it does not end with its sha256")
+    if sha256(data[:-_ENDING_BYTES]) != ending[1].decode():
+        raise IntegrityError(f"{path}: its content does not match the sha256 at its end; it was changed after writing")
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise FormatError(f"{path}: not JSON: {e}") from e
+    if not isinstance(body, dict):
+        raise FormatError(f"{path}: not a JSON object")
+    del body["sha256"]
+    return body

@@ -1,0 +1,299 @@
+"""Files of a cache, on a local disk or any fsspec filesystem. The only module that touches fsspec.
+
+Nothing here is ever opened for writing in place: `create` publishes whole files and never overwrites one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from softcache.errors import IntegrityError, MissingExtra, StorageError
+from softcache.store.checksums import sha256
+from softcache.store.layout import TEMPORARY, check_path
+
+
+class Files(ABC):
+    """The files below one root. Paths are those of docs/format.md, checked on every call.
+
+    Every method raises StorageError where the storage refuses.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    @abstractmethod
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def size(self, path: str) -> int | None:
+        """Return a file's size in bytes, None if there is none."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names in a folder; an absent folder has none."""
+
+    @abstractmethod
+    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        """Yield path, bytes and time of last change (seconds since the epoch) of all files below a folder ("" is the root)."""
+
+    @abstractmethod
+    def create(self, path: str, data: bytes) -> bool:
+        """Publish a whole file, durably. Returns False, and changes nothing, if the name is taken."""
+
+    @abstractmethod
+    def replace(self, path: str, data: bytes) -> None:
+        """Publish a whole file in place of another. For the card alone: everything else is create-only."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Delete a file, if it is there. For garbage collection alone."""
+
+    @abstractmethod
+    def local(self, path: str, digest: str) -> str:
+        """Return a path on this machine of a file whose SHA-256 is `digest`, fetching and checking it if it is remote."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Return the free space, None where there is no such thing."""
+
+    def put(self, path: str, data: bytes) -> None:
+        """Publish a file whose path contains its hash; one that is already there is read back and compared."""
+        if not self.create(path, data) and sha256(self.read(path)) != sha256(data):
+            raise IntegrityError(
+                f"{self.url}/{path}: this file's content is not what its name says; move it away and run again"
+            )
+
+
+def connect(url: str | os.PathLike[str]) -> Files:
+    """Return the files at a path or fsspec URL. Nothing is read or created."""
+    text = os.fspath(url)
+    if "://" not in text:
+        return LocalFiles(text)
+    if "::" in text:
+        raise StorageError(f"{text}: chained URLs are not supported; give the URL of the cache itself")
+    if text.startswith("file://"):
+        return LocalFiles(text.removeprefix("file://"))
+    return RemoteFiles(text)
+
+
+class LocalFiles(Files):
+    """Files on a local disk. `create` is temporary file, fsync, link, fsync of the directory."""
+
+    def __init__(self, root: str) -> None:
+        super().__init__(os.path.abspath(root))
+        self.root = Path(self.url)
+
+    def read(self, path: str) -> bytes:
+        with self._storage(path):
+            return self._at(path).read_bytes()
+
+    def size(self, path: str) -> int | None:
+        with self._storage(path):
+            try:
+                return self._at(path).stat().st_size
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def names(self, folder: str) -> list[str]:
+        with self._storage(folder):
+            try:
+                return sorted(n for n in os.listdir(self._at(folder)) if not n.startswith(TEMPORARY))
+            except FileNotFoundError:
+                return []
+
+    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        top = self.root if folder == "" else self._at(folder)
+        for parent, folders, names in os.walk(top):
+            folders.sort()
+            for name in sorted(names):
+                file = Path(parent, name)
+                with contextlib.suppress(FileNotFoundError):
+                    status = file.stat()
+                    yield file.relative_to(self.root).as_posix(), status.st_size, status.st_mtime
+
+    def create(self, path: str, data: bytes) -> bool:
+        final = self._at(path)
+        with self._storage(path, len(data)), self._staged(final, data) as temporary:
+            try:
+                os.link(temporary, final)
+            except FileExistsError:
+                return False
+            finally:
+                os.unlink(temporary)
+            _sync_folder(final.parent)
+            return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        final = self._at(path)
+        with self._storage(path, len(data)), self._staged(final, data) as temporary:
+            os.replace(temporary, final)
+            _sync_folder(final.parent)
+
+    def delete(self, path: str) -> None:
+        file = self.root / path
+        with self._storage(path):
+            file.unlink(missing_ok=True)
+            for folder in file.parents:
+                if folder == self.root or any(folder.iterdir()):
+                    break
+                folder.rmdir()
+
+    def local(self, path: str, digest: str) -> str:
+        return str(self._at(path))
+
+    def free_bytes(self) -> int | None:
+        existing = next(p for p in (self.root, *self.root.parents) if p.exists())
+        return shutil.disk_usage(existing).free
+
+    def _at(self, path: str) -> Path:
+        return self.root / check_path(path)
+
+    @contextlib.contextmanager
+    def _staged(self, final: Path, data: bytes) -> Iterator[Path]:
+        """Write `data` durably beside `final`; leave nothing behind if that fails."""
+        _make_folders(final.parent)
+        temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            with open(temporary, "xb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            yield temporary
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    @contextlib.contextmanager
+    def _storage(self, path: str, needed: int = 0) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as e:
+            hint = f"; {needed:,} bytes were to be written" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+            if e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) and needed:
+                hint = "; the filesystem must allow hard links, which make a write atomic"
+            raise StorageError(f"{self.root / path}: {e.strerror or e}{hint}") from e
+
+
+def _make_folders(folder: Path) -> None:
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    for p in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            p.mkdir()
+        _sync_folder(p.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class RemoteFiles(Files):
+    """Files on an fsspec filesystem. `create` is one whole put that must fail if the name is taken."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url.rstrip("/"))
+        self._open: tuple[int, Any, str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "_open": None}
+
+    def read(self, path: str) -> bytes:
+        return bytes(self._call(path, lambda fs, p: fs.cat_file(p)))
+
+    def size(self, path: str) -> int | None:
+        try:
+            return int(self._call(path, lambda fs, p: fs.info(p))["size"])
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            found = self._call(folder, lambda fs, p: fs.ls(p, detail=False, refresh=True))
+        except FileNotFoundError:
+            return []
+        return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
+
+    def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
+        try:
+            found = self._call(folder, lambda fs, p: fs.find(p, detail=True))
+        except FileNotFoundError:
+            return
+        top = self._filesystem()[1]
+        for p in sorted(found):
+            info = found[p]
+            changed = info.get("created") or info.get("LastModified") or info.get("mtime")
+            seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0)
+            yield str(p)[len(top) :].lstrip("/"), int(info["size"]), seconds
+
+    def create(self, path: str, data: bytes) -> bool:
+        try:
+            self._call(path, lambda fs, p: fs.pipe_file(p, data, mode="create"))
+        except FileExistsError:
+            return False
+        return True
+
+    def replace(self, path: str, data: bytes) -> None:
+        self._call(path, lambda fs, p: fs.pipe_file(p, data))
+
+    def delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._call(path, lambda fs, p: fs.rm_file(p))
+
+    def local(self, path: str, digest: str) -> str:
+        root = os.environ.get("SOFTCACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "softcache")
+        fetched = LocalFiles(root)
+        name = f"files/{digest[:2]}/{digest}"
+        if fetched.size(name) is None:
+            data = self.read(path)
+            if sha256(data) != digest:
+                raise IntegrityError(f"{self.url}/{path}: its sha256 is not {digest}; fetch it again or restore it")
+            fetched.create(name, data)
+        return str(fetched.root / name)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def _filesystem(self) -> tuple[Any, str]:
+        """Return the filesystem and the root's path on it, made anew in every process: clients do not survive a fork."""
+        if self._open is None or self._open[0] != os.getpid():
+            import fsspec
+
+            try:
+                fs, root = fsspec.core.url_to_fs(self.url)
+            except ImportError as e:
+                scheme = self.url.split("://", 1)[0]
+                extra = (
+                    "pip install 'softcache[s3]'"
+                    if scheme in ("s3", "s3a")
+                    else f"a package that gives fsspec {scheme!r}"
+                )
+                raise MissingExtra(f"{self.url}: {e}; install {extra}") from e
+            except ValueError as e:
+                raise StorageError(f"{self.url}: {e}") from e
+            self._open = (os.getpid(), fs, root)
+        return self._open[1], self._open[2]
+
+    def _call(self, path: str, action: Callable[[Any, str], Any]) -> Any:
+        fs, root = self._filesystem()
+        full = f"{root}/{check_path(path)}" if path else root
+        try:
+            return action(fs, full)
+        except (FileNotFoundError, FileExistsError):
+            raise
+        except Exception as e:
+            raise StorageError(f"{self.url}/{path}: {e!r}") from e

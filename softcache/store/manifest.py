@@ -1,0 +1,239 @@
+"""The manifest: the live shards of one commit (docs/format.md, section 7)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.errors import FormatError
+from softcache.store import arrow
+from softcache.store.buffers import DTYPES, Buffer
+from softcache.store.checksums import BLOCK_BYTES
+from softcache.store.shards import Shard, StoredFile
+
+Array = np.ndarray[Any, Any]
+_DIGEST = pa.binary(32)
+
+
+def _every(k: int, step: int, n: int) -> pa.Array:
+    return pa.array(np.arange(k, step * n, step))
+
+
+def _required(name: str, kind: pa.DataType) -> pa.Field:
+    return pa.field(name, kind, nullable=False)
+
+
+_FILE = pa.struct(
+    [
+        _required("path", pa.string()),
+        _required("bytes", pa.int64()),
+        _required("sha256", _DIGEST),
+        _required("blocks", pa.list_(_required("item", pa.uint32()))),
+    ]
+)
+_COLUMN = pa.struct(
+    [
+        _required("name", pa.string()),
+        _required("dtype", pa.string()),
+        _required("file", pa.int32()),
+        _required("offset", pa.int64()),
+        _required("bytes", pa.int64()),
+    ]
+)
+_TYPES = {
+    "target": pa.string(),
+    "split": pa.string(),
+    "fragment": pa.int64(),
+    "first_view": pa.int32(),
+    "views": pa.int32(),
+    "first_row": pa.int64(),
+    "rows": pa.int64(),
+    "unit_key": _DIGEST,
+    "keys_sha256": _DIGEST,
+    "files": pa.list_(_required("item", _FILE)),
+    "columns": pa.list_(_required("item", _COLUMN)),
+    "statistics": pa.string(),
+}
+
+
+@dataclass(frozen=True)
+class LiveShard:
+    """A shard and its place in the cache: its split, fragment, views and first row."""
+
+    shard: Shard
+    split: str
+    fragment: int
+    first_view: int
+    views: int
+    first_row: int
+
+
+@dataclass(frozen=True, eq=False)
+class TargetShards:
+    """All live shards of one target as arrays, ordered by first row.
+
+    With n shards, F files and K columns a shard: `first_row`, `rows` int64 [n]; `splits` string [n]; `file_bytes`
+    int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`, `sizes` int64 [n, K]. Block checksums of file
+    (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
+    """
+
+    target: str
+    first_row: Array
+    rows: Array
+    splits: pa.Array
+    paths: pa.Array
+    digests: pa.Array
+    file_bytes: Array
+    columns: tuple[tuple[str, str, int], ...]
+    offsets: Array
+    sizes: Array
+    blocks: Array
+    block_starts: Array
+
+    @property
+    def end(self) -> int:
+        """One past the last row."""
+        return int(self.first_row[-1] + self.rows[-1]) if len(self.rows) else 0
+
+    def column(self, name: str) -> int | None:
+        """Return the position of a column, None if it is not listed."""
+        return next((k for k, (n, _, _) in enumerate(self.columns) if n == name), None)
+
+    def path(self, shard: int, file: int) -> str:
+        """Return a file's path inside the cache, unchecked."""
+        return str(self.paths[shard * self.file_bytes.shape[1] + file].as_py())
+
+    def digest(self, shard: int, file: int) -> str:
+        """Return a file's SHA-256."""
+        return bytes(self.digests[shard * self.file_bytes.shape[1] + file].as_py()).hex()
+
+
+class Manifest:
+    """A manifest's table, opened without reading it row by row."""
+
+    def __init__(self, data: bytes | pa.Buffer, where: str) -> None:
+        """Open checked bytes; `where` names them in errors. Raises FormatError."""
+        self._where = where
+        self._batch = arrow.load(data, where)
+        types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
+        if types != _TYPES:
+            raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
+        if any(c.null_count for c in self._batch.columns):
+            raise FormatError(f"{where}: nulls in a manifest")
+
+    def targets(self) -> dict[str, TargetShards]:
+        """Return the shards of each target."""
+        names = self._batch["target"]
+        if not len(names):
+            return {}
+        ends = np.flatnonzero(pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False)) + 1
+        bounds = [0, *ends.tolist(), len(names)]
+        found: dict[str, TargetShards] = {}
+        for low, high in zip(bounds, bounds[1:], strict=False):
+            name = names[low].as_py()
+            if name in found:
+                raise FormatError(f"{self._where}: the shards of {name} are not together")
+            found[name] = self._target(name, self._batch.slice(low, high - low))
+        return found
+
+    def live(self) -> Iterator[LiveShard]:
+        """Yield every live shard, in order."""
+        try:
+            for row in self._batch.to_pylist():
+                files = [f | {"sha256": f["sha256"].hex()} for f in row["files"]]
+                shard = Shard(
+                    target=row["target"],
+                    unit_key=row["unit_key"].hex(),
+                    keys_sha256=row["keys_sha256"].hex(),
+                    rows=row["rows"],
+                    files=tuple(StoredFile.from_json(f) for f in files),
+                    columns=tuple(Buffer.from_json(c) for c in row["columns"]),
+                    statistics=json.loads(row["statistics"]),
+                )
+                yield LiveShard(shard, row["split"], row["fragment"], row["first_view"], row["views"], row["first_row"])
+        except (TypeError, ValueError) as e:
+            raise FormatError(f"{self._where}: not a manifest: {e!r}") from e
+
+    def _target(self, name: str, batch: pa.RecordBatch) -> TargetShards:
+        n = batch.num_rows
+        files, entries = batch["files"].flatten(), batch["columns"].flatten()
+        per_file, per_column = len(files) // n, len(entries) // n
+        uniform = (
+            (np.diff(batch["files"].offsets.to_numpy()) == per_file).all()
+            and (np.diff(batch["columns"].offsets.to_numpy()) == per_column).all()
+            and per_file > 0
+        )
+        if not uniform:
+            raise self._bad(name, "its shards do not have the same files and columns")
+        columns = tuple((c["name"], c["dtype"], c["file"]) for c in entries[:per_column].to_pylist())
+        for k, described in enumerate(columns):
+            for part, value in zip(("name", "dtype", "file"), described, strict=True):
+                if not pc.all(pc.equal(entries.field(part).take(_every(k, per_column, n)), value)).as_py():
+                    raise self._bad(name, "its shards do not have the same columns")
+        if any(dtype not in DTYPES or not 0 <= file < per_file for _, dtype, file in columns):
+            raise self._bad(name, "a column has an unknown dtype or file")
+        lists = files.field("blocks")
+        starts = lists.offsets.to_numpy().astype(np.int64) - lists.offsets[0].as_py()
+        counts = np.diff(starts).reshape(n, per_file)
+        shards = TargetShards(
+            target=name,
+            first_row=batch["first_row"].to_numpy(),
+            rows=batch["rows"].to_numpy(),
+            splits=batch["split"],
+            paths=files.field("path"),
+            digests=files.field("sha256"),
+            file_bytes=files.field("bytes").to_numpy().reshape(n, per_file),
+            columns=columns,
+            offsets=entries.field("offset").to_numpy().reshape(n, per_column),
+            sizes=entries.field("bytes").to_numpy().reshape(n, per_column),
+            blocks=lists.flatten().to_numpy(),
+            block_starts=np.concatenate([starts[:-1].reshape(n, per_file), starts[per_file::per_file, None]], axis=1),
+        )
+        self._check(shards, counts)
+        return shards
+
+    def _check(self, s: TargetShards, counts: Array) -> None:
+        if (s.rows < 1).any() or (s.first_row < 0).any() or (s.rows > 2**62).any() or (s.first_row > 2**62).any():
+            raise self._bad(s.target, "row numbers out of range")
+        if (s.first_row[1:] < s.first_row[:-1] + s.rows[:-1]).any():
+            raise self._bad(s.target, "shards overlap or are out of order")
+        if (s.file_bytes < 0).any() or (s.file_bytes > 2**50).any():
+            raise self._bad(s.target, "file sizes out of range")
+        if (counts != -(-s.file_bytes // BLOCK_BYTES)).any():
+            raise self._bad(s.target, "a file does not have one checksum per block")
+        for k, (column, _, file) in enumerate(s.columns):
+            offset, size = s.offsets[:, k], s.sizes[:, k]
+            if (offset < 0).any() or (size < 0).any() or (offset > s.file_bytes[:, file] - size).any():
+                raise self._bad(s.target, f"column {column} lies outside its file")
+
+    def _bad(self, target: str, why: str) -> FormatError:
+        return FormatError(f"{self._where}: target {target}: {why}")
+
+
+def dump_manifest(shards: Sequence[LiveShard]) -> bytes:
+    """Return the manifest of `shards` as a file's bytes."""
+    ordered = sorted(shards, key=lambda s: (s.shard.target, s.first_row))
+    rows = [
+        {
+            "target": s.shard.target,
+            "split": s.split,
+            "fragment": s.fragment,
+            "first_view": s.first_view,
+            "views": s.views,
+            "first_row": s.first_row,
+            "rows": s.shard.rows,
+            "unit_key": bytes.fromhex(s.shard.unit_key),
+            "keys_sha256": bytes.fromhex(s.shard.keys_sha256),
+            "files": [f.to_json() | {"sha256": bytes.fromhex(f.sha256)} for f in s.shard.files],
+            "columns": [c.to_json() for c in s.shard.columns],
+            "statistics": json.dumps(s.shard.statistics, sort_keys=True),
+        }
+        for s in ordered
+    ]
+    return arrow.dump({name: pa.array([r[name] for r in rows], kind) for name, kind in _TYPES.items()})

@@ -1,0 +1,72 @@
+"""The marker `softcache.json` (docs/format.md, section 2)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+from softcache.errors import FormatError, UnsupportedVersion
+from softcache.store.checksums import sha256
+from softcache.store.documents import dump_document, load_document
+from softcache.store.files import Files
+from softcache.store.layout import MARKER
+
+VERSION = 1
+FEATURES: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A checked marker: the cache's id, and the hash of the marker's file."""
+
+    cache_id: str
+    sha256: str
+
+
+def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
+    """Return the marker, None if there is none.
+
+    Raises UnsupportedVersion if this version of softcache may not read the cache (or, with `to_write`, not write it).
+    """
+    try:
+        data = files.read(MARKER)
+    except FileNotFoundError:
+        return None
+    where = f"{files.url}/{MARKER}"
+    body = load_document(data, where)
+    if body.get("format") != "softcache" or not isinstance(body.get("cache_id"), str):
+        raise FormatError(f"{where}: not a softcache marker")
+    version = body.get("version")
+    unknown = _unknown(body.get("reader_features")) | (_unknown(body.get("writer_features")) if to_write else set())
+    if version != VERSION or unknown:
+        raise UnsupportedVersion(
+            f"{where}: needs format version {version!r}"
+            + (f" with {', '.join(sorted(unknown))}" if unknown else "")
+            + f"; this softcache knows version {VERSION}: install a newer one"
+        )
+    return Marker(body["cache_id"], sha256(data))
+
+
+def ensure_marker(files: Files) -> Marker:
+    """Return the marker, written first if the cache is new. Whoever writes it first wins."""
+    marker = read_marker(files, to_write=True)
+    if marker is not None:
+        return marker
+    body = {
+        "format": "softcache",
+        "version": VERSION,
+        "cache_id": str(uuid.uuid4()),
+        "reader_features": [],
+        "writer_features": [],
+    }
+    files.create(MARKER, dump_document(body))
+    marker = read_marker(files, to_write=True)
+    if marker is None:
+        raise FormatError(f"{files.url}/{MARKER}: gone right after it was written")
+    return marker
+
+
+def _unknown(features: object) -> set[str]:
+    if not isinstance(features, list):
+        return {f"features {features!r}"}
+    return {str(f) for f in features} - FEATURES

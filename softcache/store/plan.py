@@ -1,0 +1,168 @@
+"""The plan: which samples each fragment covers (docs/format.md, section 5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softcache.errors import FormatError, IntegrityError
+from softcache.store import arrow
+from softcache.store.checksums import canonical_json, sha256
+from softcache.store.files import Files
+from softcache.store.keys import keys_digest
+
+_MAX_ANCESTORS = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Fragment:
+    """A fixed range of samples x a range of views: the unit of work, of retry and of receipt.
+
+    `sample_ids` is an int64 or string Arrow array, `contents` the content hashes, uint8 [samples, 32].
+    """
+
+    number: int
+    split: str
+    first_view: int
+    views: int
+    sample_ids: pa.Array
+    contents: np.ndarray[Any, Any]
+    keys_sha256: str
+
+    @classmethod
+    def of(
+        cls,
+        number: int,
+        split: str,
+        sample_ids: pa.Array,
+        contents: np.ndarray[Any, Any],
+        *,
+        first_view: int = 0,
+        views: int = 1,
+    ) -> Fragment:
+        """Return a fragment with its keys hash computed."""
+        digest = keys_digest(sample_ids, first_view, views, contents)
+        return cls(number, split, first_view, views, sample_ids, contents, digest)
+
+    @property
+    def rows(self) -> int:
+        """Rows: samples x views."""
+        return len(self.sample_ids) * self.views
+
+    def row_ids(self) -> pa.Array:
+        """Return the sample id of each row."""
+        return self.sample_ids.take(pa.array(np.repeat(np.arange(len(self.sample_ids)), self.views)))
+
+    def row_views(self) -> np.ndarray[Any, Any]:
+        """Return the view of each row, int32 [rows]."""
+        views = np.arange(self.first_view, self.first_view + self.views, dtype=np.int32)
+        return np.tile(views, len(self.sample_ids))
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """The fragments in force, by number, and the columns that their content hashes cover."""
+
+    head: str | None
+    content: tuple[str, ...]
+    fragments: dict[int, Fragment]
+
+    @property
+    def id_type(self) -> pa.DataType | None:
+        """The type of the sample ids, None while there are none."""
+        return next((f.sample_ids.type for f in self.fragments.values()), None)
+
+
+def empty_plan(content: Sequence[str]) -> Plan:
+    """Return the plan of a cache without fragments."""
+    return Plan(None, tuple(content), {})
+
+
+def extend_plan(files: Files, plan: Plan, fragments: Sequence[Fragment]) -> Plan:
+    """Write `fragments`, new or with changed samples, as an extension of `plan`; return the plan then in force."""
+    data = _dump(fragments, plan.head, plan.content)
+    head = sha256(data)
+    files.put(f"plan/{head}.arrow", data)
+    return Plan(head, plan.content, plan.fragments | {f.number: f for f in fragments})
+
+
+def read_plan(files: Files, head: str) -> Plan:
+    """Read a plan and its ancestors. Raises IntegrityError or FormatError naming the file."""
+    fragments: dict[int, Fragment] = {}
+    content: tuple[str, ...] | None = None
+    at: str | None = head
+    for _ in range(_MAX_ANCESTORS):
+        if at is None:
+            break
+        parent, columns, own = _read_one(files, at)
+        content = columns if content is None else content
+        fragments = {f.number: f for f in own} | fragments
+        at = parent
+    return Plan(head, content or (), dict(sorted(fragments.items())))
+
+
+def extensions(files: Files, parent: str | None) -> list[str]:
+    """Return the plans on disk that extend `parent`, as an unfinished build leaves them."""
+    heads = [name.removesuffix(".arrow") for name in files.names("plan") if name.endswith(".arrow")]
+    return [head for head in heads if _read_one(files, head)[0] == parent]
+
+
+def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[str]) -> bytes:
+    ids = pa.concat_arrays([f.sample_ids for f in fragments])
+    contents = np.concatenate([f.contents for f in fragments])
+    lengths = [len(f.sample_ids) for f in fragments]
+    digest = pa.binary(32)
+    columns = {
+        "fragment": pa.array([f.number for f in fragments], pa.int64()),
+        "split": pa.array([f.split for f in fragments], pa.string()),
+        "first_view": pa.array([f.first_view for f in fragments], pa.int32()),
+        "views": pa.array([f.views for f in fragments], pa.int32()),
+        "keys_sha256": pa.array([bytes.fromhex(f.keys_sha256) for f in fragments], digest),
+        "sample_id": arrow.list_array(ids, lengths, ids.type),
+        "content": arrow.list_array(
+            pa.FixedSizeBinaryArray.from_buffers(digest, len(contents), [None, pa.py_buffer(contents.tobytes())]),
+            lengths,
+            digest,
+        ),
+    }
+    metadata = {"softcache.parent": parent or "", "softcache.content": canonical_json(list(content)).decode()}
+    return arrow.dump(columns, metadata)
+
+
+def _read_one(files: Files, head: str) -> tuple[str | None, tuple[str, ...], list[Fragment]]:
+    path = f"plan/{head}.arrow"
+    where = f"{files.url}/{path}"
+    try:
+        data = files.read(path)
+    except FileNotFoundError as e:
+        raise IntegrityError(f"{where}: missing; a commit or a plan needs it") from e
+    if sha256(data) != head:
+        raise IntegrityError(f"{where}: its sha256 is not its name; it was changed after writing")
+    batch = arrow.load(data, where)
+    try:
+        metadata = {k.decode(): v.decode() for k, v in batch.schema.metadata.items()}
+        content = tuple(str(c) for c in json.loads(metadata["softcache.content"]))
+        fragments = [_fragment(batch, i) for i in range(batch.num_rows)]
+        return metadata["softcache.parent"] or None, content, fragments
+    except (KeyError, AttributeError, TypeError, ValueError, pa.ArrowException) as e:
+        raise FormatError(f"{where}: not a plan: {e!r}") from e
+
+
+def _fragment(batch: pa.RecordBatch, i: int) -> Fragment:
+    contents = batch["content"][i].values
+    start = contents.offset * 32
+    raw = np.frombuffer(contents.buffers()[1], np.uint8)[start : start + 32 * len(contents)]
+    return Fragment(
+        number=batch["fragment"][i].as_py(),
+        split=batch["split"][i].as_py(),
+        first_view=batch["first_view"][i].as_py(),
+        views=batch["views"][i].as_py(),
+        sample_ids=batch["sample_id"][i].values,
+        contents=raw.reshape(-1, 32),
+        keys_sha256=batch["keys_sha256"][i].as_py().hex(),
+    )

@@ -1,0 +1,98 @@
+"""Receipts: the create-only records that shards are done (docs/format.md, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from softcache.errors import FormatError
+from softcache.store.buffers import Buffer
+from softcache.store.checksums import fingerprint
+from softcache.store.documents import dump_document, load_document
+from softcache.store.files import Files
+from softcache.store.shards import Shard, StoredFile
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A shard, and how it came about: the target's declaration and fingerprint, what was skipped, library versions."""
+
+    shard: Shard
+    fingerprint: str
+    declaration: dict[str, Any]
+    skipped: list[tuple[Any, int, str]]
+    versions: dict[str, str]
+
+
+def unit_key(keys_sha256: str, target_fingerprint: str, kept_sha256: str | None = None) -> str:
+    """Return the unit key of a target's shard for a fragment; `kept_sha256` is for `rows` alone."""
+    parts = ["softcache", 1, keys_sha256, target_fingerprint]
+    return fingerprint(parts if kept_sha256 is None else [*parts, kept_sha256])
+
+
+def short_declaration(declaration: dict[str, Any]) -> dict[str, Any]:
+    """Return a declaration with its labels replaced by their hash."""
+    task = declaration.get("task")
+    if task is None or task["labels"] is None:
+        return declaration
+    return declaration | {"task": task | {"labels": fingerprint(task["labels"])}}
+
+
+def write_receipt(files: Files, receipt: Receipt) -> Receipt:
+    """Publish a receipt; return the one in force, which is another writer's if that was first."""
+    shard = receipt.shard
+    body = {
+        "target": shard.target,
+        "fingerprint": receipt.fingerprint,
+        "declaration": short_declaration(receipt.declaration),
+        "unit_key": shard.unit_key,
+        "keys_sha256": shard.keys_sha256,
+        "rows": shard.rows,
+        "files": [f.to_json() for f in shard.files],
+        "columns": [c.to_json() for c in shard.columns],
+        "statistics": shard.statistics,
+        "skipped": [list(s) for s in receipt.skipped],
+        "versions": receipt.versions,
+    }
+    if files.create(_path(shard.unit_key), dump_document(body)):
+        return receipt
+    return read_receipt(files, shard.unit_key)
+
+
+def read_receipt(files: Files, key: str) -> Receipt:
+    """Read the receipt of a unit. Raises FileNotFoundError, IntegrityError, FormatError."""
+    path = _path(key)
+    where = f"{files.url}/{path}"
+    body = load_document(files.read(path), where)
+    try:
+        shard = Shard(
+            target=body["target"],
+            unit_key=body["unit_key"],
+            keys_sha256=body["keys_sha256"],
+            rows=int(body["rows"]),
+            files=tuple(StoredFile.from_json(f) for f in body["files"]),
+            columns=tuple(Buffer.from_json(c) for c in body["columns"]),
+            statistics=dict(body["statistics"]),
+        )
+        skipped = [(s[0], int(s[1]), str(s[2])) for s in body["skipped"]]
+        receipt = Receipt(shard, body["fingerprint"], body["declaration"], skipped, dict(body["versions"]))
+    except (KeyError, TypeError, ValueError, IndexError) as e:
+        raise FormatError(f"{where}: not a receipt: {e!r}") from e
+    if shard.unit_key != key:
+        raise FormatError(f"{where}: holds the receipt of another unit, {shard.unit_key}")
+    return receipt
+
+
+def receipt_keys(files: Files) -> set[str]:
+    """Return the unit keys that have receipts."""
+    return {name.removesuffix(".json") for name in files.names("receipts") if name.endswith(".json")}
+
+
+def read_receipts(files: Files, keys: Iterable[str]) -> Iterator[Receipt]:
+    """Read several receipts, in the order of `keys`."""
+    return (read_receipt(files, key) for key in keys)
+
+
+def _path(key: str) -> str:
+    return f"receipts/{key}.json"

@@ -1,0 +1,101 @@
+"""Shards: what is recorded of each, and how columns become files. Knows columns, never what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from softcache.errors import FormatError
+from softcache.store import arrow, zarr
+from softcache.store.buffers import Buffer
+from softcache.store.checksums import block_checksums, sha256
+from softcache.store.files import Files
+from softcache.store.layout import check_path
+
+FORMATS = ("arrow", "zarr")
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file of a shard: its path, size, SHA-256, and the CRC-32C of each of its blocks."""
+
+    path: str
+    bytes: int
+    sha256: str
+    blocks: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the file as in receipts and commits."""
+        return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256, "blocks": list(self.blocks)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> StoredFile:
+        """Read back `to_json`. Raises FormatError for anything else."""
+        try:
+            return cls(
+                check_path(data["path"]), int(data["bytes"]), str(data["sha256"]), tuple(map(int, data["blocks"]))
+            )
+        except (KeyError, TypeError, ValueError) as e:
+            raise FormatError(f"not a file entry: {e!r}") from e
+
+
+def describe_file(path: str, data: bytes) -> StoredFile:
+    """Describe a file that is about to be written."""
+    return StoredFile(path, len(data), sha256(data), tuple(block_checksums(data)))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One target's values for one fragment, as receipts and manifests record it."""
+
+    target: str
+    unit_key: str
+    keys_sha256: str
+    rows: int
+    files: tuple[StoredFile, ...]
+    columns: tuple[Buffer, ...]
+    statistics: dict[str, Any] = field(compare=False)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(f.bytes for f in self.files)
+
+
+def write_shard(
+    files: Files,
+    form: str,
+    stem: str,
+    values: Mapping[str, np.ndarray[Any, Any]],
+    valid: np.ndarray[Any, Any],
+    sample_ids: pa.Array,
+    views: np.ndarray[Any, Any],
+    attributes: Mapping[str, Any],
+) -> tuple[tuple[StoredFile, ...], tuple[Buffer, ...]]:
+    """Write one target's shard durably; return its files and where its columns lie in them.
+
+    `form` is `arrow` or `zarr`, `stem` the path up to the hash. `values` [rows, ...] are the codec's columns in order,
+    `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows]. `attributes` go to a Zarr group.
+    """
+    if form == "arrow":
+        data, columns = arrow.encode(values, valid, sample_ids, views)
+        return (put_file(files, f"{stem}-", data),), columns
+    parts, columns = zarr.encode(values, valid, sample_ids, views, attributes)
+    digest = sha256(zarr.listing({name: sha256(part) for name, part in parts.items()}))
+    stored = []
+    for name, part in parts.items():
+        file = describe_file(f"{stem}-{digest}.zarr/{name}", part)
+        files.put(file.path, part)
+        stored.append(file)
+    return tuple(stored), columns
+
+
+def put_file(files: Files, stem: str, data: bytes) -> StoredFile:
+    """Write an Arrow file called `stem` and the hash of its content."""
+    file = describe_file(f"{stem}{sha256(data)}.arrow", data)
+    files.put(file.path, data)
+    return file

@@ -1,0 +1,67 @@
+"""The state that a commit publishes: its marker, commit and manifest, checked against each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from softcache.errors import FormatError, IncompleteCache, IntegrityError
+from softcache.store.checksums import sha256
+from softcache.store.commits import Commit, FileReference, check_parent, latest_number, read_commit
+from softcache.store.files import Files
+from softcache.store.layout import MARKER
+from softcache.store.manifest import Manifest
+from softcache.store.marker import Marker, read_marker
+from softcache.store.receipts import receipt_keys
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """One commit of a cache, and its manifest."""
+
+    marker: Marker
+    commit: Commit
+    manifest: Manifest
+
+
+def read_state(files: Files, number: int | None = None) -> State:
+    """Read a commit, by default the newest, and its manifest.
+
+    Raises FormatError if this is no cache, IncompleteCache if nothing is committed yet, IntegrityError where hashes do not match.
+    """
+    marker = read_marker(files)
+    if marker is None:
+        raise FormatError(f"{files.url}: not a softcache cache: it has no {MARKER}")
+    latest = latest_number(files)
+    if latest == 0:
+        done = len(receipt_keys(files))
+        raise IncompleteCache(
+            f"{files.url}: nothing is committed yet ({done:,} shards are done); run the same build again to finish it"
+        )
+    if number is not None and not 1 <= number <= latest:
+        raise FormatError(f"{files.url}: there is no commit {number}; the newest is {latest}")
+    commit = read_commit(files, number or latest)
+    if commit.marker_sha256 != marker.sha256:
+        raise IntegrityError(f"{files.url}/{MARKER}: not the marker that commit {commit.number} was made with")
+    if number is None and latest > 1:
+        check_parent(files, commit, read_commit(files, latest - 1))
+    manifest = Manifest(read_reference(files, commit.manifest), f"{files.url}/{commit.manifest.path}")
+    return State(marker, commit, manifest)
+
+
+def read_reference(files: Files, reference: FileReference, *, check: bool = True) -> pa.Buffer:
+    """Map a file that a commit names. Raises IntegrityError if it is missing, short, or (with `check`) changed."""
+    where = f"{files.url}/{reference.path}"
+    try:
+        with pa.memory_map(files.local(reference.path, reference.sha256)) as f:
+            data = f.read_buffer()
+    except FileNotFoundError as e:
+        raise IntegrityError(f"{where}: missing; a commit names it") from e
+    except OSError as e:
+        raise IntegrityError(f"{where}: cannot be mapped: {e}") from e
+    if len(data) != reference.bytes:
+        raise IntegrityError(f"{where}: {len(data):,} bytes; the commit says {reference.bytes:,}")
+    if check and sha256(memoryview(data)) != reference.sha256:
+        raise IntegrityError(f"{where}: its sha256 is not the one in the commit; it was changed after writing")
+    return data

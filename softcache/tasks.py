@@ -1,0 +1,90 @@
+"""What a target predicts: its kind, the shape of one row, and what its numbers mean."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from softcache.errors import FormatError, TaskError
+
+KINDS = ("classification", "features")
+VALUE_KINDS = ("logits", "log_probs", "probs")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One task.
+
+    Attributes:
+        kind: `classification` (one distribution over C classes) or `features` (a vector or map without temperature).
+        shape: shape of one row; `(C,)` for classification.
+        value_kind: what the stored numbers are, one of `VALUE_KINDS`; None for features.
+        labels: names of the classes in the order of the values, or None.
+        allow_masked: whether -Inf may appear (a class that the teacher rules out).
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    value_kind: str | None = None
+    labels: tuple[str, ...] | None = None
+    allow_masked: bool = False
+
+    def __post_init__(self) -> None:
+        problems = self.problems()
+        if problems:
+            raise TaskError("; ".join(problems))
+
+    def problems(self) -> list[str]:
+        """Return everything that contradicts itself, one line each."""
+        found = []
+        if self.kind not in KINDS:
+            found.append(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if not self.shape or any(n < 1 for n in self.shape):
+            found.append(f"shape is {list(self.shape)}; expected one or more sizes of at least 1")
+        if self.kind == "features":
+            if self.value_kind is not None or self.labels is not None or self.allow_masked:
+                found.append("features have no value_kind, labels or allow_masked")
+            return found
+        if self.value_kind not in VALUE_KINDS:
+            found.append(
+                f"value_kind is {self.value_kind!r}; expected one of {', '.join(VALUE_KINDS)}: it is never guessed"
+            )
+        if len(self.shape) != 1 or self.shape[0] < 2:
+            found.append(f"classification needs one size of at least 2, not {list(self.shape)}")
+        if self.labels is not None and len(self.labels) != self.shape[0]:
+            found.append(f"{len(self.labels)} labels for {self.shape[0]} classes")
+        if self.labels is not None and len(set(self.labels)) != len(self.labels):
+            found.append("labels repeat")
+        if self.allow_masked and self.value_kind == "probs":
+            found.append("allow_masked is for -Inf; a ruled-out class has probability 0")
+        return found
+
+    @property
+    def size(self) -> int:
+        """Numbers in one row."""
+        return math.prod(self.shape)
+
+    @property
+    def has_temperature(self) -> bool:
+        """Whether a temperature means anything for this task."""
+        return self.kind != "features"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the task as in a target's declaration (docs/format.md, section 3)."""
+        return asdict(self) | {"shape": list(self.shape), "labels": None if self.labels is None else list(self.labels)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> TaskSpec:
+        """Read back `to_json`. Raises FormatError for anything else."""
+        try:
+            labels = data["labels"]
+            return cls(
+                kind=str(data["kind"]),
+                shape=tuple(int(n) for n in data["shape"]),
+                value_kind=data["value_kind"],
+                labels=None if labels is None else tuple(str(x) for x in labels),
+                allow_masked=bool(data["allow_masked"]),
+            )
+        except (KeyError, TypeError, ValueError, TaskError) as e:
+            raise FormatError(f"not a task: {e!r}") from e

@@ -1,0 +1,118 @@
+"""Teachers that are torch modules, made by a Python callable, with safetensors weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from softcache.errors import TeacherError
+from softcache.store.checksums import sha256
+from softcache.teachers.protocol import Fingerprint
+from softcache.transfer.python import load_callable, source_file
+
+UNNAMED = "output"
+
+
+class TorchTeacher:
+    """A torch module in eval mode, without gradients.
+
+    `model(**arguments)` makes the module, `weights` fills it (strictly), `preprocess(sample)` turns one sample, a dict of
+    its columns, into the module's input tensor; inputs are stacked to [B, ...]. The module returns a tensor [B, ...] or a
+    mapping of them.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, preprocess: Callable[[Mapping[str, Any]], Any], device: str = "cpu"
+    ) -> None:
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._preprocess = preprocess
+        self._device = torch.device(device)
+
+    @classmethod
+    def load(
+        cls,
+        *,
+        model: str,
+        arguments: Mapping[str, Any],
+        weights: Path | None,
+        preprocess: str,
+        folder: Path,
+        device: str = "cpu",
+    ) -> TorchTeacher:
+        """Load a teacher. Raises TeacherError if its callables, weights or device do not work."""
+        make, prepare = load_callable(model, folder), load_callable(preprocess, folder)
+        try:
+            module = make(**arguments)
+        except Exception as e:
+            raise TeacherError(f"{model}({_keywords(arguments)}) raised {type(e).__name__}: {e}") from e
+        if not isinstance(module, torch.nn.Module):
+            raise TeacherError(f"{model} returned {type(module).__name__}; expected a torch.nn.Module")
+        if weights is not None:
+            try:
+                module.load_state_dict(load_file(weights))
+            except (OSError, SafetensorError, RuntimeError) as e:
+                raise TeacherError(f"weights {weights} do not fit {model}({_keywords(arguments)}): {e}") from e
+        try:
+            return cls(module, prepare, device)
+        except (RuntimeError, AssertionError) as e:
+            raise TeacherError(f"device {device!r} cannot be used: {e}") from e
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        """Return preprocessed samples as one tensor [B, ...]."""
+        return torch.stack([torch.as_tensor(self._preprocess(sample)) for sample in samples])
+
+    def predict(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the module's outputs, each [B, ...], on its device."""
+        with torch.inference_mode():
+            answer = self._model(batch.to(self._device))
+        if isinstance(answer, torch.Tensor):
+            return {UNNAMED: answer}
+        if isinstance(answer, Mapping):
+            return dict(answer)
+        raise TeacherError(f"the module returned {type(answer).__name__}; expected a tensor or a mapping of tensors")
+
+
+def torch_fingerprint(
+    *,
+    model: str,
+    arguments: Mapping[str, Any],
+    weights: Path | None,
+    preprocess: str,
+    reads: Sequence[str] | None,
+    code: Sequence[Path] | None,
+    folder: Path,
+) -> Fingerprint:
+    """Return what decides the teacher's answers. `code` is by default the files of the modules of its two callables.
+
+    Raises RecipeError or TeacherError if something of it cannot be read.
+    """
+    if code is None:
+        found = (source_file(load_callable(reference, folder)) for reference in (model, preprocess))
+        code = [file for file in found if file is not None]
+    return Fingerprint(
+        adapter="torch",
+        config={"model": model, "arguments": dict(arguments), "preprocess": preprocess, "reads": reads and list(reads)},
+        weights={} if weights is None else _hashes([weights], folder),
+        sources=_hashes(code, folder),
+    )
+
+
+def _hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(set(paths)):
+        inside = path.resolve().is_relative_to(folder.resolve())
+        name = path.resolve().relative_to(folder.resolve()).as_posix() if inside else path.name
+        try:
+            found[name] = sha256(path.read_bytes())
+        except OSError as e:
+            raise TeacherError(f"{path}: {e.strerror}") from e
+    return found
+
+
+def _keywords(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k}={v!r}" for k, v in arguments.items())

@@ -1,0 +1,121 @@
+"""The transfer set: a source, with its id column, kept columns and content columns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.errors import AlignmentError, TransferSetError, name_some
+from softcache.store.keys import id_array
+from softcache.transfer.content import hash_rows
+from softcache.transfer.sources import Sample, Source
+
+CONTENT_HASH = "content-hash"
+_CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """Every sample's id (int64 or string [n]), content hash and kept hash (uint8 [n, 32])."""
+
+    sample_ids: pa.Array
+    contents: np.ndarray[Any, Any]
+    kept: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class TransferSet:
+    """The ordered samples that teachers label.
+
+    Attributes:
+        source: where they are.
+        id: the id column, or `content-hash`.
+        keep: columns stored beside the ids.
+        content: columns that the content hash covers: those that teachers read.
+        split: the split of the cache that the samples go to.
+        limit: take only the first so many samples.
+    """
+
+    source: Source
+    id: str
+    keep: tuple[str, ...]
+    content: tuple[str, ...]
+    split: str = "train"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        wanted = [*self.keep, *self.content, *([] if self.id == CONTENT_HASH else [self.id])]
+        absent = sorted(set(wanted) - set(self.source.columns))
+        if absent:
+            raise TransferSetError(f"no column {', '.join(absent)}; there are {', '.join(self.source.columns)}")
+        if not self.content:
+            raise TransferSetError(
+                "no content columns: teachers must read at least one column besides the id and the kept ones"
+            )
+        if len(self) == 0:
+            raise TransferSetError("the transfer set has no samples")
+
+    def __len__(self) -> int:
+        return len(self.source) if self.limit is None else min(self.limit, len(self.source))
+
+    def scan(self, progress: Callable[[int], object] = lambda rows: None) -> Scan:
+        """Read every sample once, undecoded. Raises AlignmentError for missing or duplicate ids."""
+        ids: list[pa.Array] = []
+        contents, kept = np.empty((len(self), 32), np.uint8), np.empty((len(self), 32), np.uint8)
+        for begin in range(0, len(self), _CHUNK):
+            positions = np.arange(begin, min(begin + _CHUNK, len(self)))
+            table = self.source.read(positions, self._columns())
+            contents[positions] = hash_rows(table.select(list(self.content)))
+            kept[positions] = hash_rows(table.select(list(self.keep)))
+            if self.id == CONTENT_HASH:
+                ids.append(pa.array([contents[p].tobytes().hex() for p in positions]))
+            else:
+                ids.append(self._ids(table[self.id], begin))
+            progress(len(positions))
+        sample_ids = id_array(pa.concat_arrays(ids))
+        self._check_unique(sample_ids)
+        return Scan(sample_ids, contents, kept)
+
+    def stored(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
+        """Return columns of samples as stored."""
+        return self.source.read(positions, columns)
+
+    def samples(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> list[Sample]:
+        """Return decoded samples, one dict each. Whatever the decoder raises comes through."""
+        return self.source.decode(self.source.read(positions, columns))
+
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys([*self.content, *self.keep, *([] if self.id == CONTENT_HASH else [self.id])]))
+
+    def _ids(self, column: pa.ChunkedArray, begin: int) -> pa.Array:
+        if column.null_count:
+            rows = np.flatnonzero(column.is_null().to_numpy()) + begin
+            raise AlignmentError(f"id column {self.id!r} has no value in rows {name_some(rows.tolist())}")
+        try:
+            return id_array(column)
+        except AlignmentError as e:
+            raise AlignmentError(f"id column {self.id!r}, rows from {begin}: {e}") from e
+
+    def _check_unique(self, sample_ids: pa.Array) -> None:
+        counts = pc.value_counts(sample_ids)
+        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+        if not len(repeated):
+            return
+        if self.id == CONTENT_HASH:
+            first = np.flatnonzero(pc.equal(sample_ids, repeated[0]).to_numpy(zero_copy_only=False))
+            rows = f"rows {name_some(first.tolist())} have equal content"
+            raise AlignmentError(
+                f"{len(repeated):,} contents occur more than once ({rows}); remove them, or name an id column"
+            )
+        raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated.to_pylist())}")
+
+
+def kept_digest(kept: np.ndarray[Any, Any]) -> str:
+    """Return the hash of a fragment's kept hashes, uint8 [samples, 32]."""
+    return hashlib.sha256(kept.tobytes()).hexdigest()
