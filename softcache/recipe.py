@@ -285,7 +285,12 @@ def _explain(error: Any) -> list[str]:
 
 def _known_keys(location: tuple[Any, ...]) -> Collection[str]:
     """Return the keys that the model around an unknown key has."""
-    sources: dict[str, type[_Model]] = {"python": PythonSource, "dataset": DatasetSource, "files": FilesSource, "images": ImagesSource}
+    sources: dict[str, type[_Model]] = {
+        "python": PythonSource,
+        "dataset": DatasetSource,
+        "files": FilesSource,
+        "images": ImagesSource,
+    }
     match location:
         case ("transfer_set", "source", kind, _):
             model: type[_Model] = sources[kind]

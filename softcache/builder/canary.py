@@ -51,8 +51,8 @@ def check_canaries(
             sample = done.fragment.sample_ids[row].as_py()
             worst = float((old - new).abs().nan_to_num(torch.inf).max())
             raise TeacherError(
-                f"{target.name}: sample {sample!r} is answered otherwise than what is stored (by {worst:.3g}, {allowed:.3g} "
-                "allowed), though nothing declared has changed; list the file that changed under teachers.*.code"
+                f"{target.name}: sample {sample!r} is answered otherwise than what is stored (by {worst:.3g}; "
+                f"{allowed:.3g} is allowed), though nothing declared has changed; list what did under teachers.*.code"
             )
 
 

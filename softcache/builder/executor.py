@@ -17,9 +17,9 @@ from softcache.builder.pipeline import Answers, Job, Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
 from softcache.builder.publish import Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
+from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
-from softcache.builder.signals import stop_on_signals
 from softcache.builder.units import Stored, Unit, all_units, check_targets, read_stored
 from softcache.errors import IncompleteCache, RecipeError
 from softcache.recipe import Recipe, load_recipe

@@ -137,7 +137,7 @@ class Runner:
             return Batch(job, rows, self._collate(job, rows), {}, last, len(rows))
         except SoftcacheError:
             raise
-        except Exception as e:  # noqa: BLE001 - decoders and preprocessing raise anything
+        except Exception as e:
             bad = self._isolate(job, rows)
             if not bad:
                 ids = name_some(job.ids(rows))

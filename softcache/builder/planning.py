@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softcache.errors import AlignmentError, IncompatibleTarget, name_some
-from softcache.recipe import ImagesSource, PythonSource, Recipe, TeacherRecipe
 from softcache.recipe import DatasetSource as DatasetRecipe
+from softcache.recipe import ImagesSource, PythonSource, Recipe, TeacherRecipe
 from softcache.store.files import Files
 from softcache.store.plan import Fragment, Plan, empty_plan, extend_plan, extensions, read_plan
 from softcache.transfer import CONTENT_HASH, Scan, Source, TransferSet, from_object
@@ -56,8 +56,8 @@ def plan_work(
     """Plan the fragments of a transfer set on top of the committed plan `head`.
 
     Known samples keep their fragment, changed ones give it another keys hash, new ones get new fragments, cut as an
-    unfinished build cut them if there was one. Raises AlignmentError where the cache and the transfer set contradict each
-    other, IncompatibleTarget where the content columns differ. With `write` false nothing is written.
+    unfinished build cut them if there was one. Raises AlignmentError where the cache and the transfer set contradict
+    each other, IncompatibleTarget where the content columns differ. With `write` false nothing is written.
     """
     plan = empty_plan(transfer_set.content) if head is None else read_plan(files, head)
     _check_compatible(plan, transfer_set, scan)
@@ -113,7 +113,8 @@ def _check_compatible(plan: Plan, transfer_set: TransferSet, scan: Scan) -> None
     if set(plan.content) != set(transfer_set.content):
         raise IncompatibleTarget(
             f"the cache's content hashes cover {', '.join(sorted(plan.content))}; this recipe's teachers read "
-            f"{', '.join(sorted(transfer_set.content))}: set transfer_set.content to the cache's columns, or build another cache"
+            f"{', '.join(sorted(transfer_set.content))}: set transfer_set.content to the cache's columns, or build "
+            "another cache"
         )
     if plan.id_type is not None and plan.id_type != scan.sample_ids.type:
         column = "content hashes" if transfer_set.id == CONTENT_HASH else f"id column {transfer_set.id!r}"
@@ -133,8 +134,8 @@ def _positions(fragment: Fragment, transfer_set: TransferSet, scan: Scan) -> Arr
         )
     if fragment.split != transfer_set.split:
         raise AlignmentError(
-            f"samples {name_some(fragment.sample_ids[:5].to_pylist())} are in split {fragment.split!r} of the cache and in "
-            f"{transfer_set.split!r} of the recipe; a sample id belongs to one split"
+            f"samples {name_some(fragment.sample_ids[:5].to_pylist())} are in split {fragment.split!r} of the cache "
+            f"and in {transfer_set.split!r} of the recipe; a sample id belongs to one split"
         )
     return found.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from softcache.builder.shard_writer import merge_statistics
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Stored, Unit
+from softcache.codecs.statistics import merge_statistics
 from softcache.errors import CommitConflict, IncompleteCache, TeacherError
 from softcache.store.card import write_card
 from softcache.store.commits import Commit, CommittedTarget, FileReference, publish
@@ -58,6 +58,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
         and live == stored.live
         and _same_provenance(previous, build)
     ):
+        write_card(files, previous, live.values())
         return None
     manifest = _put(files, "manifests/", dump_manifest(list(live.values())))
     rows = sum(s.shard.rows for s in live.values() if s.shard.target == ROWS)
@@ -142,7 +143,7 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
     result = {}
     for name in sorted(set(shards) - {ROWS}):
         old, new = committed.get(name), receipts.get(name, [])
-        declaration, digest = described[name] if name in described else (old.declaration, old.fingerprint)  # type: ignore[union-attr]
+        declaration, digest = described.get(name) or (old.declaration, old.fingerprint)  # type: ignore[union-attr]
         skipped = ([] if old is None else old.skipped) + [list(s) for r in new for s in r.skipped]
         result[name] = CommittedTarget(
             declaration=declaration,
@@ -162,7 +163,7 @@ def _check_answers(commit: Commit) -> None:
     empty = [name for name, target in commit.targets.items() if target.valid == 0]
     if empty:
         raise TeacherError(
-            f"{', '.join(empty)}: not one sample has an answer; nothing is published. See the reasons with on_bad_sample=stop"
+            f"{', '.join(empty)}: no sample has an answer, so nothing is published; build.on_bad_sample=stop shows why"
         )
 
 

@@ -73,7 +73,10 @@ def summarise(
 
 
 def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
-    """Return the share of valid rows whose highest value is at the label; None if the labels are not class numbers or names."""
+    """Return the share of valid rows whose highest value is at the label.
+
+    None if the labels are not class numbers or names.
+    """
     target = cache[name]
     truth = np.asarray(labels.to_pylist(), dtype=object)
     if target.task.labels is not None and truth.size and isinstance(truth[0], str):

@@ -100,6 +100,6 @@ def check_targets(stored: Stored, targets: Sequence[BuildTarget]) -> None:
         raise IncompatibleTarget(
             "stored targets were made otherwise than this recipe says:\n"
             + "\n".join(problems)
-            + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if the"
-            " stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
+            + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if"
+            " the stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
         )

@@ -32,10 +32,12 @@ def distillation_loss(
         temperature: a number, or a tensor [B].
         labels: int64 [B] in [0, C); needed for alpha < 1, refused for alpha = 1.
         alpha: weight of the soft part, in [0, 1].
-        reduction: `mean` over the rows with an answer (0 if there are none), `sum`, or `none` for [B] with 0 in the others.
+        reduction: `mean` over the rows with an answer (0 if there are none), `sum`, or `none` for [B] with 0 in the
+            others.
 
     Raises:
-        TaskError: shapes that disagree, an invalid temperature, alpha, reduction or label, a target without temperature.
+        TaskError: shapes that disagree, an invalid temperature, alpha, reduction or label, a target without
+            temperature.
     """
     _check(student_logits, soft, labels, alpha, reduction)
     soft = soft.to(student_logits.device)

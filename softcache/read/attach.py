@@ -62,12 +62,14 @@ def attach(
     targets: Sequence[str | Readable] | None = None,
     ids: Any = None,
 ) -> AttachedDataset:
-    """Return a torch Dataset of `dataset`'s samples with soft targets, for `DataLoader(..., collate_fn=softcache.collate)`.
+    """Return a torch Dataset of `dataset`'s samples with soft targets, for `DataLoader(...,
+    collate_fn=softcache.collate)`.
 
-    `dataset` has `__len__` and `__getitem__`. `id` is the key or position of the sample id in a sample; `ids` [len(dataset)], in
-    order, may be given instead, so that no sample is decoded here. `targets` are names or ensembles, by default every
-    target. The join is checked now, for all samples: AlignmentError names ids that are missing or occur twice, and, where
-    `dataset` is a `datasets.Dataset` with the columns that the teachers read, samples that have changed since.
+    `dataset` has `__len__` and `__getitem__`. `id` is the key or position of the sample id in a sample; `ids`
+    [len(dataset)], in order, may be given instead, so that no sample is decoded here. `targets` are names or
+    ensembles, by default every target. The join is checked now, for all samples: AlignmentError names ids that are
+    missing or occur twice, and, where `dataset` is a `datasets.Dataset` with the columns that the teachers read,
+    samples that have changed since.
     """
     found = id_array(_ids_of(dataset, id) if ids is None else ids)
     if len(found) != len(dataset):

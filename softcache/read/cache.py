@@ -27,7 +27,8 @@ Array = np.ndarray[Any, Any]
 class Cache(Mapping[str, Target]):
     """One commit of a cache: a mapping of targets by name. Made by `softcache.open`.
 
-    It stays what it was when opened, also while later commits are published. It can be pickled; a copy opens the same commit.
+    It stays what it was when opened, also while later commits are published. It can be pickled; a copy opens the same
+    commit.
     """
 
     def __init__(
@@ -82,7 +83,10 @@ class Cache(Mapping[str, Target]):
         return self._keys.find(ids, views)[2]
 
     def check_contents(self, ids: Any, hashes: Any, views: Any = None) -> None:
-        """Compare samples' content hashes with those that the teachers saw. Raises AlignmentError naming changed samples."""
+        """Compare samples' content hashes with those that the teachers saw.
+
+        Raises AlignmentError naming changed samples.
+        """
         wanted, _, rows = self._keys.find(ids, views)
         self._keys.check_contents(wanted, rows, hashes)
 
@@ -95,7 +99,10 @@ class Cache(Mapping[str, Target]):
         return narrowed
 
     def __getitem__(self, name: str) -> Target:
-        """Return a target by its name, or by its task's where one target answers it. Raises TaskError listing the targets."""
+        """Return a target by its name, or by its task's where one target answers it.
+
+        Raises TaskError listing the targets.
+        """
         full = resolve_name(name, self._shards)
         if full not in self._targets:
             self._targets[full] = Target(
@@ -138,16 +145,19 @@ class Rows:
         return tables.read_table(self._files, self._shards, self._split)
 
     def to_hf(self, split: str | None = None) -> Any:
-        """Return a memory-mapped `datasets.Dataset`. Raises TaskError for an unknown split, MissingExtra without `datasets`."""
+        """Return a memory-mapped `datasets.Dataset`.
+
+        Raises TaskError for an unknown split, MissingExtra without `datasets`.
+        """
         return hf.to_dataset(self._files, self._shards, split or self._split)
 
 
 def open_cache(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
     """Open a cache at a path or fsspec URL; by default its newest commit.
 
-    Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its checksum, once
-    per process. Raises FormatError if there is no cache, IncompleteCache before the first commit, UnsupportedVersion,
-    IntegrityError, StorageError.
+    Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its
+    checksum, once per process. Raises FormatError if there is no cache, IncompleteCache before the first commit,
+    UnsupportedVersion, IntegrityError, StorageError.
     """
     return Cache(connect(url), commit, check=check)
 

@@ -85,7 +85,10 @@ class Ensemble:
         return self._members[0].task
 
     def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
-        """Return soft targets joined by id; a row is valid where every member has an answer. Raises as a target's `lookup`."""
+        """Return soft targets joined by id.
+
+        A row is valid where every member has an answer. Raises as a target's `lookup`.
+        """
         return _combine([m.lookup(ids, views, hashes=hashes) for m in self._members])
 
     def read(self, rows: Any) -> SoftTargets:

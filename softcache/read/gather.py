@@ -56,14 +56,17 @@ class ShardReader:
 class Window:
     """`width` consecutive numbers from any place of a buffer, for many places of many shards at once.
 
-    The span is seen through a window that starts at every one of its numbers, so that one `index_select` gathers a batch.
-    Place p of a shard begins at number `p * stride` of its buffer.
+    The span is seen through a window that starts at every one of its numbers, so that one `index_select` gathers a
+    batch. Place p of a shard begins at number `p * stride` of its buffer.
     """
 
     def __init__(
         self, reader: ShardReader, name: str, stored: str, dtype: str, width: int, stride: int, places: Array
     ) -> None:
-        """Open the buffer `name`, listed as `stored`, as numbers of `dtype`; `places` int64 [shards] exist in each shard."""
+        """Open the buffer `name`, listed as `stored`, as numbers of `dtype`.
+
+        `places` int64 [shards] exist in each shard.
+        """
         shards = reader.shards
         position = shards.column(name)
         if position is None or shards.columns[position][1] != stored:

@@ -12,7 +12,10 @@ from softcache.read.soft_targets import SoftBatch
 
 
 class Join:
-    """An iterable of a loader's batches with soft targets. Made by `softcache.join`; `len` and re-iteration are the loader's."""
+    """An iterable of a loader's batches with soft targets.
+
+    Made by `softcache.join`; `len` and re-iteration are the loader's.
+    """
 
     def __init__(
         self, loader: Iterable[Any], targets: Mapping[str, Readable], id: str | int, view: str | int | None
@@ -39,10 +42,10 @@ def join(
 ) -> Join:
     """Add soft targets to the batches of any loader.
 
-    `id` names the sample ids in a batch: a key of dict batches, a position of tuple batches; `view` likewise, for caches with
-    several views. `targets` are names or ensembles, by default every target. A dict batch comes back as a dict with the key
-    `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has its own `.name`. Raises TaskError for unknown targets, and while
-    iterating AlignmentError for ids that the cache lacks.
+    `id` names the sample ids in a batch: a key of dict batches, a position of tuple batches; `view` likewise, for
+    caches with several views. `targets` are names or ensembles, by default every target. A dict batch comes back as a
+    dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has its own
+    `.name`. Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks.
     """
     return Join(loader, readables(cache, targets), id, view)
 

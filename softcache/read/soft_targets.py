@@ -66,7 +66,8 @@ class SoftTargets:
     def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
         """Return log p(T), float32 [B, ..., C], NaN in masked rows.
 
-        `temperature` is a number or a tensor [B]. Raises TaskError if it is not finite and positive, or the target has none.
+        `temperature` is a number or a tensor [B]. Raises TaskError if it is not finite and positive, or the target
+        has none.
         """
         return self.decoder.log_probs(self.columns, temperature)
 

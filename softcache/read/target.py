@@ -30,7 +30,8 @@ class Target:
         task: what it answers.
         codec: how it is stored.
         provenance: its declaration, fingerprint and the library versions that it was built with.
-        stats: `rows`, `valid`, `bytes`, `skipped_rows`, and over the stored values `count`, `min`, `max`, `mean`, `std`.
+        stats: `rows`, `valid`, `bytes`, `skipped_rows`, and over the stored values `count`, `min`, `max`, `mean`,
+            `std`.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class Target:
     def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
         """Return soft targets joined by sample id, in the order of `ids`, repeats included.
 
-        `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while the cache
-        has one view; `hashes` [B], content hashes of the samples, are compared where given. Raises AlignmentError for keys that
-        the cache or this target lacks, and for samples that have changed.
+        `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while
+        the cache has one view; `hashes` [B], content hashes of the samples, are compared where given. Raises
+        AlignmentError for keys that the cache or this target lacks, and for samples that have changed.
         """
         wanted, numbers, rows = self._keys.find(ids, views)
         if hashes is not None:
@@ -79,7 +80,10 @@ class Target:
         return self._gather(rows, wanted, numbers)
 
     def read(self, rows: Any) -> SoftTargets:
-        """Return soft targets by row number: a slice or integers [B]. Raises AlignmentError for rows that are not there."""
+        """Return soft targets by row number: a slice or integers [B].
+
+        Raises AlignmentError for rows that are not there.
+        """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._shards.end))
         numbers = np.asarray(rows)
@@ -94,7 +98,10 @@ class Target:
         return np.concatenate([np.empty(0, np.int64), *(np.arange(first, first + rows) for first, rows in pairs)])
 
     def table(self) -> pa.Table:
-        """Return all rows of the split as an Arrow table, memory-mapped, checked. Raises TaskError for a Zarr target."""
+        """Return all rows of the split as an Arrow table, memory-mapped, checked.
+
+        Raises TaskError for a Zarr target.
+        """
         self._require_arrow()
         return tables.read_table(self._files, self._shards, self._split)
 

@@ -70,7 +70,7 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
 
 
 def locate(data: bytes) -> tuple[Buffer, ...]:
-    """Return where the fixed-width columns of a stream lie in its bytes; of strings, their offsets and data."""
+    """Return where the fixed-width columns of a stream lie in its bytes; of strings and bytes, their offsets and data."""
     whole = pa.py_buffer(data)
     batch = load(whole, "shard")
     found = []
@@ -78,9 +78,9 @@ def locate(data: bytes) -> tuple[Buffer, ...]:
         if pa.types.is_fixed_size_list(column.type):
             column = column.flatten()
         buffers = column.buffers()
-        if pa.types.is_string(column.type):
+        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
             found.append(_buffer(whole, f"{name}.offsets", "int32", buffers[1], 4 * (len(column) + 1)))
-            found.append(_buffer(whole, f"{name}.data", "utf8", buffers[2], None))
+            found.append(_buffer(whole, f"{name}.data", "bytes", buffers[2], None))
         elif column.type in _DTYPES:
             dtype = _DTYPES[column.type]
             size = -(-len(column) // 8) if dtype == "bit" else len(column) * column.type.byte_width

@@ -10,12 +10,15 @@ import numpy as np
 from softcache.errors import FormatError
 
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "int32", "int64", "float16", "float32")}
-DTYPES = (*NUMPY_DTYPES, "bit", "utf8")
+DTYPES = (*NUMPY_DTYPES, "bit", "bytes")
 
 
 @dataclass(frozen=True)
 class Buffer:
-    """One contiguous run of numbers: its column, dtype, file (position in the shard's files), offset and size in bytes."""
+    """One contiguous run of numbers of a column.
+
+    `file` is the position of its file in the shard's files; `offset` and `bytes` are in bytes.
+    """
 
     name: str
     dtype: str

@@ -46,38 +46,51 @@ def render(commit: Commit, shards: Iterable[LiveShard]) -> bytes:
     for shard in sorted(shards, key=lambda s: (s.shard.target, s.first_row)):
         by_target.setdefault(shard.shard.target, []).append(shard)
     arrow = {name: found for name, found in by_target.items() if _is_arrow(found)}
+    zarr = {name: found for name, found in by_target.items() if name not in arrow}
     listed = sum(map(len, arrow.values())) <= MAX_LISTED
     configs = [_config(name, found) for name, found in arrow.items()] if listed else _EMPTY
+    return _page(
+        configs, "\n".join([*_head(commit), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
+    )
+
+
+def _head(commit: Commit) -> list[str]:
     lines = [
         "# A softcache cache",
         "",
-        f"Teachers' answers to {commit.rows:,} samples, at commit {commit.number}. Made by softcache; the answers are raw, so that",
+        f"Teachers' answers to {commit.rows:,} samples, at commit {commit.number}, made by softcache. They are raw:",
         "any temperature can be applied when they are read.",
         "",
         "| target | kind | shape | values | rows | bytes |",
         "|---|---|---|---|--:|--:|",
     ]
     for name, target in commit.targets.items():
-        task = target.declaration["task"]
-        kind = f"{task['value_kind'] or 'values'}, {target.declaration['codec'].get('dtype', '')}"
-        lines.append(f"| {name} | {task['kind']} | {task['shape']} | {kind} | {target.rows:,} | {target.bytes:,} |")
-    lines += ["", "```python", "import softcache", "", "cache = softcache.open(...)  # the path or URL of this folder"]
-    lines += ['cache["..."].lookup(ids).log_probs(temperature=4.0)', "```", ""]
-    if not listed:
-        lines += ["It has too many shards to list them here for `datasets`; `softcache export` writes Parquet.", ""]
-    elif arrow:
-        lines += [
-            f'Without softcache: `datasets.load_dataset(..., "{max(arrow)}")` gives the committed rows as they are stored.',
-            "",
-        ]
-    for name, found in by_target.items():
-        if name not in arrow:
-            folder = found[0].shard.files[0].path.partition(".zarr/")[0] + ".zarr"
-            lines += [
-                f'`{name}` is stored with Zarr, {len(found):,} shards; the first: `zarr.open_group("{folder}", mode="r")`.',
-                "",
-            ]
-    return _page(configs, "\n".join(lines))
+        task, dtype = target.declaration["task"], target.declaration["codec"].get("dtype", "")
+        values = f"{task['value_kind'] or 'values'}, {dtype}"
+        lines.append(f"| {name} | {task['kind']} | {task['shape']} | {values} | {target.rows:,} | {target.bytes:,} |")
+    return [*lines, ""]
+
+
+def _usage(loadable: list[str]) -> list[str]:
+    lines = [
+        "```python",
+        "import softcache",
+        "",
+        "cache = softcache.open(...)  # the path or URL of this folder",
+        'cache["..."].lookup(ids).log_probs(temperature=4.0)',
+        "```",
+        "",
+    ]
+    if not loadable:
+        return [*lines, "There are too many shards to list them for `datasets`; `softcache export` writes Parquet.", ""]
+    load = f'datasets.load_dataset(..., "{loadable[0]}")'
+    return [*lines, f"Without softcache, `{load}` gives the committed rows as they are stored.", ""]
+
+
+def _zarr_line(shards: list[LiveShard]) -> str:
+    folder = shards[0].shard.files[0].path.partition(".zarr/")[0] + ".zarr"
+    opens = f'zarr.open_group("{folder}", mode="r")'
+    return f"`{shards[0].shard.target}` is stored with Zarr, {len(shards):,} shards; the first: `{opens}`.\n"
 
 
 def _config(name: str, shards: list[LiveShard]) -> dict[str, Any]:

@@ -139,7 +139,8 @@ def publish(files: Files, commit: Commit) -> Commit:
         raise refused or StorageError(f"{files.url}/{path}: gone right after it was written") from e
     except StorageError as e:
         raise CommitStateUnknown(
-            f"{files.url}/{path}: it is not known whether this commit was published ({refused or e}); run the same build again"
+            f"{files.url}/{path}: it is not known whether this commit was published ({refused or e}); "
+            "run the same build again"
         ) from e
     if there != data:
         other = "?"

@@ -43,7 +43,7 @@ class Files(ABC):
 
     @abstractmethod
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
-        """Yield path, bytes and time of last change (seconds since the epoch) of all files below a folder ("" is the root)."""
+        """Yield path, bytes and time of last change (seconds since the epoch) of all files below a folder, "" the root."""
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
@@ -59,7 +59,7 @@ class Files(ABC):
 
     @abstractmethod
     def local(self, path: str, digest: str) -> str:
-        """Return a path on this machine of a file whose SHA-256 is `digest`, fetching and checking it if it is remote."""
+        """Return a path on this machine of the file with SHA-256 `digest`; a remote one is fetched and checked."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
@@ -269,7 +269,7 @@ class RemoteFiles(Files):
         return None
 
     def _filesystem(self) -> tuple[Any, str]:
-        """Return the filesystem and the root's path on it, made anew in every process: clients do not survive a fork."""
+        """Return the filesystem and the root's path on it, new in every process: clients do not survive a fork."""
         if self._open is None or self._open[0] != os.getpid():
             import fsspec
 

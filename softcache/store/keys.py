@@ -1,4 +1,4 @@
-"""Sample ids as arrays, the hash of a fragment's keys, and the 64-bit hash of a key (docs/format.md, sections 3 and 8)."""
+"""Sample ids as arrays, keys hashes, and the 64-bit hash of a key (docs/format.md, sections 3 and 8)."""
 
 from __future__ import annotations
 

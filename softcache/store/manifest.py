@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,8 @@ class TargetShards:
     """All live shards of one target as arrays, ordered by first row.
 
     With n shards, F files and K columns a shard: `first_row`, `rows` int64 [n]; `splits` string [n]; `file_bytes`
-    int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`, `sizes` int64 [n, K]. Block checksums of file
-    (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
+    int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`, `sizes` int64 [n, K]. Block checksums
+    of file (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
     """
 
     target: str
@@ -135,7 +136,7 @@ class Manifest:
         ends = np.flatnonzero(pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False)) + 1
         bounds = [0, *ends.tolist(), len(names)]
         found: dict[str, TargetShards] = {}
-        for low, high in zip(bounds, bounds[1:], strict=False):
+        for low, high in pairwise(bounds):
             name = names[low].as_py()
             if name in found:
                 raise FormatError(f"{self._where}: the shards of {name} are not together")

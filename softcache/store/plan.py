@@ -16,8 +16,6 @@ from softcache.store.checksums import canonical_json, sha256
 from softcache.store.files import Files
 from softcache.store.keys import keys_digest
 
-_MAX_ANCESTORS = 100_000
-
 
 @dataclass(frozen=True, eq=False)
 class Fragment:
@@ -78,6 +76,15 @@ class Plan:
         return next((f.sample_ids.type for f in self.fragments.values()), None)
 
 
+@dataclass(frozen=True, eq=False)
+class PlanFile:
+    """One plan file: the plan that it extends, the content columns, and its own fragments."""
+
+    parent: str | None
+    content: tuple[str, ...]
+    fragments: list[Fragment]
+
+
 def empty_plan(content: Sequence[str]) -> Plan:
     """Return the plan of a cache without fragments."""
     return Plan(None, tuple(content), {})
@@ -93,23 +100,27 @@ def extend_plan(files: Files, plan: Plan, fragments: Sequence[Fragment]) -> Plan
 
 def read_plan(files: Files, head: str) -> Plan:
     """Read a plan and its ancestors. Raises IntegrityError or FormatError naming the file."""
+    chain = read_plan_chain(files, head)
     fragments: dict[int, Fragment] = {}
-    content: tuple[str, ...] | None = None
+    for one in chain.values():
+        fragments = {f.number: f for f in one.fragments} | fragments
+    return Plan(head, chain[head].content, dict(sorted(fragments.items())))
+
+
+def read_plan_chain(files: Files, head: str) -> dict[str, PlanFile]:
+    """Read a plan and its ancestors, newest first, by hash. Raises as `read_plan`."""
+    chain: dict[str, PlanFile] = {}
     at: str | None = head
-    for _ in range(_MAX_ANCESTORS):
-        if at is None:
-            break
-        parent, columns, own = _read_one(files, at)
-        content = columns if content is None else content
-        fragments = {f.number: f for f in own} | fragments
-        at = parent
-    return Plan(head, content or (), dict(sorted(fragments.items())))
+    while at is not None:
+        chain[at] = _read_one(files, at)
+        at = chain[at].parent
+    return chain
 
 
 def extensions(files: Files, parent: str | None) -> list[str]:
     """Return the plans on disk that extend `parent`, as an unfinished build leaves them."""
     heads = [name.removesuffix(".arrow") for name in files.names("plan") if name.endswith(".arrow")]
-    return [head for head in heads if _read_one(files, head)[0] == parent]
+    return [head for head in heads if _read_one(files, head).parent == parent]
 
 
 def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[str]) -> bytes:
@@ -134,7 +145,7 @@ def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[s
     return arrow.dump(columns, metadata)
 
 
-def _read_one(files: Files, head: str) -> tuple[str | None, tuple[str, ...], list[Fragment]]:
+def _read_one(files: Files, head: str) -> PlanFile:
     path = f"plan/{head}.arrow"
     where = f"{files.url}/{path}"
     try:
@@ -148,7 +159,7 @@ def _read_one(files: Files, head: str) -> tuple[str | None, tuple[str, ...], lis
         metadata = {k.decode(): v.decode() for k, v in batch.schema.metadata.items()}
         content = tuple(str(c) for c in json.loads(metadata["softcache.content"]))
         fragments = [_fragment(batch, i) for i in range(batch.num_rows)]
-        return metadata["softcache.parent"] or None, content, fragments
+        return PlanFile(metadata["softcache.parent"] or None, content, fragments)
     except (KeyError, AttributeError, TypeError, ValueError, pa.ArrowException) as e:
         raise FormatError(f"{where}: not a plan: {e!r}") from e
 

@@ -28,7 +28,8 @@ class State:
 def read_state(files: Files, number: int | None = None) -> State:
     """Read a commit, by default the newest, and its manifest.
 
-    Raises FormatError if this is no cache, IncompleteCache if nothing is committed yet, IntegrityError where hashes do not match.
+    Raises FormatError if this is no cache, IncompleteCache if nothing is committed yet, IntegrityError where hashes
+    do not match.
     """
     marker = read_marker(files)
     if marker is None:

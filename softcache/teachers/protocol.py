@@ -34,7 +34,10 @@ class Teacher(Protocol):
     """A frozen model, loaded and ready."""
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Any:
-        """Turn decoded samples into one batch. May raise anything for a bad sample; it is then tried alone and named."""
+        """Turn decoded samples into one batch.
+
+        May raise anything for a bad sample; it is then tried alone and named.
+        """
 
     def predict(self, batch: Any) -> Mapping[str, torch.Tensor]:
         """Answer a batch: tensors [B, ...] by output name; a single unnamed output is called `output`."""

@@ -21,9 +21,9 @@ UNNAMED = "output"
 class TorchTeacher:
     """A torch module in eval mode, without gradients.
 
-    `model(**arguments)` makes the module, `weights` fills it (strictly), `preprocess(sample)` turns one sample, a dict of
-    its columns, into the module's input tensor; inputs are stacked to [B, ...]. The module returns a tensor [B, ...] or a
-    mapping of them.
+    `model(**arguments)` makes the module, `weights` fills it (strictly), `preprocess(sample)` turns one sample, a
+    dict of its columns, into the module's input tensor; inputs are stacked to [B, ...]. The module returns a tensor
+    [B, ...] or a mapping of them.
     """
 
     def __init__(

@@ -95,7 +95,7 @@ class DatasetSource(Source):
 
 
 class ImageFolder(Source):
-    """The images below a folder: columns `path` (relative), `image` (decoded to PIL), `label` (name of the parent folder)."""
+    """The images below a folder: columns `path` (relative), `image` (a PIL image), `label` (the parent folder)."""
 
     columns = ("path", "image", "label")
 
@@ -132,7 +132,8 @@ class ImageFolder(Source):
 def from_object(made: Any) -> Source:
     """Return the source for what a callable made: a `datasets.Dataset`, an Arrow table, or a mapping of columns.
 
-    A column is a sequence, array or tensor with one entry per sample; an array of n dimensions becomes fixed-size lists.
+    A column is a sequence, array or tensor with one entry per sample; an array of n dimensions becomes fixed-size
+    lists.
     """
     if isinstance(made, Source):
         return made

@@ -1,0 +1,268 @@
+"""The `softcache` command and its subcommands."""
+
+from __future__ import annotations
+
+import sys
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import click
+
+from softcache.cli.output import human_bytes, json_option, print_json, print_table
+from softcache.errors import StorageError
+
+RECIPE = click.argument("recipe", type=click.Path(exists=True, dir_okay=False))
+OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | ~KEY]...")
+OUTPUT = click.option("-o", "--output", required=True, metavar="DIR", help="Folder or fsspec URL of the cache.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Take only the first N samples.")
+CACHE = click.argument("cache", metavar="DIR")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="softcache")
+def main() -> None:
+    """Run teachers once, keep what they said, train students at any temperature.
+
+    Exit codes: 0 done, 1 failed or mismatch, 2 wrong usage or recipe, 3 incomplete but resumable, 4 incompatible, 5
+    storage or credentials.
+    """
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@OUTPUT
+@LIMIT
+@json_option
+def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None, as_json: bool) -> None:
+    """Run a recipe's teachers and commit their answers. Run again, it goes on where it stopped.
+
+    Example: softcache build recipes/digits/recipe.yaml build.batch_size=128 -o runs/digits
+    """
+    import softcache
+
+    summary = softcache.build(recipe, output, overrides, limit=limit, progress=True)
+    if as_json:
+        print_json(summary.to_json())
+        return
+    rows = [[t.name, t.rows, t.valid, t.bytes, t.bytes_per_row, t.accuracy] for t in summary.targets]
+    print_table(rows, ["target", "rows", "valid", "bytes", "bytes/row", "accuracy"])
+    done = "nothing was left to do" if summary.up_to_date else f"commit {summary.commit}"
+    click.echo(f"{done}: {summary.answered:,} samples answered in {summary.seconds:.1f} s")
+    click.echo(summary.path)
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@OUTPUT
+@LIMIT
+@json_option
+def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None, as_json: bool) -> None:
+    """Say what a build would do and cost, from a trial on 64 samples. Writes nothing.
+
+    Example: softcache plan recipes/digits/recipe.yaml -o runs/digits
+    """
+    from softcache.builder.trial import plan as plan_build
+
+    planned = plan_build(recipe, output, overrides, limit=limit)
+    if as_json:
+        print_json(planned.to_json())
+        return
+    print_table(
+        [[t.name, t.rows, t.fragments, t.bytes] for t in planned.targets], ["left to do", "rows", "fragments", "bytes"]
+    )
+    free = "no limit known" if planned.free_bytes is None else f"{human_bytes(planned.free_bytes)} free"
+    click.echo(
+        f"{planned.samples:,} samples, {planned.fragments:,} fragments, about {human_bytes(planned.bytes)} ({free})"
+    )
+    click.echo(f"teachers: about {planned.seconds:.1f} s")
+    click.echo(planned.path)
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@json_option
+def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a recipe without running a teacher.
+
+    Example: softcache validate recipes/digits/recipe.yaml
+    """
+    from softcache.builder.trial import validate as validate_recipe
+
+    names = validate_recipe(recipe, overrides)
+    if as_json:
+        print_json({"targets": names})
+        return
+    click.echo(f"valid; targets: {', '.join(names)}")
+    click.echo(recipe)
+
+
+@main.command()
+@click.argument("path", default="recipe.yaml", type=click.Path())
+@json_option
+def init(path: str, as_json: bool) -> None:
+    """Write a commented recipe to PATH (recipe.yaml).
+
+    Example: softcache init my/recipe.yaml
+    """
+    text = package_files("softcache.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as e:
+        raise StorageError(f"{path}: {e.strerror}") from e
+    if as_json:
+        print_json({"path": path})
+    else:
+        click.echo(path)
+
+
+@main.command()
+@CACHE
+@json_option
+def status(cache: str, as_json: bool) -> None:
+    """Say how far a cache is. Exits with 3 while a build is unfinished.
+
+    Example: softcache status runs/digits
+    """
+    from softcache.read.status import status as read_status
+
+    found = read_status(cache)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        committed = f"commit {found.commit}, {found.rows:,} rows" if found.commit else "nothing committed yet"
+        click.echo(f"{committed}; targets: {', '.join(found.targets) or 'none'}")
+        if not found.complete:
+            click.echo(
+                f"unfinished: {found.pending_shards:,} shards and {found.pending_fragments:,} fragments beyond it"
+            )
+        click.echo(found.path)
+    if not found.complete:
+        sys.exit(3)
+
+
+@main.command()
+@CACHE
+@json_option
+def info(cache: str, as_json: bool) -> None:
+    """Describe a cache: its targets, where they come from, their statistics.
+
+    Example: softcache info runs/digits
+    """
+    import softcache
+
+    opened = softcache.open(cache)
+    commit = opened.commit
+    if as_json:
+        print_json({"path": opened.url} | commit.to_json())
+        return
+    click.echo(
+        f"commit {commit.number}, {commit.created}: {commit.rows:,} rows, {commit.id_type} ids, splits {commit.splits}"
+    )
+    for name in opened.targets:
+        _describe(opened[name])
+    click.echo(opened.url)
+
+
+@main.command()
+@CACHE
+@click.option("--level", type=click.Choice(["quick", "full"]), default="full", show_default=True)
+@json_option
+def verify(cache: str, level: str, as_json: bool) -> None:
+    """Check that a cache is what its commits say. Exits with 1 if it is not.
+
+    quick reads the commits and compares sizes; full reads every byte. Example: softcache verify runs/digits
+    """
+    import softcache
+
+    result = softcache.verify(cache, level)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        for problem in result.problems:
+            click.echo(f"{problem.path or result.path}: {problem.what}", err=True)
+        verdict = "no problems" if result.ok else f"{len(result.problems):,} problems"
+        click.echo(
+            f"{verdict}: {result.files:,} files, {human_bytes(result.bytes)}, commit {result.commit}, level {level}"
+        )
+        click.echo(result.path)
+    if not result.ok:
+        sys.exit(1)
+
+
+@main.command()
+@CACHE
+@click.option("--yes", is_flag=True, help="Delete. Without it, only say what would be deleted.")
+@click.option("--abandon", is_flag=True, help="Also give up what unfinished builds have done.")
+@click.option(
+    "--min-age",
+    type=click.FloatRange(min=0),
+    default=24.0,
+    show_default=True,
+    help="Leave files younger than so many hours.",
+)
+@json_option
+def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> None:
+    """List, or with --yes delete, files that no commit and no unfinished build needs.
+
+    Example: softcache gc runs/digits --yes
+    """
+    from softcache.store.files import connect
+    from softcache.store.gc import collect, find_garbage
+
+    files = connect(cache)
+    garbage = find_garbage(files, min_age=min_age * 3600, abandon=abandon)
+    if yes:
+        collect(files, garbage)
+    if as_json:
+        print_json({"path": files.url, "deleted": yes, "files": [vars(g) for g in garbage]})
+        return
+    for item in garbage:
+        click.echo(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
+    done = "deleted" if yes else "to delete (with --yes)"
+    click.echo(f"{len(garbage):,} files, {human_bytes(sum(g.bytes for g in garbage))} {done}")
+    click.echo(files.url)
+
+
+@main.command()
+@CACHE
+@click.option("--to", type=click.Choice(["parquet"]), default="parquet", show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the files.")
+@json_option
+def export(cache: str, to: str, output: str, as_json: bool) -> None:
+    """Write the committed rows of every target to Parquet files.
+
+    Example: softcache export runs/digits --to parquet -o exported/digits
+    """
+    import softcache
+    from softcache.read.export import export as export_cache
+
+    written = export_cache(softcache.open(cache), output, to)
+    if as_json:
+        print_json({"path": output, "files": [vars(w) for w in written]})
+        return
+    print_table([[w.path, w.rows, w.bytes] for w in written], ["file", "rows", "bytes"])
+    click.echo(output)
+
+
+def _describe(target: Any) -> None:
+    task, stats, declaration = target.task, target.stats, target.provenance["declaration"]
+    values = task.value_kind or "values"
+    codec = ", ".join(str(v) for v in declaration["codec"].values())
+    click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
+    click.echo(f"  {stats['rows']:,} rows, {stats['valid']:,} with an answer, {human_bytes(stats['bytes'])}")
+    if stats["count"]:
+        click.echo(
+            f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
+        )
+    teacher = declaration["teacher"]
+    for what in ("weights", "sources"):
+        for name, digest in teacher[what].items():
+            click.echo(f"  {what}: {name} sha256 {digest[:16]}…")
+    click.echo(f"  teacher: {teacher['adapter']} {teacher['config']}")
+    click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")

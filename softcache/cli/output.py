@@ -1,0 +1,66 @@
+"""How commands print: tables or JSON, and errors with their exit codes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+import click
+
+from softcache.errors import SoftcacheError
+
+
+def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--json`, and turn softcache's errors into a message and an exit code."""
+
+    @wraps(command)
+    def run(*arguments: Any, as_json: bool, **options: Any) -> None:
+        logging.basicConfig(format="softcache: %(message)s", level=logging.WARNING, stream=sys.stderr)
+        try:
+            command(*arguments, as_json=as_json, **options)
+        except SoftcacheError as e:
+            if as_json:
+                click.echo(json.dumps({"error": {"kind": type(e).__name__, "message": str(e)}}))
+            click.echo(f"softcache: {type(e).__name__}: {e}", err=True)
+            sys.exit(e.exit_code)
+        except KeyboardInterrupt:
+            click.echo("softcache: interrupted; run the same command again to go on", err=True)
+            sys.exit(3)
+
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(run)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(json.dumps(value, sort_keys=True, default=str))
+
+
+def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
+    """Print a table; numbers are set to the right."""
+    texts = [[_text(cell) for cell in row] for row in rows]
+    widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
+    right = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
+    for line in [list(header), *texts]:
+        cells = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def human_bytes(count: float) -> str:
+    """Return a size as text: `12.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.4f}" if abs(cell) < 1 else f"{cell:,.1f}"
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
