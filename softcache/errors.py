@@ -93,6 +93,11 @@ class StorageError(SoftcacheError):
     exit_code = 5
 
 
+def counted(count: int, noun: str) -> str:
+    """Return `1 sample`, `2,000 samples`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def name_some(items: Iterable[object], limit: int = 5) -> str:
     """Return the first few of `items`, and how many there are in all: `'a', 'b' and 3 more`."""
     items = list(items)

@@ -19,7 +19,7 @@ from softcache.codecs.dense import DTYPES
 from softcache.errors import RecipeError, TaskError
 from softcache.store.layout import is_name_part, is_split_name, is_target_name
 from softcache.store.shards import FORMATS
-from softcache.tasks import TaskSpec
+from softcache.tasks import KINDS, TaskSpec
 
 
 class _Model(BaseModel):
@@ -120,6 +120,8 @@ class TaskRecipe(_Model):
 
     def spec(self) -> TaskSpec:
         """Return the task. Raises TaskError where it contradicts itself."""
+        if self.kind not in KINDS:
+            raise TaskError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         if self.kind == "classification":
             if self.shape is not None:
                 raise TaskError("classification takes classes or labels, not shape")

@@ -40,7 +40,7 @@ def check_canaries(
     rows = np.arange(min(ROWS, shard.rows))
     before, was_valid = _read(files, shard, target, rows)
     answers = runner.predict_rows(Job(done.fragment, positions[number], [target]), rows.tolist())[target.name]
-    now = target.codec.values({name: column[rows] for name, column in answers.columns.items()})
+    now = target.codec.values({name: column[: len(rows)] for name, column in answers.tensors().items()})
     for row in rows.tolist():
         if not was_valid[row] or row in answers.bad:
             continue

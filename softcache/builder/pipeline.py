@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from softcache.builder.targets import BuildTarget
-from softcache.errors import CodecError, SoftcacheError, TeacherError, TransferSetError, name_some
+from softcache.errors import CodecError, SoftcacheError, TeacherError, TransferSetError, counted, name_some
 from softcache.store.plan import Fragment
 from softcache.teachers import Teacher
 from softcache.teachers.torch_module import UNNAMED
@@ -41,16 +41,20 @@ class Job:
 
 @dataclass(eq=False)
 class Answers:
-    """One target's answers for a whole fragment: encoded columns on the host, and why rows are missing."""
+    """One target's answers for a whole fragment: encoded columns [rows, ...] on the host, and why rows are missing."""
 
     target: BuildTarget
-    columns: dict[str, torch.Tensor]
+    columns: dict[str, Array]
     bad: dict[int, str] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the columns as tensors that share their memory."""
+        return {name: torch.from_numpy(column) for name, column in self.columns.items()}
 
     @classmethod
     def empty(cls, target: BuildTarget, rows: int) -> Answers:
         """Return answers that are all missing."""
-        return cls(target, target.codec.missing(rows))
+        return cls(target, {name: column.numpy() for name, column in target.codec.missing(rows).items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,9 +209,9 @@ class Runner:
         answer.bad.update(bad)
         good = [i for i in range(len(batch.rows)) if i not in faults]
         encoded = answer.target.codec.encode(values[good])
-        rows = torch.tensor([batch.rows[i] for i in good], dtype=torch.int64)
+        rows = [batch.rows[i] for i in good]
         for name, column in encoded.items():
-            answer.columns[name][rows] = column.cpu()
+            answer.columns[name][rows] = column.cpu().numpy()
 
 
 def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Batch]], depth: int) -> Iterator[Batch]:
@@ -226,4 +230,4 @@ def _listed(job: Job, bad: dict[int, str]) -> str:
     reasons: dict[str, list[Any]] = {}
     for row, reason in sorted(bad.items()):
         reasons.setdefault(reason, []).extend(job.ids([row]))
-    return "; ".join(f"{len(ids):,} samples ({name_some(ids)}): {reason}" for reason, ids in reasons.items())
+    return "; ".join(f"{counted(len(ids), 'sample')} ({name_some(ids)}): {reason}" for reason, ids in reasons.items())

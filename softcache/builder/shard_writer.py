@@ -28,18 +28,17 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
     valid = np.ones(fragment.rows, np.bool_)
     valid[list(answers.bad)] = False
     ids, views = fragment.row_ids(), fragment.row_views()
-    columns = {name: column.numpy() for name, column in answers.columns.items()}
     stored, buffers = write_shard(
         files,
         target.format,
         shard_stem(target.name, fragment.split, fragment.number),
-        columns,
+        answers.columns,
         valid,
         ids,
         views,
         {"target": target.name, **target.codec.to_json()},
     )
-    statistics = value_statistics(target.codec, answers.columns, valid)
+    statistics = value_statistics(target.codec, answers.tensors(), valid)
     skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]
     shard = Shard(target.name, unit.key, fragment.keys_sha256, fragment.rows, stored, buffers, statistics)
     return write_receipt(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions()))

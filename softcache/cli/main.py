@@ -266,3 +266,7 @@ def _describe(target: Any) -> None:
             click.echo(f"  {what}: {name} sha256 {digest[:16]}…")
     click.echo(f"  teacher: {teacher['adapter']} {teacher['config']}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
+
+
+if __name__ == "__main__":
+    main()

@@ -112,6 +112,7 @@ class Cache(Mapping[str, Target]):
                 self._keys,
                 self._files,
                 self._split,
+                self,
                 check=self._check,
             )
         return self._targets[full]

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softcache.errors import AlignmentError, name_some
+from softcache.errors import AlignmentError, counted, name_some
 from softcache.read.gather import FixedColumn, ShardReader, TextColumn
 from softcache.store.commits import Commit
 from softcache.store.files import Files
@@ -84,7 +84,7 @@ class Keys:
         if len(changed):
             names = name_some(ids.take(pa.array(changed)).to_pylist())
             raise AlignmentError(
-                f"{len(changed):,} samples are not what the teachers saw (their content hash differs): {names}"
+                f"not what the teachers saw (another content hash): {counted(len(changed), 'sample')}, {names}"
             )
 
     def _wanted(self, ids: Any) -> pa.Array:
@@ -127,7 +127,7 @@ class Keys:
             ids if self._commit.views == 1 and not views.any() else list(zip(ids, views[missing].tolist(), strict=True))
         )
         return AlignmentError(
-            f"{len(missing):,} of {len(wanted):,} keys are not in the cache {self._files.url}: {name_some(keys)}"
+            f"the cache {self._files.url} lacks {len(missing):,} of {counted(len(wanted), 'key')}: {name_some(keys)}"
         )
 
 

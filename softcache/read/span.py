@@ -65,6 +65,9 @@ class Span:
         self._is_checked = np.full(int(self._first_block[-1]), not check)
         self._unchecked = int((~self._is_checked).sum())
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a span of mapped memory cannot be pickled")
+
     def touch(self, shards: Array, begin: Array, end: Array) -> None:
         """Make bytes [begin, end) of the files of `shards` (int64 [n] each) readable and checked.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softcache.codecs import codec_from_json
-from softcache.errors import AlignmentError, FormatError, TaskError, name_some
+from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
 from softcache.read.lookup import Keys
@@ -42,10 +44,12 @@ class Target:
         keys: Keys,
         files: Files,
         split: str | None,
+        cache: Mapping[str, Target],
         *,
         check: bool = True,
     ) -> None:
         self.name = name
+        self._cache = cache
         self._files, self._shards, self._keys, self._split = files, shards, keys, split
         try:
             self.task = TaskSpec.from_json(committed.declaration["task"])
@@ -117,6 +121,10 @@ class Target:
         """Rows that this target covers, in all splits."""
         return int(self._shards.rows.sum())
 
+    def __reduce__(self) -> Any:
+        """A copy opens the same commit again: mapped memory does not travel."""
+        return getitem, (self._cache, self.name)
+
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
@@ -147,7 +155,9 @@ class Target:
     def _uncovered(self, rows: Array, ids: pa.Array | None) -> AlignmentError:
         keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.to_pylist())}"
         where = "" if self._split is None else f" in split {self._split}"
-        return AlignmentError(f"{len(rows):,} rows have no answer of {self.name}{where}: {keys}; build it for them")
+        return AlignmentError(
+            f"no answer of {self.name}{where} for {counted(len(rows), 'row')}: {keys}; build it for them"
+        )
 
     def _require_arrow(self) -> None:
         if self.format != "arrow":

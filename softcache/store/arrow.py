@@ -70,7 +70,7 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
 
 
 def locate(data: bytes) -> tuple[Buffer, ...]:
-    """Return where the fixed-width columns of a stream lie in its bytes; of strings and bytes, their offsets and data."""
+    """Return where fixed-width columns lie in a stream's bytes; of strings and bytes, their offsets and data."""
     whole = pa.py_buffer(data)
     batch = load(whole, "shard")
     found = []

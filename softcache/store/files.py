@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import shutil
 import uuid
@@ -43,7 +44,7 @@ class Files(ABC):
 
     @abstractmethod
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
-        """Yield path, bytes and time of last change (seconds since the epoch) of all files below a folder, "" the root."""
+        """Yield path, bytes and time of change (seconds since the epoch) of all files below a folder ("": the root)."""
 
     @abstractmethod
     def create(self, path: str, data: bytes) -> bool:
@@ -142,10 +143,11 @@ class LocalFiles(Files):
         file = self.root / path
         with self._storage(path):
             file.unlink(missing_ok=True)
-            for folder in file.parents:
-                if folder == self.root or any(folder.iterdir()):
-                    break
-                folder.rmdir()
+        # An emptied Zarr shard must not look like one; other folders stay, since a builder may be about to write there.
+        if ".zarr/" in path:
+            with contextlib.suppress(OSError):
+                for folder in itertools.takewhile(lambda p: ".zarr" in p.as_posix(), file.parents):
+                    folder.rmdir()
 
     def local(self, path: str, digest: str) -> str:
         return str(self._at(path))
@@ -230,7 +232,7 @@ class RemoteFiles(Files):
 
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
         try:
-            found = self._call(folder, lambda fs, p: fs.find(p, detail=True))
+            found = self._call(folder or None, lambda fs, p: fs.find(p, detail=True))
         except FileNotFoundError:
             return
         top = self._filesystem()[1]
@@ -288,12 +290,12 @@ class RemoteFiles(Files):
             self._open = (os.getpid(), fs, root)
         return self._open[1], self._open[2]
 
-    def _call(self, path: str, action: Callable[[Any, str], Any]) -> Any:
+    def _call(self, path: str | None, action: Callable[[Any, str], Any]) -> Any:
         fs, root = self._filesystem()
-        full = f"{root}/{check_path(path)}" if path else root
+        full = root if path is None else f"{root}/{check_path(path)}"
         try:
             return action(fs, full)
         except (FileNotFoundError, FileExistsError):
             raise
         except Exception as e:
-            raise StorageError(f"{self.url}/{path}: {e!r}") from e
+            raise StorageError(f"{self.url}/{path or ''}: {e!r}") from e

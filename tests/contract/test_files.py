@@ -1,0 +1,102 @@
+"""What every storage must do, on a local disk and on an fsspec filesystem."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from softcache.errors import FormatError, IntegrityError, MissingExtra, StorageError
+from softcache.store.checksums import sha256
+from softcache.store.files import Files, connect
+
+
+@pytest.fixture(params=["local", "memory"])
+def files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    monkeypatch.setenv("SOFTCACHE_HOME", str(tmp_path / "home"))
+    return connect(tmp_path / "ü x" if request.param == "local" else f"memory://{tmp_path.name}/ü x")
+
+
+def test_create_never_overwrites(files: Files) -> None:
+    assert files.create("a/b", b"one")
+    assert not files.create("a/b", b"two")
+    assert files.read("a/b") == b"one"
+    assert files.size("a/b") == 3
+    assert files.names("a") == ["b"]
+
+
+def test_one_of_many_writers_wins(files: Files) -> None:
+    won: list[int] = []
+    start = threading.Barrier(8)
+
+    def write(number: int) -> None:
+        start.wait()
+        if files.create("c/1", str(number).encode() * 1000):
+            won.append(number)
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    if files.url.startswith("memory"):
+        pytest.skip("fsspec's memory filesystem checks and writes in two steps")
+    assert len(won) == 1
+    assert files.read("c/1") == str(won[0]).encode() * 1000
+
+
+def test_absent_files(files: Files) -> None:
+    assert files.size("no/file") is None
+    assert files.names("no") == []
+    assert list(files.walk("no")) == []
+    with pytest.raises(FileNotFoundError):
+        files.read("no/file")
+
+
+def test_put_compares_what_is_there(files: Files) -> None:
+    files.put("x", b"data")
+    files.put("x", b"data")
+    with pytest.raises(IntegrityError, match="x"):
+        files.put("x", b"other")
+
+
+def test_replace_delete_walk(files: Files) -> None:
+    files.replace("README.md", b"1")
+    files.replace("README.md", b"22")
+    files.create("d/e/f", b"333")
+    assert [(p, n) for p, n, _ in files.walk("")] == [("README.md", 2), ("d/e/f", 3)]
+    assert all(t > 1e9 for _, _, t in files.walk(""))
+    files.delete("d/e/f")
+    files.delete("d/e/f")
+    assert [p for p, _, _ in files.walk("")] == ["README.md"]
+
+
+def test_local_copies_are_checked(files: Files) -> None:
+    files.create("data/x", b"data")
+    assert Path(files.local("data/x", sha256(b"data"))).read_bytes() == b"data"
+    if not files.url.startswith("memory"):
+        return
+    with pytest.raises(IntegrityError, match="data/x"):
+        files.local("data/x", sha256(b"other"))
+
+
+@pytest.mark.parametrize("path", ["../x", "/x", "a/../x", "a\\b", ""])
+def test_paths_are_checked_on_every_call(files: Files, path: str) -> None:
+    for call in (files.read, files.size, lambda p: files.create(p, b""), lambda p: files.replace(p, b"")):
+        with pytest.raises(FormatError):
+            call(path)
+
+
+def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
+    files = connect(tmp_path)
+    (tmp_path / "taken").write_bytes(b"")
+    with pytest.raises(StorageError, match="taken"):
+        files.create("taken/x", b"data")
+    assert not files.create("taken", b"data")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
+
+
+def test_urls() -> None:
+    with pytest.raises(StorageError, match="chained"):
+        connect("simplecache::s3://bucket/x")
+    with pytest.raises((StorageError, MissingExtra)):
+        connect("nosuchscheme://x").read("a")
