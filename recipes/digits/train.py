@@ -1,6 +1,6 @@
 """Train a small student from the digits cache: hard labels against soft targets at several temperatures.
 
-    python recipes/digits/train.py runs/digits
+python recipes/digits/train.py runs/digits
 """
 
 import argparse
@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import softcache
 import torch
 from torch import nn
+
+import softcache
 
 sys.path.insert(0, str(Path(__file__).parent))
 from data import digits, is_test
@@ -56,7 +57,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     cache = softcache.open(arguments.cache)
-    print(f"{LABELLED} training digits, {arguments.seeds} seeds each; accuracy on the digits that neither teachers nor student saw")
+    print(
+        f"{LABELLED} training digits, {arguments.seeds} seeds each; accuracy on digits that neither teachers nor student saw"
+    )
     print(f"{'student trained on':24} {'mean':>6} {'std':>6} {'min':>6} {'max':>6}")
     for temperature in (None, *TEMPERATURES):
         name = "hard labels" if temperature is None else f"soft targets, T = {temperature}"

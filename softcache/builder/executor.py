@@ -21,7 +21,7 @@ from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_targets, read_stored
-from softcache.errors import IncompleteCache, RecipeError
+from softcache.errors import IncompleteCache, RecipeError, counted
 from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
@@ -134,7 +134,7 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     left = sum(u.key not in receipts for u in todo)
     if left:
         raise IncompleteCache(
-            f"stopped; {left:,} of {len(prepared.units):,} shards are left. Run the same command again to go on: "
+            f"stopped; {left:,} of {counted(len(prepared.units), 'shard')} left. Run the same command again to go on: "
             "nothing that is done is computed again"
         )
     return receipts, answered

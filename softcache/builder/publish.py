@@ -11,7 +11,7 @@ import numpy as np
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Stored, Unit
 from softcache.codecs.statistics import merge_statistics
-from softcache.errors import CommitConflict, IncompleteCache, TeacherError
+from softcache.errors import CommitConflict, IncompleteCache, TeacherError, counted
 from softcache.store.card import write_card
 from softcache.store.commits import Commit, CommittedTarget, FileReference, publish
 from softcache.store.files import Files
@@ -48,7 +48,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
     missing = [u for u in build.units if not stored.has(u)]
     if missing:
         raise IncompleteCache(
-            f"{files.url}: {len(missing):,} of {len(build.units):,} shards are not done; run the same build again"
+            f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
     live, dropped = _live_shards(build, stored)
     previous = None if stored.state is None else stored.state.commit

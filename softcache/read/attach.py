@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, default_collate
 
-from softcache.errors import AlignmentError, SoftcacheError
+from softcache.errors import AlignmentError, SoftcacheError, counted, name_some
 from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
 from softcache.read.join import field_of, readables, with_soft
 from softcache.read.lookup import to_numpy
 from softcache.read.soft_targets import SoftBatch, concatenate
-from softcache.store.keys import id_array
+from softcache.store.keys import duplicates, id_array
 from softcache.transfer import from_object
 from softcache.transfer.content import hash_rows
 
@@ -75,9 +75,13 @@ def attach(
     if len(found) != len(dataset):
         raise AlignmentError(f"{len(found):,} ids for {len(dataset):,} samples")
     chosen = readables(cache, targets)
+    repeated = duplicates(found)
+    if repeated:
+        raise AlignmentError(
+            f"{counted(len(repeated), 'id')} of the dataset occur more than once: {name_some(repeated)}"
+        )
     for target in chosen.values():
-        target.lookup(found[:1])
-    cache.find(found)
+        target.check(found)
     hashes = _content_hashes(dataset, cache)
     if hashes is not None:
         cache.check_contents(found, hashes)

@@ -33,6 +33,9 @@ class Readable(Protocol):
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number."""
 
+    def check(self, ids: Any, views: Any = None) -> None:
+        """Raise AlignmentError unless all ids can be looked up."""
+
 
 @dataclass(frozen=True)
 class EnsembleDecoder:
@@ -94,6 +97,11 @@ class Ensemble:
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number. Raises AlignmentError if the members number their rows differently."""
         return _combine([m.read(rows) for m in self._members])
+
+    def check(self, ids: Any, views: Any = None) -> None:
+        """Raise AlignmentError unless all ids can be looked up in every member."""
+        for member in self._members:
+            member.check(ids, views)
 
 
 def ensemble(targets: Sequence[Readable]) -> Ensemble:

@@ -133,7 +133,7 @@ class Keys:
 
 def to_numpy(ids: pa.Array) -> Array:
     """Return sample ids as numpy: int64, or objects (str)."""
-    return ids.to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
+    return ids.to_numpy(zero_copy_only=False, writable=True)  # type: ignore[no-any-return]
 
 
 def content_array(hashes: Any, rows: int) -> Array:

@@ -14,7 +14,7 @@ from softcache.codecs import codec_from_json
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
-from softcache.read.lookup import Keys
+from softcache.read.lookup import Keys, to_numpy
 from softcache.read.soft_targets import SoftTargets
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
@@ -95,6 +95,11 @@ class Target:
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
         return self._gather(numbers.astype(np.int64), None, None)
 
+    def check(self, ids: Any, views: Any = None) -> None:
+        """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
+        wanted, _, rows = self._keys.find(ids, views)
+        self._locate(rows, wanted)
+
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
         chosen = np.ones(len(self._shards.rows), np.bool_) if self._split is None else self._shards_in_split()
@@ -129,19 +134,23 @@ class Target:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
     def _gather(self, rows: Array, ids: pa.Array | None, views: Array | None) -> SoftTargets:
-        shard, local, covered = self._reader.locate(rows)
-        if self._split is not None:
-            covered &= self._shards_in_split()[shard]
-        if not covered.all():
-            raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
+        shard, local = self._locate(rows, ids)
         columns, valid = self._open_columns()
         return SoftTargets(
             decoder=self.codec,
             columns={name: column.take(shard, local) for name, column in columns.items()},
             mask=valid.take(shard, local),
-            ids=self._keys.ids(rows) if ids is None else ids.to_numpy(zero_copy_only=False),
+            ids=self._keys.ids(rows) if ids is None else to_numpy(ids),
             views=self._keys.views(rows) if views is None else views,
         )
+
+    def _locate(self, rows: Array, ids: pa.Array | None) -> tuple[Array, Array]:
+        shard, local, covered = self._reader.locate(rows)
+        if self._split is not None:
+            covered &= self._shards_in_split()[shard]
+        if not covered.all():
+            raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
+        return shard, local
 
     def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn]:
         if self._columns is None:

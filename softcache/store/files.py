@@ -176,14 +176,17 @@ class LocalFiles(Files):
             raise
 
     @contextlib.contextmanager
-    def _storage(self, path: str, needed: int = 0) -> Iterator[None]:
+    def _storage(self, path: str, writing: int | None = None) -> Iterator[None]:
+        """Turn the system's errors into StorageError; a file that is absent stays so unless bytes are being written."""
         try:
             yield
-        except FileNotFoundError:
-            raise
         except OSError as e:
-            hint = f"; {needed:,} bytes were to be written" if e.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-            if e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS) and needed:
+            if writing is None and isinstance(e, FileNotFoundError):
+                raise
+            hint = ""
+            if e.errno in (errno.ENOSPC, errno.EDQUOT):
+                hint = f"; {writing:,} bytes were to be written"
+            elif writing is not None and e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 hint = "; the filesystem must allow hard links, which make a write atomic"
             raise StorageError(f"{self.root / path}: {e.strerror or e}{hint}") from e
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from softcache.errors import AlignmentError
 
@@ -50,6 +51,12 @@ def id_array(ids: Any) -> pa.Array:
         if int(np.diff(offsets).min()) == 0:
             raise AlignmentError("a sample id is an empty string")
     return array
+
+
+def duplicates(ids: pa.Array) -> list[Any]:
+    """Return the ids that occur more than once."""
+    counts = pc.value_counts(ids)
+    return counts.filter(pc.greater(counts.field("counts"), 1)).field("values").to_pylist()  # type: ignore[no-any-return]
 
 
 def string_buffers(array: pa.Array) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softcache.errors import AlignmentError, TransferSetError, name_some
-from softcache.store.keys import id_array
+from softcache.store.keys import duplicates, id_array
 from softcache.transfer.content import hash_rows
 from softcache.transfer.sources import Sample, Source
 
@@ -103,17 +103,16 @@ class TransferSet:
             raise AlignmentError(f"id column {self.id!r}, rows from {begin}: {e}") from e
 
     def _check_unique(self, sample_ids: pa.Array) -> None:
-        counts = pc.value_counts(sample_ids)
-        repeated = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        if not len(repeated):
+        repeated = duplicates(sample_ids)
+        if not repeated:
             return
         if self.id == CONTENT_HASH:
-            first = np.flatnonzero(pc.equal(sample_ids, repeated[0]).to_numpy(zero_copy_only=False))
+            first = np.flatnonzero(pc.equal(sample_ids, pa.scalar(repeated[0])).to_numpy(zero_copy_only=False))
             rows = f"rows {name_some(first.tolist())} have equal content"
             raise AlignmentError(
                 f"{len(repeated):,} contents occur more than once ({rows}); remove them, or name an id column"
             )
-        raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated.to_pylist())}")
+        raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated)}")
 
 
 def kept_digest(kept: np.ndarray[Any, Any]) -> str:

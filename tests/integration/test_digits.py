@@ -13,9 +13,9 @@ import torch
 import zarr
 
 import softcache
-from softcache.recipe import load_recipe
-from softcache.builder.targets import load_teacher
 from softcache.builder.planning import open_transfer_set
+from softcache.builder.targets import load_teacher
+from softcache.recipe import load_recipe
 
 RECIPE = Path(__file__).parents[2] / "recipes/digits/recipe.yaml"
 TEMPERATURES = (0.5, 1, 2, 4, 8, 20)

@@ -1,0 +1,220 @@
+"""Damage: verify names it, reading refuses it."""
+
+import contextlib
+import random
+import shutil
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from conftest import Workshop
+
+import softcache
+from softcache.errors import FormatError, IncompleteCache, IntegrityError, SoftcacheError, UnsupportedVersion
+from softcache.store.card import write_first_card
+from softcache.store.documents import dump_document, load_document
+from softcache.store.files import connect
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    workshop = Workshop(tmp_path_factory.mktemp("pristine"))
+    workshop.recipe["tasks"]["cls"]["store"] = {"dtype": "float16"}
+    workshop.build(limit=20)
+    workshop.build()
+    return workshop.cache
+
+
+@pytest.fixture
+def cache(pristine: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pristine, tmp_path / "cache"))
+
+
+def all_files(cache: Path) -> list[Path]:
+    return sorted(p for p in cache.rglob("*") if p.is_file())
+
+
+def read_everything(cache: Path) -> list[bytes]:
+    opened = softcache.open(cache)
+    return [opened[n].lookup(range(40)).values.numpy().tobytes() for n in opened.targets]
+
+
+def test_pristine(cache: Path) -> None:
+    for level in ("quick", "full"):
+        result = softcache.verify(cache, level)
+        assert result.ok, result.problems
+        assert result.files > 40
+        assert result.commit == 2
+    with pytest.raises(SoftcacheError, match="level"):
+        softcache.verify(cache, "deep")
+
+
+def test_every_flipped_bit_is_found(cache: Path, pristine: Path) -> None:
+    """One bit in every file: verify names the file; reading never returns another value."""
+    generator = random.Random(0)
+    expected = read_everything(pristine)
+    for path in all_files(cache):
+        data = path.read_bytes()
+        flipped = bytearray(data)
+        bit = generator.randrange(len(data) * 8)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        result = softcache.verify(cache)
+        name = path.relative_to(cache).as_posix()
+        assert any(p.path == name or name in p.what for p in result.problems), (name, result.problems)
+        with contextlib.suppress(SoftcacheError):
+            assert read_everything(cache) == expected, name
+        path.write_bytes(data)
+    assert softcache.verify(cache).ok
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing", "empty", "grown"])
+@pytest.mark.parametrize("level", ["quick", "full"])
+def test_damaged_shards(cache: Path, how: str, level: str) -> None:
+    for target in ("cls@t", "feat@t", "rows"):
+        shard = next(p for p in all_files(cache) if target in str(p) and ("values/c" in str(p) or p.suffix == ".arrow"))
+        data = shard.read_bytes()
+        if how == "missing":
+            shard.unlink()
+        else:
+            shard.write_bytes({"truncated": data[:-1], "empty": b"", "grown": data + b"\0"}[how])
+        result = softcache.verify(cache, level)
+        assert any(p.path == shard.relative_to(cache).as_posix() for p in result.problems), result.problems
+        with pytest.raises(IntegrityError, match=shard.name):
+            read_everything(cache)
+        shard.write_bytes(data)
+
+
+@pytest.mark.parametrize("target", ["cls@t", "feat@t"])
+def test_a_flipped_bit_in_a_value_is_refused_when_read(cache: Path, target: str) -> None:
+    shard = next(p for p in all_files(cache) if target in str(p) and ("values/c" in str(p) or p.suffix == ".arrow"))
+    good = softcache.open(cache)[target].lookup([0]).values
+    data = bytearray(shard.read_bytes())
+    data[700 if shard.suffix == ".arrow" else 1] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(IntegrityError, match="block 0"):
+        softcache.open(cache)[target].lookup([0])
+    unchecked = softcache.open(cache, check=False)[target].lookup(range(10)).values
+    assert not np.array_equal(unchecked.numpy()[0], good.numpy()) or target == "cls@t"
+    if target == "cls@t":
+        with pytest.raises(IntegrityError):
+            softcache.open(cache)[target].to_hf()
+        with pytest.raises(IntegrityError):
+            softcache.open(cache)[target].table()
+
+
+def test_swapped_shards(cache: Path) -> None:
+    a, b = [p for p in all_files(cache) if "data/cls@t" in str(p)][:2]
+    data = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(data)
+    assert {p.path for p in softcache.verify(cache).problems} >= {p.relative_to(cache).as_posix() for p in (a, b)}
+    with pytest.raises(IntegrityError):
+        read_everything(cache)
+
+
+def test_a_lost_commit_is_noticed(cache: Path) -> None:
+    (cache / "commits/00000000000000000001.json").unlink()
+    with pytest.raises(FormatError, match="some are missing"):
+        softcache.open(cache)
+
+
+def test_a_commit_of_another_parent(cache: Path) -> None:
+    first = cache / "commits/00000000000000000001.json"
+    body = load_document(first.read_bytes(), "x")
+    first.write_bytes(dump_document(body | {"created": "2000-01-01T00:00:00+00:00"}))
+    with pytest.raises(IntegrityError, match="parent"):
+        softcache.open(cache)
+    assert any("parent" in p.what for p in softcache.verify(cache).problems)
+
+
+def test_another_marker(cache: Path) -> None:
+    marker = cache / "softcache.json"
+    body = load_document(marker.read_bytes(), "x")
+    marker.write_bytes(dump_document(body | {"cache_id": "another"}))
+    with pytest.raises(IntegrityError, match="marker"):
+        softcache.open(cache)
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"reader_features": ["new-thing"]}, {"reader_features": None}])
+def test_a_newer_format_is_refused(cache: Path, change: dict) -> None:
+    marker = cache / "softcache.json"
+    body = load_document(marker.read_bytes(), "x")
+    marker.write_bytes(dump_document(body | change))
+    with pytest.raises(UnsupportedVersion, match="install a newer one") as caught:
+        softcache.open(cache)
+    assert caught.value.exit_code == 4
+
+
+def test_writer_features_do_not_keep_readers_out(cache: Path, workshop: Workshop) -> None:
+    marker = cache / "softcache.json"
+    body = load_document(marker.read_bytes(), "x")
+    marker.write_bytes(dump_document(body | {"writer_features": ["new-thing"]}))
+    with pytest.raises(UnsupportedVersion, match="new-thing"):
+        softcache.build(workshop.save(), cache)
+
+
+def test_an_unknown_codec_keeps_only_its_target_out(cache: Path) -> None:
+    commit = cache / "commits/00000000000000000002.json"
+    body = load_document(commit.read_bytes(), "x")
+    body["targets"]["cls@t"]["declaration"]["codec"]["name"] = "holographic"
+    commit.write_bytes(dump_document(body))
+    opened = softcache.open(cache)
+    assert len(opened["feat"].lookup([1, 2])) == 2
+    with pytest.raises(UnsupportedVersion, match="holographic"):
+        opened["cls"]
+
+
+def test_not_a_cache(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FormatError, match="not a softcache cache"):
+            softcache.open(path)
+        with pytest.raises(FormatError):
+            softcache.verify(path)
+
+
+def test_before_the_first_commit(workshop: Workshop) -> None:
+    workshop.build()
+    for path in (workshop.cache / "commits").iterdir():
+        path.unlink()
+    (workshop.cache / "README.md").unlink()
+    write_first_card(connect(workshop.cache))
+    with pytest.raises(IncompleteCache):
+        softcache.open(workshop.cache)
+    with pytest.raises(IncompleteCache):
+        softcache.verify(workshop.cache)
+    for name in (None, "cls@t", "rows"):
+        with pytest.raises((datasets.exceptions.DataFilesNotFoundError, ValueError)):
+            datasets.load_dataset(str(workshop.cache), name)
+
+
+def test_what_a_crash_leaves_is_not_loaded(cache: Path) -> None:
+    """Files of an unfinished build lie beside committed ones; `datasets` sees the committed rows alone."""
+    shard = next(p for p in all_files(cache) if "data/cls@t" in str(p))
+    shutil.copy(shard, shard.with_name("train-000099-" + "0" * 64 + ".arrow"))
+    (shard.parent / ".tmp-1234").write_bytes(b"half")
+    (cache / "receipts/.tmp-99").write_bytes(b"half")
+    (cache / "commits/.tmp-99").write_bytes(b"half")
+    found = datasets.load_dataset(str(cache), "cls@t", cache_dir=str(cache.parent / "hf"))["train"]
+    assert found["sample_id"][:] == list(range(40))
+    assert softcache.verify(cache).ok
+
+
+def test_damaged_index_never_answers_with_another_row(cache: Path) -> None:
+    """The index is a hint: rows permuted in it, with its hash made to fit nothing, only ever lead to an error."""
+    for path in (cache / "index").iterdir():
+        data = bytearray(path.read_bytes())
+        rows = np.frombuffer(data, np.int64)
+        where = len(data) - 8 - 20 * 8
+        data[where : where + 64] = data[where + 64 : where + 128]
+        path.write_bytes(data)
+        assert len(rows)
+    opened = softcache.open(cache)
+    for sample in range(40):
+        try:
+            soft = opened["cls"].lookup([sample])
+        except IntegrityError:
+            continue
+        assert soft.ids.tolist() == [sample]
+        assert opened["cls"].read(opened.find([sample])).ids.tolist() == [sample]
