@@ -1,0 +1,65 @@
+"""Every code block of README.md and docs/ runs, in order, one namespace a page."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from softcache.cli import main
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(python|bash)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_blocks(page: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
+    shutil.copytree(digits, "runs/digits")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    names: dict[str, object] = {}
+    for language, code in blocks(page):
+        if language == "python":
+            exec(compile(code, page.name, "exec"), names)
+        else:
+            for line in code.strip().splitlines():
+                run_line(line)
+
+
+def run_line(line: str) -> None:
+    """Run the `softcache` commands of a shell line; its installation is what brought us here."""
+    for part in line.split("&&"):
+        words = shlex.split(part)
+        if words[0].endswith("softcache"):
+            result = CliRunner().invoke(main, words[1:])
+            assert result.exit_code == 0, (line, result.output)
+        else:
+            assert words[0].endswith(("python3", "python", "pip")), line
+
+
+def test_ci_runs_the_readme_test_command() -> None:
+    (command,) = [c for _, c in blocks(ROOT / "README.md") if "pytest" in c]
+    quiet = (ROOT / ".ci/run").read_text().replace("pip install -q -c", "pip install -c")
+    assert command.strip() in quiet
+
+
+def test_the_format_page_names_every_stored_dtype() -> None:
+    from softcache.store.buffers import DTYPES
+
+    page = (ROOT / "docs/format.md").read_text(encoding="utf-8")
+    assert all(f"`{dtype}`" in page for dtype in DTYPES)
+
+
+def test_the_exit_codes_are_those_documented() -> None:
+    from softcache import errors
+
+    codes = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.SoftcacheError)}
+    assert codes == {1, 2, 3, 4, 5}
