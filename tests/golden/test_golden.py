@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from make import HERE, make
 
 import softcache
-
-from make import HERE, make
 
 GOLDEN = HERE / "v1"
 VALUES = torch.tensor([[1.5, -2.0, 0.25], [0.0, 60.0, -60.0], [3.0, 3.0, 3.0], [-0.5, 8.0, 1e-3]])
