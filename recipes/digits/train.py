@@ -57,9 +57,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     cache = softcache.open(arguments.cache)
-    print(
-        f"{LABELLED} training digits, {arguments.seeds} seeds each; accuracy on digits that neither teachers nor student saw"
-    )
+    print(f"{LABELLED} training digits, {arguments.seeds} seeds; accuracy on digits that nobody trained on")
     print(f"{'student trained on':24} {'mean':>6} {'std':>6} {'min':>6} {'max':>6}")
     for temperature in (None, *TEMPERATURES):
         name = "hard labels" if temperature is None else f"soft targets, T = {temperature}"

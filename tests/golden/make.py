@@ -1,4 +1,7 @@
-"""Write tests/golden/v1, the cache whose bytes hold format version 1 still. Run it only when the format changes on purpose."""
+"""Write tests/golden/v1, the cache that holds format version 1 still.
+
+Run it only when the format changes on purpose.
+"""
 
 import shutil
 from pathlib import Path
