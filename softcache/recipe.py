@@ -12,14 +12,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from softcache.codecs import CODECS
 from softcache.codecs.dense import DTYPES
 from softcache.errors import RecipeError, TaskError
+from softcache.store.checksums import canonical_json
 from softcache.store.layout import is_name_part, is_split_name, is_target_name
 from softcache.store.shards import FORMATS
 from softcache.tasks import KINDS, TaskSpec
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """Refuse NaN and infinities, which have no place in a fingerprint."""
+    try:
+        canonical_json(value)
+    except ValueError as e:
+        raise ValueError("NaN and infinities are not allowed in arguments") from e
+    return value
+
+
+Arguments = dict[str, Annotated[JsonValue, AfterValidator(_finite)]]
 
 
 class _Model(BaseModel):
@@ -31,7 +44,7 @@ class PythonSource(_Model):
 
     type: Literal["python"]
     callable: str
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
 
 
 class DatasetSource(_Model):
@@ -81,7 +94,7 @@ class TeacherRecipe(_Model):
 
     adapter: Literal["torch"] = "torch"
     model: str
-    arguments: dict[str, Any] = {}
+    arguments: Arguments = {}
     weights: str | None = None
     preprocess: str
     reads: list[str] | None = Field(default=None, min_length=1)

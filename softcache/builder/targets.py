@@ -109,6 +109,8 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         return [d for k in keys for d in differences(old.get(k), new.get(k), f"{where}.{k}" if where else k)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [d for a, b in zip(old, new, strict=True) for d in differences(a, b, where)]
     return [] if old == new else [f"{where}: {_short(old)} -> {_short(new)}"]
 
 

@@ -261,9 +261,10 @@ def _describe(target: Any) -> None:
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
         )
     teacher = declaration["teacher"]
-    for what in ("weights", "sources"):
-        for name, digest in teacher[what].items():
-            click.echo(f"  {what}: {name} sha256 {digest[:16]}…")
+    for digest in teacher["weights"]:
+        click.echo(f"  weights: sha256 {digest[:16]}…")
+    for name, digest in teacher["sources"].items():
+        click.echo(f"  source: {name} sha256 {digest[:16]}…")
     click.echo(f"  teacher: {teacher['adapter']} {teacher['config']}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
 

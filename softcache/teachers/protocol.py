@@ -16,18 +16,18 @@ class Fingerprint:
     Attributes:
         adapter: the adapter's name.
         config: everything else that decides the answers: callables by name, their arguments, preprocessing.
-        weights: SHA-256 of each weights file, by name.
+        weights: SHA-256 of each weights file; where they lie and what they are called does not count.
         sources: SHA-256 of each source file that counts, by name.
     """
 
     adapter: str
     config: dict[str, Any]
-    weights: dict[str, str] = field(default_factory=dict)
+    weights: tuple[str, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as in a target's declaration (docs/format.md, section 3)."""
-        return asdict(self)
+        return asdict(self) | {"weights": list(self.weights)}
 
 
 class Teacher(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from softcache.errors import TeacherError
-from softcache.store.checksums import sha256
 from softcache.teachers.protocol import Fingerprint
 from softcache.transfer.python import load_callable, source_file
 
@@ -97,21 +97,29 @@ def torch_fingerprint(
     return Fingerprint(
         adapter="torch",
         config={"model": model, "arguments": dict(arguments), "preprocess": preprocess, "reads": reads and list(reads)},
-        weights={} if weights is None else _hashes([weights], folder),
-        sources=_hashes(code, folder),
+        weights=() if weights is None else (_file_sha256(weights),),
+        sources=_source_hashes(code, folder),
     )
 
 
-def _hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
-    found = {}
-    for path in sorted(set(paths)):
-        inside = path.resolve().is_relative_to(folder.resolve())
-        name = path.resolve().relative_to(folder.resolve()).as_posix() if inside else path.name
-        try:
-            found[name] = sha256(path.read_bytes())
-        except OSError as e:
-            raise TeacherError(f"{path}: {e.strerror}") from e
+def _source_hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
+    """Return each file's hash by its name relative to `folder`; files outside go by their own name alone."""
+    found: dict[str, str] = {}
+    for path in sorted({p.resolve() for p in paths}):
+        inside = path.is_relative_to(folder.resolve())
+        name = path.relative_to(folder.resolve()).as_posix() if inside else path.name
+        while name in found:
+            name += "~"
+        found[name] = _file_sha256(path)
     return found
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as e:
+        raise TeacherError(f"{path}: {e.strerror}") from e
 
 
 def _keywords(arguments: Mapping[str, Any]) -> str:

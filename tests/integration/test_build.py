@@ -215,7 +215,7 @@ def changes(workshop: Workshop) -> dict[str, Any]:
         path.write_text(path.read_text() + "\n# changed\n")
 
     return {
-        "weights": (lambda: workshop.weights(1), "teacher.weights.weights.safetensors"),
+        "weights": (lambda: workshop.weights(1), "teacher.weights: "),
         "code": (code, "teacher.sources.model.py"),
         "config": (
             lambda: workshop.recipe["teachers"]["t"].update(arguments={"scale": 2.0}),

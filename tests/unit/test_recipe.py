@@ -83,6 +83,8 @@ def test_overrides(tmp_path: Path) -> None:
         ("build.batch_size.x=[", "override"),
         ("transfer_set.id.x=1", "transfer_set.id is not a mapping"),
         ("folder=x", "folder: not a key"),
+        ("teachers.a.arguments.x=.nan", "teachers.a.arguments.x: NaN and infinities"),
+        ("teachers.a.arguments.x=2020-01-01", "teachers.a.arguments.x"),
     ],
 )
 def test_problems(tmp_path: Path, override: str, expected: str) -> None:
