@@ -26,7 +26,7 @@ from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
 from softcache.store.files import Files, connect
-from softcache.store.marker import ensure_marker, read_marker
+from softcache.store.marker import Marker, ensure_marker, read_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
 from softcache.transfer import Scan, TransferSet
@@ -38,6 +38,7 @@ class Prepared:
 
     recipe: Recipe
     files: Files
+    marker: Marker | None
     transfer_set: TransferSet
     scan: Scan
     targets: list[BuildTarget]
@@ -93,14 +94,14 @@ def prepare(
     check_targets(stored, targets)
     scan = transfer_set.scan()
     if write:
-        ensure_marker(files)
+        marker = ensure_marker(files)
         write_first_card(files)
     head = None if state is None else state.commit.plan
     work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
     keep = transfer_set.stored(np.arange(1), transfer_set.keep).schema
     declaration = rows_declaration(keep, scan.sample_ids.type)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
-    return Prepared(recipe, files, transfer_set, scan, targets, declaration, stored, work, units)
+    return Prepared(recipe, files, marker, transfer_set, scan, targets, declaration, stored, work, units)
 
 
 def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict[str, Receipt], int]:
@@ -156,9 +157,9 @@ def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
 def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, started: float) -> Summary:
     """Publish a finished build, and sum it up."""
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
-    publication = Publication(
-        ensure_marker(prepared.files), prepared.work.plan, prepared.units, prepared.targets, described
-    )
+    if prepared.marker is None:
+        raise IncompleteCache("a build that was prepared without writing cannot be committed")
+    publication = Publication(prepared.marker, prepared.work.plan, prepared.units, prepared.targets, described)
     stored = Stored(prepared.stored.state, prepared.stored.live, prepared.stored.receipts | receipts)
     published = publish_build(prepared.files, publication, stored)
     return summarise(

@@ -63,6 +63,10 @@ class Files(ABC):
         """Return a path on this machine of the file with SHA-256 `digest`; a remote one is fetched and checked."""
 
     @abstractmethod
+    def check_create_only(self) -> None:
+        """Raise StorageError unless `create` really refuses a name that is taken."""
+
+    @abstractmethod
     def free_bytes(self) -> int | None:
         """Return the free space, None where there is no such thing."""
 
@@ -151,6 +155,9 @@ class LocalFiles(Files):
 
     def local(self, path: str, digest: str) -> str:
         return str(self._at(path))
+
+    def check_create_only(self) -> None:
+        """`link` refuses a name that is taken on every POSIX filesystem that has it."""
 
     def free_bytes(self) -> int | None:
         existing = next(p for p in (self.root, *self.root.parents) if p.exists())
@@ -250,7 +257,24 @@ class RemoteFiles(Files):
             self._call(path, lambda fs, p: fs.pipe_file(p, data, mode="create"))
         except FileExistsError:
             return False
+        except StorageError:
+            # Backends report a taken name each in their own way: ask, and never take a failure for a success.
+            if self.size(path) is None:
+                raise
+            return False
         return True
+
+    def check_create_only(self) -> None:
+        probe = f"{TEMPORARY}{uuid.uuid4().hex}"
+        try:
+            honoured = self.create(probe, b"1") and not self.create(probe, b"2")
+        finally:
+            self.delete(probe)
+        if not honoured:
+            raise StorageError(
+                f"{self.url}: this storage overwrites files that must only be created, so that two builders could destroy "
+                "each other's commits; build on a local disk and copy the finished cache there"
+            )
 
     def replace(self, path: str, data: bytes) -> None:
         self._call(path, lambda fs, p: fs.pipe_file(p, data))

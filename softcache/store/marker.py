@@ -48,7 +48,11 @@ def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
 
 
 def ensure_marker(files: Files) -> Marker:
-    """Return the marker, written first if the cache is new. Whoever writes it first wins."""
+    """Return the marker, written first if the cache is new. Whoever writes it first wins.
+
+    Raises StorageError if the storage cannot create without overwriting.
+    """
+    files.check_create_only()
     marker = read_marker(files, to_write=True)
     if marker is not None:
         return marker

@@ -95,6 +95,36 @@ def test_nothing_is_left_behind_by_a_failure(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
 
 
+def test_a_storage_that_ignores_conditions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some object stores accept a conditional write and overwrite all the same."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    files = connect(f"memory://{tmp_path.name}")
+    files.check_create_only()
+    assert list(files.walk("")) == []
+    honest = MemoryFileSystem.pipe_file
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value, mode="overwrite": honest(self, path, value))
+    with pytest.raises(StorageError, match="overwrites files that must only be created"):
+        files.check_create_only()
+    assert list(files.walk("")) == []
+
+
+def test_a_refusal_in_another_form_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """s3fs reports a failed precondition as OSError(EINVAL)."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    files = connect(f"memory://{tmp_path.name}")
+    files.create("a", b"1")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError(22, "At least one of the pre-conditions you specified did not hold")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", refuse)
+    assert not files.create("a", b"2")
+    with pytest.raises(StorageError, match="pre-conditions"):
+        files.create("b", b"2")
+
+
 def test_urls() -> None:
     with pytest.raises(StorageError, match="chained"):
         connect("simplecache::s3://bucket/x")
