@@ -124,4 +124,4 @@ def _combine(parts: Sequence[SoftTargets]) -> SoftTargets:
             raise AlignmentError("the ensemble's members do not have the same samples in these rows; use lookup by id")
     columns = {f"{i}/{name}": c for i, part in enumerate(parts) for name, c in part.columns.items()}
     mask = torch.stack([p.mask for p in parts]).all(0)
-    return SoftTargets(EnsembleDecoder(tuple(p.decoder for p in parts)), columns, mask, first.ids, first.views)
+    return SoftTargets(EnsembleDecoder(tuple(p.decoder for p in parts)), columns, mask, first.keys)

@@ -67,8 +67,14 @@ class Keys:
 
     def views(self, rows: Array) -> Array:
         """Return views by row number, int32 [n]."""
+        if self._commit.views == 1:
+            return np.zeros(len(rows), np.int32)
         shard, local, _ = self._reader.locate(rows)
         return self._views.take(shard, local).numpy()
+
+    def at(self, rows: Array) -> tuple[Array, Array]:
+        """Return sample ids and views by row number, [n] each."""
+        return self.ids(rows), self.views(rows)
 
     def check_contents(self, ids: pa.Array, rows: Array, hashes: Any) -> None:
         """Compare content hashes (uint8 [n, 32], or n times 32 bytes or 64 hexadecimal digits) with the stored ones.

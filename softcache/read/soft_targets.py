@@ -11,6 +11,7 @@ import torch
 
 from softcache.codecs import Temperature
 from softcache.errors import TaskError
+from softcache.read.row_keys import KnownKeys, RowKeys
 from softcache.tasks import TaskSpec
 
 Array = np.ndarray[Any, Any]
@@ -38,15 +39,23 @@ class SoftTargets:
         decoder: the target's codec.
         columns: its stored columns, each [B, ...], in the stored dtype.
         mask: bool [B], False where the teacher gave no answer; such a row's values are NaN.
-        ids: sample ids, numpy int64 [B] or objects (str) [B].
-        views: views, numpy int32 [B].
+        keys: the rows' sample ids and views.
     """
 
     decoder: Decoder
     columns: Mapping[str, torch.Tensor]
     mask: torch.Tensor
-    ids: Array
-    views: Array
+    keys: RowKeys
+
+    @property
+    def ids(self) -> Array:
+        """Sample ids: numpy int64 [B], or objects (str) [B]."""
+        return self.keys.ids
+
+    @property
+    def views(self) -> Array:
+        """Views: numpy int32 [B]."""
+        return self.keys.views
 
     @property
     def task(self) -> TaskSpec:
@@ -95,7 +104,7 @@ class SoftTargets:
         here = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
         there = rows if isinstance(rows, (slice, torch.Tensor)) else torch.as_tensor(rows, device=self.device)
         picked = self._map(lambda t: t[there])
-        return replace(picked, ids=self.ids[here], views=self.views[here])
+        return replace(picked, keys=self.keys.take(here))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SoftTargets:
         columns = {name: change(column) for name, column in self.columns.items()}
@@ -139,8 +148,7 @@ def concatenate(parts: list[SoftTargets]) -> SoftTargets:
         first,
         columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
         mask=torch.cat([p.mask for p in parts]),
-        ids=np.concatenate([p.ids for p in parts]),
-        views=np.concatenate([p.views for p in parts]),
+        keys=KnownKeys(np.concatenate([p.ids for p in parts]), np.concatenate([p.views for p in parts])),
     )
 
 

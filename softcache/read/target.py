@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from softcache.codecs import codec_from_json
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
 from softcache.read.lookup import Keys, to_numpy
+from softcache.read.row_keys import DeferredKeys, KnownKeys, RowKeys
 from softcache.read.soft_targets import SoftTargets
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
@@ -69,7 +71,7 @@ class Target:
             "skipped_rows": committed.skipped_rows,
         }
         self._reader = ShardReader(files, shards, check=check)
-        self._columns: tuple[dict[str, FixedColumn], FlagColumn] | None = None
+        self._columns: tuple[dict[str, FixedColumn], FlagColumn | None] | None = None
 
     def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
         """Return soft targets joined by sample id, in the order of `ids`, repeats included.
@@ -81,7 +83,7 @@ class Target:
         wanted, numbers, rows = self._keys.find(ids, views)
         if hashes is not None:
             self._keys.check_contents(wanted, rows, hashes)
-        return self._gather(rows, wanted, numbers)
+        return self._gather(rows, KnownKeys(to_numpy(wanted), numbers), wanted)
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number: a slice or integers [B].
@@ -93,7 +95,8 @@ class Target:
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
-        return self._gather(numbers.astype(np.int64), None, None)
+        numbers = numbers.astype(np.int64)
+        return self._gather(numbers, DeferredKeys(numbers, self._keys.at), None)
 
     def check(self, ids: Any, views: Any = None) -> None:
         """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
@@ -133,15 +136,14 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
-    def _gather(self, rows: Array, ids: pa.Array | None, views: Array | None) -> SoftTargets:
+    def _gather(self, rows: Array, keys: RowKeys, ids: pa.Array | None) -> SoftTargets:
         shard, local = self._locate(rows, ids)
         columns, valid = self._open_columns()
         return SoftTargets(
             decoder=self.codec,
             columns={name: column.take(shard, local) for name, column in columns.items()},
-            mask=valid.take(shard, local),
-            ids=self._keys.ids(rows) if ids is None else to_numpy(ids),
-            views=self._keys.views(rows) if views is None else views,
+            mask=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid.take(shard, local),
+            keys=keys,
         )
 
     def _locate(self, rows: Array, ids: pa.Array | None) -> tuple[Array, Array]:
@@ -152,10 +154,12 @@ class Target:
             raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
         return shard, local
 
-    def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn]:
+    def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:
+        """Open the codec's columns, and `valid` unless the commit says that every row has an answer."""
         if self._columns is None:
             columns = {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape) for c in self.codec.columns}
-            self._columns = columns, FlagColumn(self._reader, "valid")
+            everywhere = self.stats["valid"] == self.stats["rows"]
+            self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
         return self._columns
 
     def _shards_in_split(self) -> Array:

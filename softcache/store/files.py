@@ -272,8 +272,8 @@ class RemoteFiles(Files):
             self.delete(probe)
         if not honoured:
             raise StorageError(
-                f"{self.url}: this storage overwrites files that must only be created, so that two builders could destroy "
-                "each other's commits; build on a local disk and copy the finished cache there"
+                f"{self.url}: this storage overwrites files that must only be created, so that two builders could "
+                "destroy each other's commits; build on a local disk and copy the finished cache there"
             )
 
     def replace(self, path: str, data: bytes) -> None:

@@ -103,7 +103,9 @@ def test_a_storage_that_ignores_conditions_is_refused(tmp_path: Path, monkeypatc
     files.check_create_only()
     assert list(files.walk("")) == []
     honest = MemoryFileSystem.pipe_file
-    monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda self, path, value, mode="overwrite": honest(self, path, value))
+    monkeypatch.setattr(
+        MemoryFileSystem, "pipe_file", lambda self, path, value, mode="overwrite": honest(self, path, value)
+    )
     with pytest.raises(StorageError, match="overwrites files that must only be created"):
         files.check_create_only()
     assert list(files.walk("")) == []
