@@ -43,6 +43,12 @@ class TaskError(SoftcacheError):
     """Something is asked of a target that its task does not have."""
 
 
+class UnknownTarget(TaskError, KeyError):
+    """No target, or more than one, is meant by a name."""
+
+    __str__ = Exception.__str__
+
+
 class CodecError(SoftcacheError):
     """Values cannot be stored in the chosen codec or dtype."""
 

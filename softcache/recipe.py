@@ -110,9 +110,14 @@ class StoreRecipe(_Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key, known in (("format", FORMATS), ("codec", CODECS), ("dtype", tuple(DTYPES))):
-            if getattr(self, key) not in known:
-                raise ValueError(f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}")
+        settings = (("format", FORMATS), ("codec", CODECS), ("dtype", tuple(DTYPES)))
+        problems = [
+            f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}"
+            for key, known in settings
+            if getattr(self, key) not in known
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
 
@@ -164,7 +169,7 @@ class TaskRecipe(_Model):
 
 
 class BuildRecipe(_Model):
-    """How the work is cut and run. None of it changes what is stored."""
+    """How the work is cut and run. None of it is part of a target's fingerprint."""
 
     batch_size: int = Field(default=64, ge=1)
     fragment_rows: int = Field(default=4096, ge=1)
@@ -194,31 +199,6 @@ class Recipe(_Model):
         """Return a path of the recipe: relative to its folder."""
         return self.folder / text
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        problems = [
-            f"{room}.{name}: {name!r} cannot be part of a target's name; use lower-case letters, digits and _.-"
-            for room, names in (("teachers", self.teachers), ("tasks", self.tasks))
-            for name in names
-            if not is_name_part(name)
-        ]
-        seen: set[str] = set()
-        for key, task in self.tasks.items():
-            problems += [
-                f"tasks.{key}.teachers: {t!r} is not a teacher of this recipe{_nearest(t, self.teachers)}"
-                for t in task.teachers
-                if t not in self.teachers
-            ]
-            if task.label is not None and task.label not in self.transfer_set.keep:
-                problems.append(f"tasks.{key}.label: {task.label!r} is not in transfer_set.keep")
-            for target in [task.name] if task.name else [f"{key}@{t}" for t in task.teachers]:
-                if target in seen:
-                    problems.append(f"tasks.{key}: target {target} is defined twice")
-                seen.add(target)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
-
 
 def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides: `a.b=VALUE` sets (VALUE is YAML), `~a.b` removes.
@@ -235,6 +215,7 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
             f"{file}: expected a mapping with transfer_set, teachers and tasks; softcache init writes an example"
         )
     problems = [problem for o in overrides if (problem := _override(data, o)) is not None]
+    problems += _check_names(data)
     try:
         recipe = Recipe(
             **{str(key): value for key, value in data.items() if key != "folder"}, folder=file.resolve().parent
@@ -246,6 +227,41 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if problems:
         raise RecipeError([f"{file}: {problem}" for problem in problems])
     return recipe
+
+
+def _check_names(data: dict[str, Any]) -> list[str]:
+    """Return what is wrong between the parts of a recipe, whether or not each part is right by itself."""
+    teachers, tasks = _mapping(data.get("teachers")), _mapping(data.get("tasks"))
+    keep = _list(_mapping(data.get("transfer_set")).get("keep"))
+    problems = [
+        f"{part}.{name}: {name!r} cannot be part of a target's name; use lower-case letters, digits and _.-"
+        for part, names in (("teachers", teachers), ("tasks", tasks))
+        for name in names
+        if not is_name_part(str(name))
+    ]
+    seen: set[str] = set()
+    for key, task in ((key, _mapping(task)) for key, task in tasks.items()):
+        answering = [str(t) for t in _list(task.get("teachers"))]
+        problems += [
+            f"tasks.{key}.teachers: {t!r} is not a teacher of this recipe{_nearest(t, [str(n) for n in teachers])}"
+            for t in answering
+            if t not in teachers
+        ]
+        if task.get("label") is not None and task["label"] not in keep:
+            problems.append(f"tasks.{key}.label: {task['label']!r} is not in transfer_set.keep")
+        for target in [str(task["name"])] if task.get("name") else [f"{key}@{t}" for t in answering]:
+            if target in seen:
+                problems.append(f"tasks.{key}: target {target} is defined twice")
+            seen.add(target)
+    return problems
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -292,10 +308,17 @@ def _explain(error: Any) -> list[str]:
         lines = str(error["ctx"]["error"]).split("\n")
         return [f"{where}: {line}" if where else line for line in lines]
     if error["type"] == "extra_forbidden":
-        return [f"{where}: unknown key{_nearest(str(error['loc'][-1]), _known_keys(error['loc']))}"]
+        return [
+            f"{where}: {_short(error['input'])}: unknown key{_nearest(str(error['loc'][-1]), _known_keys(error['loc']))}"
+        ]
     if error["type"] == "missing":
         return [f"{where}: missing"]
-    return [f"{where}: {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"]
+    return [f"{where}: {_short(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _known_keys(location: tuple[Any, ...]) -> Collection[str]:

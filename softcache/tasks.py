@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,11 +58,6 @@ class TaskSpec:
         if self.allow_masked and self.value_kind == "probs":
             found.append("allow_masked is for -Inf; a ruled-out class has probability 0")
         return found
-
-    @property
-    def size(self) -> int:
-        """Numbers in one row."""
-        return math.prod(self.shape)
 
     @property
     def has_temperature(self) -> bool:

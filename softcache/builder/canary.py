@@ -28,27 +28,29 @@ def check_canaries(
     positions: dict[int, np.ndarray],
     stored: Stored,
 ) -> None:
-    """Predict the first rows of one finished fragment again and compare them with what is stored.
+    """Predict a few rows of the first and the last finished fragment again and compare them with what is stored.
 
     Raises TeacherError if they differ by more than rounding: the teacher's answers depend on something undeclared.
     """
-    done = next((u for u in units if u.name == target.name and stored.has(u)), None)
-    if done is None:
-        return
-    number = done.fragment.number
-    shard = stored.receipts[done.key].shard if done.key in stored.receipts else stored.live[done.name, number].shard
-    rows = np.arange(min(ROWS, shard.rows))
-    before, was_valid = _read(files, shard, target, rows)
-    answers = runner.predict_rows(Job(done.fragment, positions[number], [target]), rows.tolist())[target.name]
-    now = target.codec.values({name: column[: len(rows)] for name, column in answers.tensors().items()})
+    done = [u for u in units if u.name == target.name and stored.has(u)]
+    for unit in {u.key: u for u in (*done[:1], *done[-1:])}.values():
+        shard = stored.shard(unit)
+        if shard is not None:
+            _check_fragment(files, runner, target, Job(unit.fragment, positions[unit.fragment.number], [target]), shard)
+
+
+def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job, shard: Shard) -> None:
+    values, valid = _read(files, shard, target)
+    answered = np.flatnonzero(valid.numpy())
+    rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)]) if len(answered) else answered
+    answers = runner.predict_rows(job, rows.tolist())[target.name]
+    now = target.codec.values(answers.tensors())
     for row in rows.tolist():
-        if not was_valid[row] or row in answers.bad:
-            continue
-        old, new = before[row].double(), now[row].double()
+        old, new = values[row].double(), now[row].double()
         scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
         allowed = scale * (TOLERANCE + torch.finfo(now.dtype).eps)
-        if not torch.allclose(old, new, rtol=0, atol=allowed, equal_nan=True):
-            sample = done.fragment.sample_ids[row].as_py()
+        if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
+            sample = job.fragment.sample_ids[row].as_py()
             worst = float((old - new).abs().nan_to_num(torch.inf).max())
             raise TeacherError(
                 f"{target.name}: sample {sample!r} is answered otherwise than what is stored (by {worst:.3g}; "
@@ -56,9 +58,9 @@ def check_canaries(
             )
 
 
-def _read(files: Files, shard: Shard, target: BuildTarget, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read rows of one shard, committed or not, with its blocks checked."""
-    alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).targets()[target.name]
-    reader, first = ShardReader(files, alone), np.zeros(len(rows), np.int64)
+def _read(files: Files, shard: Shard, target: BuildTarget) -> tuple[torch.Tensor, torch.Tensor]:
+    """Read the values and `valid` of one shard, committed or not, with its blocks checked."""
+    alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).shards_of(target.name)
+    reader, first, rows = ShardReader(files, alone), np.zeros(shard.rows, np.int64), np.arange(shard.rows)
     columns = {c.name: FixedColumn(reader, c.name, c.dtype, c.shape).take(first, rows) for c in target.codec.columns}
     return target.codec.values(columns), FlagColumn(reader, "valid").take(first, rows)

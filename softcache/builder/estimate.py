@@ -13,20 +13,20 @@ from softcache.store.files import Files
 ROWS_BYTES, SHARD_BYTES = 64, 8192
 
 
-def unit_bytes(unit: Unit) -> int:
-    """Return about how many bytes a unit's shard and receipt take: its values, ids and views, and fixed overheads."""
+def unit_bytes(unit: Unit, kept_bytes: float) -> int:
+    """Return about how many bytes a unit's shard and receipt take, with `kept_bytes` of kept columns a row."""
     fragment = unit.fragment
     row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5
     if unit.target is None:
-        row += ROWS_BYTES
+        row += ROWS_BYTES + kept_bytes
     else:
         row += sum(NUMPY_DTYPES[c.dtype].itemsize * math.prod(c.shape) for c in unit.target.codec.columns)
     return int(fragment.rows * row) + SHARD_BYTES
 
 
-def estimated_bytes(units: Sequence[Unit]) -> int:
+def estimated_bytes(units: Sequence[Unit], kept_bytes: float) -> int:
     """Return about how many bytes units take."""
-    return sum(map(unit_bytes, units))
+    return sum(unit_bytes(unit, kept_bytes) for unit in units)
 
 
 def check_space(files: Files, needed: int) -> None:

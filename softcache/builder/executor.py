@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -31,6 +31,8 @@ from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
 from softcache.transfer import Scan, TransferSet
 
+KEPT_SAMPLE = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -43,6 +45,7 @@ class Prepared:
     scan: Scan
     targets: list[BuildTarget]
     rows_declaration: dict[str, object]
+    kept_bytes: float
     stored: Stored
     work: Work
     units: list[Unit]
@@ -75,16 +78,26 @@ def build(
     started = time.monotonic()
     if limit is not None and limit < 1:
         raise RecipeError(f"limit is {limit}; expected at least 1")
-    prepared = prepare(load_recipe(recipe, overrides), output, limit=limit)
+    loaded = load_recipe(recipe, overrides)
     with stop_on_signals() as stop:
+        prepared = prepare(loaded, output, limit=limit, progress=progress, stop=stop)
         receipts, computed = run(prepared, stop, progress)
-    return commit(prepared, receipts, computed, started)
+        return commit(prepared, receipts, computed, started)
 
 
 def prepare(
-    recipe: Recipe, output: str | os.PathLike[str], *, limit: int | None = None, write: bool = True
+    recipe: Recipe,
+    output: str | os.PathLike[str],
+    *,
+    limit: int | None = None,
+    write: bool = True,
+    progress: bool = False,
+    stop: threading.Event | None = None,
 ) -> Prepared:
-    """Read the transfer set and the cache, and plan. With `write` false the cache is left as it is, or absent."""
+    """Read the transfer set and the cache, and plan. With `write` false the cache is left as it is, or absent.
+
+    Raises IncompleteCache if `stop` is set meanwhile.
+    """
     files = connect(output)
     targets = build_targets(recipe)
     transfer_set = open_transfer_set(recipe, limit)
@@ -92,16 +105,17 @@ def prepare(
     state = newest_state(files) if marker is not None else None
     stored = read_stored(files, state)
     check_targets(stored, targets)
-    scan = transfer_set.scan()
+    scan = _scan(transfer_set, progress, stop)
     if write:
         marker = ensure_marker(files)
         write_first_card(files)
     head = None if state is None else state.commit.plan
     work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
-    keep = transfer_set.stored(np.arange(1), transfer_set.keep).schema
-    declaration = rows_declaration(keep, scan.sample_ids.type)
+    keep = transfer_set.stored(np.arange(min(len(transfer_set), KEPT_SAMPLE)), transfer_set.keep)
+    kept_bytes = keep.nbytes / min(len(transfer_set), KEPT_SAMPLE)
+    declaration = rows_declaration(keep.schema, scan.sample_ids.type)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
-    return Prepared(recipe, files, marker, transfer_set, scan, targets, declaration, stored, work, units)
+    return Prepared(recipe, files, marker, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
 
 
 def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict[str, Receipt], int]:
@@ -110,7 +124,7 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     Raises StorageError before it begins if the disk is too small, IncompleteCache if `stop` was set.
     """
     todo = prepared.todo
-    check_space(prepared.files, estimated_bytes(todo))
+    check_space(prepared.files, estimated_bytes(todo, prepared.kept_bytes))
     receipts: dict[str, Receipt] = {}
     for unit in todo:
         if unit.target is None and not stop.is_set():
@@ -160,11 +174,25 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, star
     if prepared.marker is None:
         raise IncompleteCache("a build that was prepared without writing cannot be committed")
     publication = Publication(prepared.marker, prepared.work.plan, prepared.units, prepared.targets, described)
-    stored = Stored(prepared.stored.state, prepared.stored.live, prepared.stored.receipts | receipts)
+    written = {f.path: f.bytes for receipt in receipts.values() for f in receipt.shard.files}
+    stored = replace(
+        prepared.stored, receipts=prepared.stored.receipts | receipts, sizes=prepared.stored.sizes | written
+    )
     published = publish_build(prepared.files, publication, stored)
     return summarise(
         prepared.files, prepared.targets, computed, time.monotonic() - started, up_to_date=published is None
     )
+
+
+def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | None) -> Scan:
+    with tqdm(total=len(transfer_set), unit=" samples", desc="reading", disable=not progress, leave=False) as bar:
+
+        def advance(samples: int) -> None:
+            if stop is not None and stop.is_set():
+                raise IncompleteCache("stopped while reading the transfer set; run the same command again")
+            bar.update(samples)
+
+        return transfer_set.scan(advance)
 
 
 def newest_state(files: Files) -> State | None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -117,14 +118,16 @@ class Runner:
                 for future in writing:
                     future.result()
             except BaseException:
+                # What is answered is still written on leaving; what is not yet read is not begun.
                 reader.shutdown(wait=False, cancel_futures=True)
-                writer.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def predict_rows(self, job: Job, rows: list[int]) -> dict[str, Answers]:
-        """Answer some rows of a fragment alone; the other rows of the result are missing."""
+        """Answer some rows of a fragment alone; the other rows of the result are missing, and so are bad ones."""
+        lenient = copy(self)
+        lenient._skip_bad = True
         answers = {t.name: Answers.empty(t, job.fragment.rows) for t in job.targets}
-        self._answer(self._load(job, rows, last=True), answers)
+        lenient._answer(lenient._load(job, rows, last=True), answers)
         return answers
 
     def _batches(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[Callable[[], Batch]]:

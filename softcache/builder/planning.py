@@ -9,7 +9,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softcache.errors import AlignmentError, IncompatibleTarget, name_some
+from softcache.errors import (
+    AlignmentError,
+    IncompatibleTarget,
+    RecipeError,
+    SoftcacheError,
+    TransferSetError,
+    name_some,
+)
 from softcache.recipe import DatasetSource as DatasetRecipe
 from softcache.recipe import ImagesSource, PythonSource, Recipe, TeacherRecipe
 from softcache.store.files import Files
@@ -34,9 +41,15 @@ def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
     described = recipe.transfer_set
     source = _open_source(recipe)
     apart = {described.id, *described.keep}
-    content = described.content or sorted(
-        {c for t in recipe.teachers.values() for c in reads(t, source.columns, apart)}
-    )
+    read = {name: reads(teacher, source.columns, apart) for name, teacher in recipe.teachers.items()}
+    content = described.content or sorted({column for columns in read.values() for column in columns})
+    for name, columns in read.items():
+        unseen = sorted(set(columns) - set(content))
+        if unseen:
+            raise RecipeError(
+                f"transfer_set.content: teacher {name} reads {', '.join(unseen)}, which is not in it; "
+                "a change there would go unnoticed"
+            )
     return TransferSet(source, described.id, tuple(described.keep), tuple(content), described.split, limit)
 
 
@@ -100,7 +113,13 @@ def plan_work(
 def _open_source(recipe: Recipe) -> Source:
     source = recipe.transfer_set.source
     if isinstance(source, PythonSource):
-        return from_object(load_callable(source.callable, recipe.folder)(**source.arguments))
+        make = load_callable(source.callable, recipe.folder)
+        try:
+            return from_object(make(**source.arguments))
+        except SoftcacheError:
+            raise
+        except Exception as e:
+            raise TransferSetError(f"{source.callable} raised {type(e).__name__}: {e}") from e
     if isinstance(source, DatasetRecipe):
         local = recipe.path(source.path)
         return open_dataset(str(local) if local.exists() else source.path, source.name, source.split)
@@ -113,8 +132,8 @@ def _check_compatible(plan: Plan, transfer_set: TransferSet, scan: Scan) -> None
     if set(plan.content) != set(transfer_set.content):
         raise IncompatibleTarget(
             f"the cache's content hashes cover {', '.join(sorted(plan.content))}; this recipe's teachers read "
-            f"{', '.join(sorted(transfer_set.content))}: set transfer_set.content to the cache's columns, or build "
-            "another cache"
+            f"{', '.join(sorted(transfer_set.content))}: set transfer_set.content to the cache's columns if it "
+            "reads no others, or build another cache"
         )
     if plan.id_type is not None and plan.id_type != scan.sample_ids.type:
         column = "content hashes" if transfer_set.id == CONTENT_HASH else f"id column {transfer_set.id!r}"

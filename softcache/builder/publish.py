@@ -133,9 +133,11 @@ def _index(
 def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], LiveShard]) -> dict[str, CommittedTarget]:
     committed = {} if stored.state is None else dict(stored.state.commit.targets)
     receipts: dict[str, list[Receipt]] = {}
+    redone: dict[str, set[int]] = {}
     for unit in build.units:
         if unit.key in stored.receipts:
             receipts.setdefault(unit.name, []).append(stored.receipts[unit.key])
+            redone.setdefault(unit.name, set()).add(unit.fragment.number)
     shards: dict[str, list[LiveShard]] = {}
     for (name, _), shard in live.items():
         shards.setdefault(name, []).append(shard)
@@ -144,7 +146,9 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
     for name in sorted(set(shards) - {ROWS}):
         old, new = committed.get(name), receipts.get(name, [])
         declaration, digest = described.get(name) or (old.declaration, old.fingerprint)  # type: ignore[union-attr]
-        skipped = ([] if old is None else old.skipped) + [list(s) for r in new for s in r.skipped]
+        untouched = {s.fragment for s in shards[name]} - redone.get(name, set())
+        before = _still_skipped(old, build.plan, untouched)
+        skipped = before + [list(s) for r in new for s in r.skipped]
         result[name] = CommittedTarget(
             declaration=declaration,
             fingerprint=digest,
@@ -157,6 +161,14 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
             skipped_rows=sum(s.shard.rows - s.shard.statistics["valid"] for s in shards[name]),
         )
     return result
+
+
+def _still_skipped(old: CommittedTarget | None, plan: Plan, fragments: set[int]) -> list[list[Any]]:
+    """Return what the commit before lists as skipped in fragments that are as they were."""
+    if old is None or not old.skipped:
+        return []
+    ids = {sample_id for number in fragments for sample_id in plan.fragments[number].sample_ids.to_pylist()}
+    return [entry for entry in old.skipped if entry[0] in ids]
 
 
 def _check_answers(commit: Commit) -> None:

@@ -11,7 +11,7 @@ from softcache.builder.pipeline import Answers, Job
 from softcache.builder.targets import rows_fingerprint, versions
 from softcache.builder.units import Unit
 from softcache.codecs.statistics import value_statistics
-from softcache.errors import TransferSetError, name_some
+from softcache.errors import IntegrityError, TransferSetError, name_some
 from softcache.store import arrow
 from softcache.store.files import Files
 from softcache.store.layout import ROWS, shard_stem
@@ -36,12 +36,13 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
         valid,
         ids,
         views,
-        {"target": target.name, **target.codec.to_json()},
+        {"target": target.name, "codec": target.codec.to_json()},
+        {column.name: column.missing for column in target.codec.columns},
     )
     statistics = value_statistics(target.codec, answers.tensors(), valid)
     skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]
     shard = Shard(target.name, unit.key, fragment.keys_sha256, fragment.rows, stored, buffers, statistics)
-    return write_receipt(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions()))
+    return _record(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions()))
 
 
 def write_rows(files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, Any]) -> Receipt:
@@ -51,7 +52,22 @@ def write_rows(files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, 
     file = put_file(files, f"{shard_stem(ROWS, fragment.split, fragment.number)}-", data)
     statistics = {"valid": fragment.rows}
     shard = Shard(ROWS, unit.key, fragment.keys_sha256, fragment.rows, (file,), arrow.locate(data), statistics)
-    return write_receipt(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], versions()))
+    return _record(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], versions()))
+
+
+def _record(files: Files, receipt: Receipt) -> Receipt:
+    """Publish a receipt and return the one in force, whose shard must be there.
+
+    Raises IntegrityError if another receipt was first and its shard has been lost since.
+    """
+    in_force = write_receipt(files, receipt)
+    for file in in_force.shard.files if in_force.shard.files != receipt.shard.files else ():
+        if files.size(file.path) != file.bytes:
+            raise IntegrityError(
+                f"{files.url}/{file.path}: lost, and this build's shard has other bytes; restore the file, or give the "
+                "unfinished part up with: softcache gc DIR --abandon --yes"
+            )
+    return in_force
 
 
 def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
@@ -66,10 +82,11 @@ def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
     }
     for name in sorted(kept.column_names):
         column = kept[name].combine_chunks()
-        if column.null_count:
-            ids = fragment.sample_ids.filter(column.is_null()).to_pylist()
+        if arrow.null_count(column):
+            rows = [i for i in range(len(column)) if arrow.null_count(column.slice(i, 1))]
+            ids = fragment.sample_ids.take(pa.array(rows)).to_pylist()
             raise TransferSetError(
-                f"kept column {name!r} has no value for samples {name_some(ids)}; give one, such as -1"
+                f"kept column {name!r} lacks values for samples {name_some(ids)}; give some, such as -1"
             )
         arrays[name] = column.take(repeat)
     return arrays

@@ -73,9 +73,9 @@ def summarise(
 
 
 def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
-    """Return the share of valid rows whose highest value is at the label.
+    """Return the share of labelled rows with an answer whose highest value is at the label.
 
-    None if the labels are not class numbers or names.
+    A number that is no class, such as -1, is no label. None if there are no labels that are class numbers or names.
     """
     target = cache[name]
     truth = np.asarray(labels.to_pylist(), dtype=object)
@@ -89,8 +89,9 @@ def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
     for begin in range(0, len(covered), _CHUNK):
         rows = covered[begin : begin + _CHUNK]
         soft = target.read(rows)
-        mask = soft.mask.numpy()
+        expected = truth[rows].astype(np.int64)
+        mask = soft.mask.numpy() & (expected >= 0) & (expected < target.task.shape[0])
         top = soft.values.float().argmax(-1).numpy()
-        right += int((top == truth[rows].astype(np.int64))[mask].sum())
+        right += int((top == expected)[mask].sum())
         valid += int(mask.sum())
     return right / valid if valid else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from softcache.builder.estimate import check_space, unit_bytes
+from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.executor import Prepared, make_runner, prepare, teacher_jobs
 from softcache.builder.planning import open_transfer_set, reads
 from softcache.builder.targets import build_targets
@@ -66,7 +66,7 @@ def plan(
     for unit in prepared.todo:
         by_name.setdefault(unit.name, []).append(unit)
     targets = [
-        TargetPlan(name, sum(u.fragment.rows for u in units), len(units), sum(map(unit_bytes, units)))
+        TargetPlan(name, sum(u.fragment.rows for u in units), len(units), estimated_bytes(units, prepared.kept_bytes))
         for name, units in by_name.items()
     ]
     needed = sum(t.bytes for t in targets)
@@ -115,11 +115,17 @@ def _trial(prepared: Prepared) -> float:
     """Return the estimated seconds of all teachers, from up to 64 samples each, after one batch to warm up."""
     seconds = 0.0
     for name, jobs in teacher_jobs(prepared).items():
-        runner, job = make_runner(prepared, name), jobs[0]
-        rows = list(range(min(SAMPLES, job.fragment.rows)))
-        runner.predict_rows(job, rows[: prepared.recipe.build.batch_size])
-        started = time.perf_counter()
-        for begin in range(0, len(rows), prepared.recipe.build.batch_size):
-            runner.predict_rows(job, rows[begin : begin + prepared.recipe.build.batch_size])
-        seconds += (time.perf_counter() - started) / len(rows) * sum(j.fragment.rows for j in jobs)
+        runner, size = make_runner(prepared, name), prepared.recipe.build.batch_size
+        batches = [
+            (job, list(range(begin, min(begin + size, job.fragment.rows))))
+            for job in jobs[:SAMPLES]
+            for begin in range(0, min(job.fragment.rows, SAMPLES), size)
+        ]
+        runner.predict_rows(*batches[0])
+        started, tried = time.perf_counter(), 0
+        for job, rows in batches:
+            if tried < SAMPLES:
+                runner.predict_rows(job, rows)
+                tried += len(rows)
+        seconds += (time.perf_counter() - started) / tried * sum(j.fragment.rows for j in jobs)
     return seconds

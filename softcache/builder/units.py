@@ -16,6 +16,7 @@ from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt, read_receipts, receipt_keys, short_declaration, unit_key
+from softcache.store.shards import Shard
 from softcache.store.state import State
 from softcache.transfer import Scan
 from softcache.transfer.transfer_set import kept_digest
@@ -41,16 +42,28 @@ class Stored:
         state: the newest commit, None before the first.
         live: its shards, by target and fragment.
         receipts: by unit key, the receipts that the newest commit does not name.
+        sizes: the size of every file in `data`, by path, when the build began.
     """
 
     state: State | None
     live: dict[tuple[str, int], LiveShard]
     receipts: dict[str, Receipt]
+    sizes: dict[str, int]
+
+    def shard(self, unit: Unit) -> Shard | None:
+        """Return a unit's shard if it is recorded and its files are there with their sizes."""
+        live = self.live.get((unit.name, unit.fragment.number))
+        if unit.key in self.receipts:
+            shard = self.receipts[unit.key].shard
+        elif live is not None and live.shard.unit_key == unit.key:
+            shard = live.shard
+        else:
+            return None
+        return shard if all(self.sizes.get(f.path) == f.bytes for f in shard.files) else None
 
     def has(self, unit: Unit) -> bool:
         """Whether a unit's shard is done."""
-        live = self.live.get((unit.name, unit.fragment.number))
-        return unit.key in self.receipts or (live is not None and live.shard.unit_key == unit.key)
+        return self.shard(unit) is not None
 
 
 def read_stored(files: Files, state: State | None) -> Stored:
@@ -58,7 +71,8 @@ def read_stored(files: Files, state: State | None) -> Stored:
     live = {} if state is None else {(s.shard.target, s.fragment): s for s in state.manifest.live()}
     committed = {s.shard.unit_key for s in live.values()}
     keys = sorted(receipt_keys(files) - committed)
-    return Stored(state, live, {r.shard.unit_key: r for r in read_receipts(files, keys)})
+    sizes = {path: size for path, size, _ in files.walk("data")}
+    return Stored(state, live, {r.shard.unit_key: r for r in read_receipts(files, keys)}, sizes)
 
 
 def all_units(work: Work, scan: Scan, targets: Sequence[BuildTarget], rows_fingerprint: str) -> list[Unit]:

@@ -216,9 +216,7 @@ def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> N
     from softcache.store.gc import collect, find_garbage
 
     files = connect(cache)
-    garbage = find_garbage(files, min_age=min_age * 3600, abandon=abandon)
-    if yes:
-        collect(files, garbage)
+    garbage = (collect if yes else find_garbage)(files, min_age=min_age * 3600, abandon=abandon)
     if as_json:
         print_json({"path": files.url, "deleted": yes, "files": [vars(g) for g in garbage]})
         return

@@ -18,11 +18,15 @@ CODECS: dict[str, type[Codec]] = {}
 
 @dataclass(frozen=True)
 class Column:
-    """A fixed-width stored column: each row has `shape` numbers of `dtype` (a storage dtype of docs/format.md)."""
+    """A fixed-width stored column: each row has `shape` numbers of `dtype` (a storage dtype of docs/format.md).
+
+    `missing` is what every number of a row without an answer is.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    missing: float | int
 
 
 class Codec(ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from softcache.tasks import TaskSpec
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 PROBS_SUM_TOLERANCE = 1e-2
+BFLOAT16_NAN = 0x7FC0
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class DenseCodec(Codec):
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        stored = "uint16" if self.dtype == "bfloat16" else self.dtype
-        return (Column("values", stored, self.task.shape),)
+        if self.dtype == "bfloat16":
+            return (Column("values", "uint16", self.task.shape, BFLOAT16_NAN),)
+        return (Column("values", self.dtype, self.task.shape, math.nan),)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         flat = values.detach().reshape(len(values), -1)
@@ -48,6 +51,8 @@ class DenseCodec(Codec):
         wider = "bfloat16 or float32" if self.dtype == "float16" else "float32"
         kinds[f"a value too large for {self.dtype} (store {wider})"] = overflow
         if self.task.value_kind == "probs":
+            coarse = (flat > 0) & (flat < torch.finfo(self.torch_dtype).tiny)
+            kinds[f"a probability too small for {self.dtype} (store bfloat16 or float32, or give logits)"] = coarse
             off = (flat.float().sum(1) - 1).abs() > PROBS_SUM_TOLERANCE
             kinds["values declared probs that are negative or do not sum to 1"] = ((flat < 0).any(1) | off)[:, None]
         elif self.task.value_kind == "log_probs":

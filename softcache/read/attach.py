@@ -116,7 +116,7 @@ def _ids_of(dataset: Any, id: str | int | None) -> Any:
     if id is None:
         raise AlignmentError("attach needs id= (the key or position of the sample id) or ids=")
     if id in (getattr(dataset, "column_names", None) or ()):
-        return dataset.with_format("arrow")[:][id]
+        return dataset.select_columns([id]).with_format("arrow")[:][id]
     return [_plain(field_of(dataset[i], id)) for i in range(len(dataset))]
 
 
@@ -132,4 +132,4 @@ def _content_hashes(dataset: Any, cache: Cache) -> Array | None:
         return None
     source = from_object(dataset)
     chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 4096))
-    return np.concatenate([hash_rows(source.read(positions, columns)) for positions in chunks])
+    return np.concatenate([hash_rows(source.read(positions, columns), len(positions)) for positions in chunks])

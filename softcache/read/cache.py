@@ -41,7 +41,7 @@ class Cache(Mapping[str, Target]):
         self._files, self._state, self._split, self._check = files, state, split, check
         shards = state.manifest.targets()
         self._shards = {name: shards[name] for name in state.commit.targets if name in shards}
-        if ROWS not in shards or shards[ROWS].end != state.commit.rows:
+        if shards[ROWS].end != state.commit.rows:
             raise FormatError(
                 f"{files.url}: commit {state.commit.number}: the manifest does not have the commit's rows"
             )
@@ -101,7 +101,7 @@ class Cache(Mapping[str, Target]):
     def __getitem__(self, name: str) -> Target:
         """Return a target by its name, or by its task's where one target answers it.
 
-        Raises TaskError listing the targets.
+        Raises UnknownTarget listing the targets.
         """
         full = resolve_name(name, self._shards)
         if full not in self._targets:
@@ -123,9 +123,6 @@ class Cache(Mapping[str, Target]):
     def __len__(self) -> int:
         """Number of targets. The number of rows is `len(cache.row_numbers)`."""
         return len(self._shards)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._shards
 
     def __repr__(self) -> str:
         narrowed = "" if self._split is None else f", split {self._split}"

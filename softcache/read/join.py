@@ -72,5 +72,7 @@ def field_of(batch: Any, key: str | int) -> Any:
 def with_soft(batch: Any, soft: SoftBatch) -> Any:
     """Return a batch with its soft targets: a dict gains the key `soft`, anything else becomes a pair."""
     if isinstance(batch, Mapping):
+        if "soft" in batch:
+            raise AlignmentError("the batch has a field 'soft' of its own; rename it, for soft targets go by that name")
         return {**batch, "soft": soft}
     return batch, soft

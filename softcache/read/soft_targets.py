@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from softcache.codecs import Temperature
-from softcache.errors import TaskError
+from softcache.errors import UnknownTarget
 from softcache.read.row_keys import KnownKeys, RowKeys
 from softcache.tasks import TaskSpec
 
@@ -97,7 +97,8 @@ class SoftTargets:
 
     def __getitem__(self, rows: int | slice | Array | torch.Tensor) -> SoftTargets:
         """Return some of the rows, always as a batch: `soft[i]`, `soft[i:j]`, `soft[mask]`, `soft[positions]`."""
-        if isinstance(rows, int):
+        if isinstance(rows, (int, np.integer)):
+            rows = int(rows)
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of a batch of {len(self)}")
             rows = slice(rows, rows + 1 or None)
@@ -153,12 +154,12 @@ def concatenate(parts: list[SoftTargets]) -> SoftTargets:
 
 
 def resolve_name(name: str, targets: Mapping[str, object]) -> str:
-    """Return the target that `name` names: itself, or the only `name@…`. Raises TaskError listing what there is."""
+    """Return the target that `name` names: itself, or the only `name@…`. Raises UnknownTarget listing what there is."""
     if name in targets:
         return name
     fitting = [t for t in targets if t.partition("@")[0] == name]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise TaskError(f"{name!r} is answered by {', '.join(fitting)}; name one of them")
-    raise TaskError(f"no target {name!r}; there are {', '.join(targets) or 'none'}")
+        raise UnknownTarget(f"{name!r} is answered by {', '.join(fitting)}; name one of them")
+    raise UnknownTarget(f"no target {name!r}; there are {', '.join(targets) or 'none'}")

@@ -73,8 +73,11 @@ class Span:
 
         Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
         """
-        for shard in np.unique(shards[~self._is_mapped[shards]]).tolist():
+        absent = np.unique(shards[~self._is_mapped[shards]]).tolist()
+        for shard in absent:
             self._map(shard)
+        if absent and len(_mapped) > MAX_MAPPINGS:
+            _evict(len(_mapped) - MAX_MAPPINGS, keep=(id(self), set(shards.tolist())))
         if self._unchecked:
             self._check(shards, begin, end)
 
@@ -82,10 +85,9 @@ class Span:
         where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
         size = int(self._shards.file_bytes[shard, self._file])
         try:
-            local = self._files.local(self._shards.path(shard, self._file), self._shards.digest(shard, self._file))
-            handle = os.open(local, os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self._local(shard), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError as e:
-            raise IntegrityError(f"{where}: missing; restore it or build the target again") from e
+            raise IntegrityError(f"{where}: missing; run the build again to make it anew, or restore it") from e
         except OSError as e:
             raise StorageError(f"{where}: {e.strerror}") from e
         try:
@@ -99,11 +101,9 @@ class Span:
             os.close(handle)
         self._is_mapped[shard] = True
         _mapped[id(self), shard] = weakref.ref(self)
-        while len(_mapped) > MAX_MAPPINGS:
-            (_, oldest), span = _mapped.popitem(last=False)
-            owner = span()
-            if owner is not None:
-                owner._unmap(oldest)
+
+    def _local(self, shard: int) -> str:
+        return self._files.local(self._shards.path(shard, self._file), self._shards.digest(shard, self._file))
 
     def _unmap(self, shard: int) -> None:
         size = int(self._ends[shard] - self.starts[shard])
@@ -129,11 +129,24 @@ class Span:
         expected = int(self._shards.blocks[int(self._shards.block_starts[shard, self._file]) + number])
         if crc32c(data) != expected:
             raise IntegrityError(
-                f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written; "
-                "run softcache verify --level full, then restore the file"
+                f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written (in "
+                f"{self._local(shard)}); run softcache verify, and restore the file, or delete a local copy of it"
             )
         self._is_checked[block] = True
         self._unchecked -= 1
+
+
+def _evict(count: int, keep: tuple[int, set[int]]) -> None:
+    """Unmap the `count` shards that were mapped first, but none of those that a span is about to read."""
+    for span_id, shard in list(_mapped):
+        if count <= 0:
+            return
+        if span_id == keep[0] and shard in keep[1]:
+            continue
+        owner = _mapped.pop((span_id, shard))()
+        if owner is not None:
+            owner._unmap(shard)
+        count -= 1
 
 
 def _map(address: int | None, size: int, protection: int, flags: int, handle: int) -> int:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from softcache.errors import FormatError
-from softcache.store.commits import latest_number
-from softcache.store.files import connect
+from softcache.store.commits import latest_number, read_commit
+from softcache.store.files import Files, connect
 from softcache.store.layout import MARKER
+from softcache.store.manifest import Manifest
 from softcache.store.marker import read_marker
 from softcache.store.plan import extensions, read_plan
 from softcache.store.receipts import receipt_keys
-from softcache.store.state import read_state
+from softcache.store.state import read_reference, read_state
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,11 @@ class Status:
         return asdict(self) | {"complete": self.complete}
 
 
+def _unit_keys(files: Files, number: int) -> Iterator[str]:
+    manifest = read_commit(files, number).manifest
+    return (live.shard.unit_key for live in Manifest(read_reference(files, manifest), manifest.path).live())
+
+
 def status(url: str | os.PathLike[str]) -> Status:
     """Return how far a cache is. Raises FormatError if there is none."""
     files = connect(url)
@@ -47,7 +54,7 @@ def status(url: str | os.PathLike[str]) -> Status:
         planned = {n for head in extensions(files, None) for n in read_plan(files, head).fragments}
         return Status(files.url, 0, 0, [], len(done), len(planned))
     state = read_state(files)
-    committed = {live.shard.unit_key for live in state.manifest.live()}
+    committed = {key for number in range(1, state.commit.number + 1) for key in _unit_keys(files, number)}
     planned = {n for head in extensions(files, state.commit.plan) for n in read_plan(files, head).fragments}
     known = set(read_plan(files, state.commit.plan).fragments)
     names = list(state.commit.targets)

@@ -71,6 +71,9 @@ class Target:
             "skipped_rows": committed.skipped_rows,
         }
         self._reader = ShardReader(files, shards, check=check)
+        self._in_split: Array = np.ones(len(shards.rows), np.bool_)
+        if split is not None:
+            self._in_split = pc.equal(shards.splits, split).to_numpy(zero_copy_only=False)
         self._columns: tuple[dict[str, FixedColumn], FlagColumn | None] | None = None
 
     def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
@@ -92,6 +95,8 @@ class Target:
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._shards.end))
+            if self._split is not None:
+                rows = rows[self._in_split[self._reader.locate(rows)[0]]]
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
@@ -105,8 +110,8 @@ class Target:
 
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
-        chosen = np.ones(len(self._shards.rows), np.bool_) if self._split is None else self._shards_in_split()
-        pairs = zip(self._shards.first_row[chosen].tolist(), self._shards.rows[chosen].tolist(), strict=True)
+        first, rows = self._shards.first_row[self._in_split], self._shards.rows[self._in_split]
+        pairs = zip(first.tolist(), rows.tolist(), strict=True)
         return np.concatenate([np.empty(0, np.int64), *(np.arange(first, first + rows) for first, rows in pairs)])
 
     def table(self) -> pa.Table:
@@ -149,7 +154,7 @@ class Target:
     def _locate(self, rows: Array, ids: pa.Array | None) -> tuple[Array, Array]:
         shard, local, covered = self._reader.locate(rows)
         if self._split is not None:
-            covered &= self._shards_in_split()[shard]
+            covered &= self._in_split[shard]
         if not covered.all():
             raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
         return shard, local
@@ -161,9 +166,6 @@ class Target:
             everywhere = self.stats["valid"] == self.stats["rows"]
             self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
         return self._columns
-
-    def _shards_in_split(self) -> Array:
-        return pc.equal(self._shards.splits, self._split).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
 
     def _uncovered(self, rows: Array, ids: pa.Array | None) -> AlignmentError:
         keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.to_pylist())}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from softcache.codecs.statistics import value_statistics
-from softcache.errors import FormatError, SoftcacheError
+from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
 from softcache.store import arrow
 from softcache.store.card import render
@@ -79,7 +79,11 @@ class _Verifier:
         self._seen: set[str] = set()
 
     def run(self) -> Verification:
-        latest = latest_number(self._files)
+        try:
+            latest = latest_number(self._files)
+        except FormatError as e:
+            self._add("commits", str(e))
+            return self._result
         parent: Commit | None = None
         manifest: Manifest | None = None
         for number in range(1, latest + 1):
@@ -96,7 +100,7 @@ class _Verifier:
         try:
             cache = Cache(self._files)
         except (FormatError, FileNotFoundError) as e:
-            if not self._result.problems and latest == 0:
+            if isinstance(e, UnsupportedVersion) or (not self._result.problems and latest == 0):
                 raise
             self._add("", str(e))
             return self._result
@@ -242,6 +246,8 @@ class _Verifier:
         """Run one check; a failure is a problem of `path`."""
         try:
             return check(*arguments)
+        except UnsupportedVersion:
+            raise
         except (SoftcacheError, FileNotFoundError) as e:
             self._add(path, "missing" if isinstance(e, FileNotFoundError) else str(e))
             return default

@@ -53,6 +53,16 @@ def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = No
     return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
 
 
+def null_count(array: pa.Array) -> int:
+    """Return how many nulls there are at any level."""
+    kind, count = array.type, int(array.null_count)
+    if pa.types.is_struct(kind):
+        return count + sum(map(null_count, array.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return count + null_count(array.flatten())
+    return count
+
+
 def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     """Return the one record batch of a stream, without copying. Raises FormatError naming `path`.
 

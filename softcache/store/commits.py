@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -55,7 +55,7 @@ class CommittedTarget:
 
 @dataclass(frozen=True)
 class Commit:
-    """One commit, as in its file. `number` 0 stands for the empty state before the first."""
+    """One commit, as in its file; `sha256` is that of the file."""
 
     number: int
     parent: dict[str, Any] | None
@@ -98,11 +98,13 @@ def read_commit(files: Files, number: int) -> Commit:
     body = load_document(data, where)
     try:
         commit = Commit(
-            **body
+            **_members(Commit, body)
             | {
                 "manifest": FileReference.from_json(body["manifest"]),
                 "index": tuple(FileReference.from_json(i) for i in body["index"]),
-                "targets": {str(name): CommittedTarget(**t) for name, t in body["targets"].items()},
+                "targets": {
+                    str(n): CommittedTarget(**_members(CommittedTarget, t)) for n, t in body["targets"].items()
+                },
                 "sha256": sha256(data),
             }
         )
@@ -111,6 +113,12 @@ def read_commit(files: Files, number: int) -> Commit:
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise FormatError(f"{where}: not a commit: {e!r}") from e
     return commit
+
+
+def _members(kind: type[Commit] | type[CommittedTarget], body: dict[str, Any]) -> dict[str, Any]:
+    """Return the members that this version knows; later ones may have more (docs/format.md, section 12)."""
+    known = {f.name for f in fields(kind)}
+    return {name: value for name, value in body.items() if name in known}
 
 
 def check_parent(files: Files, commit: Commit, parent: Commit | None) -> None:

@@ -70,9 +70,16 @@ class Files(ABC):
     def free_bytes(self) -> int | None:
         """Return the free space, None where there is no such thing."""
 
+    @abstractmethod
+    def touch(self, path: str) -> None:
+        """Make a file young again where the storage can, so that garbage collection leaves it to its next user."""
+
     def put(self, path: str, data: bytes) -> None:
-        """Publish a file whose path contains its hash; one that is already there is read back and compared."""
-        if not self.create(path, data) and sha256(self.read(path)) != sha256(data):
+        """Publish a file whose path contains its hash; one that is already there is read back, compared and touched."""
+        if self.create(path, data):
+            return
+        self.touch(path)
+        if sha256(self.read(path)) != sha256(data):
             raise IntegrityError(
                 f"{self.url}/{path}: this file's content is not what its name says; move it away and run again"
             )
@@ -96,6 +103,7 @@ class LocalFiles(Files):
     def __init__(self, root: str) -> None:
         super().__init__(os.path.abspath(root))
         self.root = Path(self.url)
+        self._durable_folders: set[Path] = set()
 
     def read(self, path: str) -> bytes:
         with self._storage(path):
@@ -130,12 +138,17 @@ class LocalFiles(Files):
         with self._storage(path, len(data)), self._staged(final, data) as temporary:
             try:
                 os.link(temporary, final)
+                return True
             except FileExistsError:
                 return False
             finally:
                 os.unlink(temporary)
-            _sync_folder(final.parent)
-            return True
+                # Also where the name was taken: whoever took it may have died before this.
+                _sync_folder(final.parent)
+
+    def touch(self, path: str) -> None:
+        with self._storage(path):
+            os.utime(self._at(path))
 
     def replace(self, path: str, data: bytes) -> None:
         final = self._at(path)
@@ -169,7 +182,7 @@ class LocalFiles(Files):
     @contextlib.contextmanager
     def _staged(self, final: Path, data: bytes) -> Iterator[Path]:
         """Write `data` durably beside `final`; leave nothing behind if that fails."""
-        _make_folders(final.parent)
+        self._make_folders(final.parent)
         temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             with open(temporary, "xb") as f:
@@ -181,6 +194,16 @@ class LocalFiles(Files):
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+
+    def _make_folders(self, folder: Path) -> None:
+        """Make a folder and its parents up to the root, durably, whoever else is making them too."""
+        if folder in self._durable_folders and folder.is_dir():
+            return
+        if folder != self.root:
+            self._make_folders(folder.parent)
+        folder.mkdir(parents=folder == self.root, exist_ok=True)
+        _sync_folder(folder.parent)
+        self._durable_folders.add(folder)
 
     @contextlib.contextmanager
     def _storage(self, path: str, writing: int | None = None) -> Iterator[None]:
@@ -196,14 +219,6 @@ class LocalFiles(Files):
             elif writing is not None and e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 hint = "; the filesystem must allow hard links, which make a write atomic"
             raise StorageError(f"{self.root / path}: {e.strerror or e}{hint}") from e
-
-
-def _make_folders(folder: Path) -> None:
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    for p in reversed(missing):
-        with contextlib.suppress(FileExistsError):
-            p.mkdir()
-        _sync_folder(p.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -265,6 +280,13 @@ class RemoteFiles(Files):
         return True
 
     def check_create_only(self) -> None:
+        from fsspec.spec import AbstractFileSystem
+
+        if type(self._filesystem()[0]).pipe_file is AbstractFileSystem.pipe_file:
+            raise StorageError(
+                f"{self.url}: this storage can only stream files, not publish them whole, so that a failure would "
+                "leave half a file; build on a local disk and copy the finished cache there"
+            )
         probe = f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
             honoured = self.create(probe, b"1") and not self.create(probe, b"2")
@@ -278,6 +300,9 @@ class RemoteFiles(Files):
 
     def replace(self, path: str, data: bytes) -> None:
         self._call(path, lambda fs, p: fs.pipe_file(p, data))
+
+    def touch(self, path: str) -> None:
+        """Object stores cannot; their garbage collection has the age floor and its second look at the receipts."""
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):

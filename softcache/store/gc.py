@@ -29,32 +29,10 @@ def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -
     """Return what may be deleted, in the order in which to delete it.
 
     Kept is everything that any commit names, and what an unfinished build needs: its plan, its receipts and their
-    shards. With `abandon` the latter is given up. Files younger than `min_age` seconds are left, since a running
-    build may be about to name them; what `abandon` gives up goes at any age.
+    shards. With `abandon` the latter is given up. Files younger than `min_age` seconds are left, since a running build
+    may be about to name them; what `abandon` gives up goes at any age.
     """
-    needed = {MARKER, CARD}
-    committed_keys: set[str] = set()
-    heads: list[str | None] = [None]
-    for number in range(1, latest_number(files) + 1):
-        commit = read_commit(files, number)
-        needed |= {commit_path(number), commit.manifest.path, *(r.path for r in commit.index)}
-        needed |= {f"plan/{head}.arrow" for head in read_plan_chain(files, commit.plan)}
-        heads.append(commit.plan)
-        for live in Manifest(read_reference(files, commit.manifest), commit.manifest.path).live():
-            committed_keys.add(live.shard.unit_key)
-            needed |= {f.path for f in live.shard.files}
-    given_up: set[str] = set()
-    for key in receipt_keys(files):
-        named = {f"receipts/{key}.json", *(f.path for f in read_receipt(files, key).shard.files)}
-        if abandon and key not in committed_keys:
-            given_up |= named
-        else:
-            needed |= named
-    unfinished = {f"plan/{head}.arrow" for parent in set(heads) for head in extensions(files, parent)} - needed
-    if abandon:
-        given_up |= unfinished
-    else:
-        needed |= unfinished
+    needed, given_up = _needed(files, abandon=abandon)
     now = time.time()
     found = []
     for path, size, changed in files.walk(""):
@@ -63,19 +41,49 @@ def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -
         if path in given_up:
             found.append(Garbage(path, size, "of an unfinished build that is given up"))
         elif now - changed >= min_age and _is_ours(path):
-            why = (
-                "an unfinished write"
-                if path.rsplit("/", 1)[-1].startswith(TEMPORARY)
-                else "named by no commit and no receipt"
+            unfinished = path.rsplit("/", 1)[-1].startswith(TEMPORARY)
+            found.append(
+                Garbage(path, size, "an unfinished write" if unfinished else "named by no commit and no receipt")
             )
-            found.append(Garbage(path, size, why))
     return sorted(found, key=lambda g: (not g.path.startswith("receipts/"), g.path))
 
 
-def collect(files: Files, garbage: list[Garbage]) -> None:
-    """Delete garbage, receipts first, so that no receipt ever names a shard that is gone."""
+def collect(files: Files, *, min_age: float = DAY, abandon: bool = False) -> list[Garbage]:
+    """Delete garbage and return it: receipts first, so that no receipt ever names a shard that is gone.
+
+    Commits and receipts are read once more just before, for those that were published meanwhile.
+    """
+    garbage = find_garbage(files, min_age=min_age, abandon=abandon)
+    needed, _ = _needed(files, abandon=abandon)
+    garbage = [item for item in garbage if item.path not in needed]
     for item in garbage:
         files.delete(item.path)
+    return garbage
+
+
+def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
+    """Return the files that are needed, and those that giving up unfinished builds sets free."""
+    needed = {MARKER, CARD}
+    committed: set[str] = set()
+    heads: set[str | None] = {None}
+    for number in range(1, latest_number(files) + 1):
+        commit = read_commit(files, number)
+        needed |= {commit_path(number), commit.manifest.path, *(r.path for r in commit.index)}
+        if commit.plan not in heads:
+            needed |= {f"plan/{head}.arrow" for head in read_plan_chain(files, commit.plan)}
+            heads.add(commit.plan)
+        for live in Manifest(read_reference(files, commit.manifest), commit.manifest.path).live():
+            committed.add(live.shard.unit_key)
+            needed |= {f.path for f in live.shard.files}
+    unfinished = {f"plan/{head}.arrow" for parent in heads for head in extensions(files, parent)}
+    for key in receipt_keys(files):
+        named = {f"receipts/{key}.json", *(f.path for f in read_receipt(files, key).shard.files)}
+        if key in committed:
+            needed |= named
+        else:
+            unfinished |= named
+    unfinished -= needed
+    return (needed, unfinished) if abandon else (needed | unfinished, set())
 
 
 def _is_ours(path: str) -> bool:

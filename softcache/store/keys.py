@@ -26,13 +26,18 @@ def id_array(ids: Any) -> pa.Array:
     """
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
+    if isinstance(ids, (str, bytes)):
+        raise AlignmentError(f"sample ids are the one string {ids!r}; give a list")
     try:
         if isinstance(ids, pa.Array):
             array = ids
         elif isinstance(ids, Sequence):
-            array = pa.array(ids)
+            array = pa.array([_plain(i) for i in ids])
         else:
-            array = pa.array(np.asarray(ids).reshape(-1))
+            numbers = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+            if numbers.ndim != 1:
+                raise AlignmentError(f"sample ids have the shape {list(numbers.shape)}; expected one dimension")
+            array = pa.array(numbers)
         if len(array) == 0 and not pa.types.is_string(array.type):
             return pa.array([], pa.int64())
         kinds = pa.types
@@ -51,6 +56,11 @@ def id_array(ids: Any) -> pa.Array:
         if int(np.diff(offsets).min()) == 0:
             raise AlignmentError("a sample id is an empty string")
     return array
+
+
+def _plain(value: Any) -> Any:
+    """Return the number in a zero-dimensional tensor or array, anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def duplicates(ids: pa.Array) -> list[Any]:

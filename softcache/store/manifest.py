@@ -16,6 +16,7 @@ from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.buffers import DTYPES, Buffer
 from softcache.store.checksums import BLOCK_BYTES
+from softcache.store.layout import ROWS
 from softcache.store.shards import Shard, StoredFile
 
 Array = np.ndarray[Any, Any]
@@ -79,14 +80,17 @@ class LiveShard:
 class TargetShards:
     """All live shards of one target as arrays, ordered by first row.
 
-    With n shards, F files and K columns a shard: `first_row`, `rows` int64 [n]; `splits` string [n]; `file_bytes`
-    int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`, `sizes` int64 [n, K]. Block checksums
-    of file (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
+    With n shards, F files and K columns a shard: `first_row`, `rows`, `fragments` int64 [n]; `keys` (keys hashes) and
+    `splits` Arrow [n]; `file_bytes` int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`,
+    `sizes` int64 [n, K]. Block checksums of file (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`,
+    with `block_starts` int64 [n, F + 1].
     """
 
     target: str
     first_row: Array
     rows: Array
+    fragments: Array
+    keys: pa.Array
     splits: pa.Array
     paths: pa.Array
     digests: pa.Array
@@ -123,13 +127,26 @@ class Manifest:
         self._where = where
         self._batch = arrow.load(data, where)
         types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
-        if types != _TYPES:
+        if any(types.get(name) != kind for name, kind in _TYPES.items()):
             raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
         if any(c.null_count for c in self._batch.columns):
             raise FormatError(f"{where}: nulls in a manifest")
 
     def targets(self) -> dict[str, TargetShards]:
-        """Return the shards of each target."""
+        """Return the shards of each target, checked against the shards of `rows`. Raises FormatError."""
+        found = self._by_target()
+        rows = found.get(ROWS)
+        if rows is None or rows.first_row[0] != 0 or (rows.first_row[1:] != rows.first_row[:-1] + rows.rows[:-1]).any():
+            raise FormatError(f"{self._where}: the shards of rows do not cover the rows from 0 without a gap")
+        for shards in found.values():
+            self._check_place(shards, rows)
+        return found
+
+    def shards_of(self, target: str) -> TargetShards:
+        """Return the shards of one target, unchecked against `rows`."""
+        return self._by_target()[target]
+
+    def _by_target(self) -> dict[str, TargetShards]:
         names = self._batch["target"]
         if not len(names):
             return {}
@@ -186,6 +203,8 @@ class Manifest:
             target=name,
             first_row=batch["first_row"].to_numpy(),
             rows=batch["rows"].to_numpy(),
+            fragments=batch["fragment"].to_numpy(),
+            keys=batch["keys_sha256"],
             splits=batch["split"],
             paths=files.field("path"),
             digests=files.field("sha256"),
@@ -212,6 +231,14 @@ class Manifest:
             offset, size = s.offsets[:, k], s.sizes[:, k]
             if (offset < 0).any() or (size < 0).any() or (offset > s.file_bytes[:, file] - size).any():
                 raise self._bad(s.target, f"column {column} lies outside its file")
+
+    def _check_place(self, s: TargetShards, rows: TargetShards) -> None:
+        """Check that each shard has the place and the keys of its fragment."""
+        at = np.searchsorted(rows.first_row, s.first_row).clip(max=len(rows.first_row) - 1)
+        same = (rows.first_row[at] == s.first_row) & (rows.rows[at] == s.rows) & (rows.fragments[at] == s.fragments)
+        places = pa.array(at)
+        if not same.all() or not rows.keys.take(places).equals(s.keys) or not rows.splits.take(places).equals(s.splits):
+            raise self._bad(s.target, "a shard does not have the rows, keys or split of its fragment")
 
     def _bad(self, target: str, why: str) -> FormatError:
         return FormatError(f"{self._where}: target {target}: {why}")

@@ -17,9 +17,8 @@ FEATURES: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Marker:
-    """A checked marker: the cache's id, and the hash of the marker's file."""
+    """A checked marker; `sha256` is that of its file."""
 
-    cache_id: str
     sha256: str
 
 
@@ -44,7 +43,7 @@ def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
             + (f" with {', '.join(sorted(unknown))}" if unknown else "")
             + f"; this softcache knows version {VERSION}: install a newer one"
         )
-    return Marker(body["cache_id"], sha256(data))
+    return Marker(sha256(data))
 
 
 def ensure_marker(files: Files) -> Marker:

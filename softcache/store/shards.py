@@ -75,16 +75,18 @@ def write_shard(
     sample_ids: pa.Array,
     views: np.ndarray[Any, Any],
     attributes: Mapping[str, Any],
+    fills: Mapping[str, float | int],
 ) -> tuple[tuple[StoredFile, ...], tuple[Buffer, ...]]:
     """Write one target's shard durably; return its files and where its columns lie in them.
 
     `form` is `arrow` or `zarr`, `stem` the path up to the hash. `values` [rows, ...] are the codec's columns in order,
-    `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows]. `attributes` go to a Zarr group.
+    `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows]. `attributes` go to a Zarr group,
+    `fills` (by column) are its arrays' fill values.
     """
     if form == "arrow":
         data, columns = arrow.encode(values, valid, sample_ids, views)
         return (put_file(files, f"{stem}-", data),), columns
-    parts, columns = zarr.encode(values, valid, sample_ids, views, attributes)
+    parts, columns = zarr.encode(values, valid, sample_ids, views, attributes, fills)
     digest = sha256(zarr.listing({name: sha256(part) for name, part in parts.items()}))
     stored = []
     for name, part in parts.items():

@@ -23,6 +23,7 @@ def encode(
     sample_ids: pa.Array,
     views: np.ndarray[Any, Any],
     attributes: Mapping[str, Any],
+    fills: Mapping[str, float | int],
 ) -> tuple[dict[str, bytes], tuple[Buffer, ...]]:
     """Return a shard's files by path inside its directory, and where its columns lie.
 
@@ -34,7 +35,7 @@ def encode(
     }
     for name, array in arrays.items():
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-        _add(parts, name, array.shape, array.dtype.name, little.tobytes(), _fill(array.dtype))
+        _add(parts, name, array.shape, array.dtype.name, little.tobytes(), _fill(fills.get(name, 0), array.dtype))
     if pa.types.is_int64(sample_ids.type):
         _add(parts, "sample_id", (len(sample_ids),), "int64", sample_ids.to_numpy().astype("<i8").tobytes(), 0)
     else:
@@ -77,10 +78,10 @@ def _add(parts: dict[str, bytes], name: str, shape: tuple[int, ...], dtype: str,
     parts[_chunk(name, len(shape))] = data + struct.pack("<I", crc32c(data))
 
 
-def _fill(dtype: np.dtype[Any]) -> Any:
+def _fill(value: float | int, dtype: np.dtype[Any]) -> Any:
     if dtype == np.bool_:
         return False
-    return "NaN" if dtype.kind == "f" else 0
+    return "NaN" if value != value else value
 
 
 def _chunk(name: str, dimensions: int) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from softcache.errors import TeacherError
 from softcache.teachers.protocol import Fingerprint
-from softcache.transfer.python import load_callable, source_file
+from softcache.transfer.python import load_callable, source_files
 
 UNNAMED = "output"
 
@@ -92,8 +92,7 @@ def torch_fingerprint(
     Raises RecipeError or TeacherError if something of it cannot be read.
     """
     if code is None:
-        found = (source_file(load_callable(reference, folder)) for reference in (model, preprocess))
-        code = [file for file in found if file is not None]
+        code = [file for reference in (model, preprocess) for file in source_files(reference, folder)]
     return Fingerprint(
         adapter="torch",
         config={"model": model, "arguments": dict(arguments), "preprocess": preprocess, "reads": reads and list(reads)},

@@ -1,11 +1,12 @@
-"""Content hashes: what a sample was, independent of how it was stored (docs/format.md, section 3)."""
+"""Content hashes: what a sample was, independent of how it was stored (docs/format.md, section 3).
+
+A row's encoding depends on its own value and its column's type, never on the rows beside it.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,91 +16,123 @@ import pyarrow.types as kinds
 from softcache.errors import TransferSetError
 
 
-def hash_rows(table: pa.Table) -> np.ndarray[Any, Any]:
-    """Return the content hash of each row over all columns, ordered by name: uint8 [rows, 32]."""
-    names = sorted(table.column_names)
-    heads = [_text(name) for name in names]
-    columns = [_encode(_one_chunk(table[name]), name) for name in names]
-    out = np.empty((table.num_rows, 32), np.uint8)
-    for row, values in enumerate(zip(*columns, strict=True)):
-        digest = hashlib.sha256()
-        for head, value in zip(heads, values, strict=True):
+def hash_rows(table: pa.Table, rows: int) -> np.ndarray[Any, Any]:
+    """Return the content hash of each of a table's `rows` rows over all its columns, ordered by name: uint8 [rows, 32].
+
+    Raises TransferSetError naming a column whose type has no encoding.
+    """
+    digests = [hashlib.sha256() for _ in range(rows)]
+    for name in sorted(table.column_names):
+        head = _text(name)
+        try:
+            values = _encode(table[name].combine_chunks())
+        except TransferSetError as e:
+            raise TransferSetError(f"column {name}: {e}") from e
+        for digest, value in zip(digests, values, strict=True):
             digest.update(head)
             digest.update(value)
-        out[row] = np.frombuffer(digest.digest(), np.uint8)
-    return out
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    array = column.combine_chunks()
-    return array.storage if isinstance(array, pa.ExtensionArray) else array
-
-
-def _encode(array: pa.Array, name: str) -> Iterable[bytes]:
-    numbers = fixed_numbers(array)
-    if numbers is not None and numbers.ndim > 1:
-        head = _array_head(numbers.dtype, numbers.shape[1:])
-        return (head + row.tobytes() for row in numbers)
-    kind = array.type
-    if kinds.is_dictionary(kind):
-        return _encode(array.dictionary_decode(), name)
-    if (kinds.is_list(kind) or kinds.is_large_list(kind)) and _is_number(kind.value_type):
-        return (b"n" if v is None else _numeric_list(v) for v in array)
-    if kinds.is_temporal(kind):
-        array = array.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
-    if kinds.is_decimal(kind):
-        raise TransferSetError(f"column {name}: decimals cannot be hashed; cast them to strings or floats")
-    return (_value(v) for v in array)
+    joined = b"".join(d.digest() for d in digests)
+    return np.frombuffer(joined, np.uint8).reshape(rows, 32).copy()
 
 
 def fixed_numbers(array: pa.Array) -> np.ndarray[Any, Any] | None:
-    """Return a column of numbers, or of (nested) fixed-size lists of numbers, as one array; None for any other."""
-    shape: list[int] = [len(array)]
-    if array.null_count:
+    """Return a column of numbers, or of (nested) fixed-size lists of them, as one array [rows, ...].
+
+    None for a column of another type, or with anything missing in it.
+    """
+    shape = _fixed_shape(array.type)
+    if shape is None or array.null_count:
         return None
-    while kinds.is_fixed_size_list(array.type):
-        shape.append(array.type.list_size)
-        array = array.flatten()
-        if array.null_count:
+    flat = array
+    for _ in shape:
+        flat = flat.flatten()
+        if flat.null_count:
             return None
-    if not _is_number(array.type):
-        return None
-    values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
-    return values.reshape(shape) if math.prod(shape) == len(values) else None
+    values: np.ndarray[Any, Any] = flat.to_numpy(zero_copy_only=False)
+    return values.reshape(len(array), *shape)
+
+
+def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
+    """Return the sizes of nested fixed-size lists of numbers, () for numbers, None for any other type."""
+    shape = []
+    while kinds.is_fixed_size_list(kind):
+        shape.append(kind.list_size)
+        kind = kind.value_type
+    return tuple(shape) if _is_number(kind) else None
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(kinds.is_integer(kind) or kinds.is_floating(kind))
 
 
-def _numeric_list(scalar: pa.Scalar) -> bytes:
-    values = scalar.values
-    if values.null_count:
-        return _value(scalar, plain_list=True)
+def _encode(array: pa.Array) -> list[bytes]:
+    """Return the encoding of each row."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind = array.type
+    if kinds.is_dictionary(kind):
+        return _encode(array.dictionary_decode())
+    if kinds.is_temporal(kind):
+        return _encode(array.cast(pa.int32() if kind.bit_width == 32 else pa.int64()))
+    if _fixed_shape(kind):
+        return _fixed(array)
+    if kinds.is_list(kind) or kinds.is_large_list(kind) or kinds.is_fixed_size_list(kind):
+        return [b"n" if not v.is_valid else _list(v.values) for v in array]
+    if kinds.is_struct(kind):
+        return _structs(array)
+    if kinds.is_floating(kind):
+        return _floats(array)
+    return [_plain(v, kind) for v in array.to_pylist()]
+
+
+def _fixed(array: pa.Array) -> list[bytes]:
+    numbers = fixed_numbers(array)
+    if numbers is not None:
+        head = _array_head(numbers.dtype, numbers.shape[1:])
+        return [head + row.tobytes() for row in numbers]
+    if len(array) > 1:
+        return [_fixed(array.slice(i, 1))[0] for i in range(len(array))]
+    return [b"n" if array.null_count else _items(array[0].values)]
+
+
+def _list(values: pa.Array) -> bytes:
+    """Return the encoding of one list."""
+    if not _is_number(values.type) or values.null_count:
+        return _items(values)
     numbers: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False)
     return _array_head(numbers.dtype, numbers.shape) + numbers.tobytes()
+
+
+def _items(values: pa.Array) -> bytes:
+    return b"l" + struct.pack("<Q", len(values)) + b"".join(_encode(values))
+
+
+def _structs(array: pa.Array) -> list[bytes]:
+    children = sorted(zip((f.name for f in array.type), array.flatten(), strict=True), key=lambda pair: pair[0])
+    names, fields = [name for name, _ in children], [_encode(child) for _, child in children]
+    head = b"d" + struct.pack("<Q", len(names))
+    rows = []
+    for i, valid in enumerate(array.is_valid().to_pylist()):
+        parts = (_text(name) + values[i] for name, values in zip(names, fields, strict=True))
+        rows.append(head + b"".join(parts) if valid else b"n")
+    return rows
+
+
+def _floats(array: pa.Array) -> list[bytes]:
+    """Return each float with its own size, bit for bit (also NaN)."""
+    numbers: np.ndarray[Any, Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
+    head = b"f" + bytes([numbers.itemsize])
+    valid = array.is_valid().to_pylist()
+    return [head + number.tobytes() if there else b"n" for number, there in zip(numbers, valid, strict=True)]
 
 
 def _array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return b"a" + _text(dtype.name) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
 
 
-def _value(scalar: pa.Scalar, *, plain_list: bool = False) -> bytes:
-    kind = scalar.type
-    if not scalar.is_valid:
+def _plain(value: Any, kind: pa.DataType) -> bytes:
+    if value is None:
         return b"n"
-    if kinds.is_fixed_size_list(kind) or kinds.is_list(kind) or kinds.is_large_list(kind):
-        items = scalar.values
-        if not plain_list and _is_number(kind.value_type):
-            return _numeric_list(scalar)
-        return b"l" + struct.pack("<Q", len(items)) + b"".join(_encode(items, "list"))
-    if kinds.is_struct(kind):
-        parts = [_text(f.name) + _value(scalar[f.name]) for f in sorted(kind, key=lambda f: f.name)]
-        return b"d" + struct.pack("<Q", len(parts)) + b"".join(parts)
-    if kinds.is_floating(kind):
-        number = np.asarray(scalar.as_py(), kind.to_pandas_dtype())
-        return b"f" + bytes([number.itemsize]) + number.tobytes()
-    value = scalar.as_py()
     if isinstance(value, bool):
         return b"b\x01" if value else b"b\x00"
     if isinstance(value, int):

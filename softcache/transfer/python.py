@@ -47,13 +47,16 @@ def load_callable(reference: str, folder: Path) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def source_file(function: Callable[..., Any]) -> Path | None:
-    """Return the file of a function's module, None where it has none (built in, compiled)."""
-    try:
-        file = inspect.getsourcefile(inspect.unwrap(function))
-    except TypeError:
-        return None
-    return None if file is None else Path(file)
+def source_files(reference: str, folder: Path) -> list[Path]:
+    """Return the source files of the module in `module:function`, and of the function if that lies elsewhere."""
+    function = load_callable(reference, folder)
+    found = {_module(reference.partition(":")[0], folder).__file__}
+    for part in (function, getattr(function, "func", None)):
+        try:
+            found.add(inspect.getsourcefile(inspect.unwrap(part)) if callable(part) else None)
+        except TypeError:
+            continue
+    return sorted(Path(file) for file in found if file is not None and file.endswith(".py"))
 
 
 def _module(name: str, folder: Path) -> ModuleType:

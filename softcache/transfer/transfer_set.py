@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softcache.errors import AlignmentError, TransferSetError, name_some
+from softcache.errors import AlignmentError, SoftcacheError, TransferSetError, name_some
 from softcache.store.keys import duplicates, id_array
 from softcache.transfer.content import hash_rows
 from softcache.transfer.sources import Sample, Source
@@ -65,14 +65,17 @@ class TransferSet:
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def scan(self, progress: Callable[[int], object] = lambda rows: None) -> Scan:
-        """Read every sample once, undecoded. Raises AlignmentError for missing or duplicate ids."""
+        """Read every sample once, undecoded; `progress` is called with the number of samples read since.
+
+        Raises AlignmentError for missing or duplicate ids, TransferSetError for samples that cannot be read.
+        """
         ids: list[pa.Array] = []
         contents, kept = np.empty((len(self), 32), np.uint8), np.empty((len(self), 32), np.uint8)
         for begin in range(0, len(self), _CHUNK):
             positions = np.arange(begin, min(begin + _CHUNK, len(self)))
-            table = self.source.read(positions, self._columns())
-            contents[positions] = hash_rows(table.select(list(self.content)))
-            kept[positions] = hash_rows(table.select(list(self.keep)))
+            table = self._read(positions)
+            contents[positions] = hash_rows(table.select(list(self.content)), len(positions))
+            kept[positions] = hash_rows(table.select(list(self.keep)), len(positions))
             if self.id == CONTENT_HASH:
                 ids.append(pa.array([contents[p].tobytes().hex() for p in positions]))
             else:
@@ -90,8 +93,14 @@ class TransferSet:
         """Return decoded samples, one dict each. Whatever the decoder raises comes through."""
         return self.source.decode(self.source.read(positions, columns))
 
-    def _columns(self) -> list[str]:
-        return list(dict.fromkeys([*self.content, *self.keep, *([] if self.id == CONTENT_HASH else [self.id])]))
+    def _read(self, positions: np.ndarray[Any, Any]) -> pa.Table:
+        columns = list(dict.fromkeys([*self.content, *self.keep, *([] if self.id == CONTENT_HASH else [self.id])]))
+        try:
+            return self.source.read(positions, columns)
+        except SoftcacheError:
+            raise
+        except Exception as e:
+            raise TransferSetError(f"samples {positions[0]} to {positions[-1]} cannot be read: {e}") from e
 
     def _ids(self, column: pa.ChunkedArray, begin: int) -> pa.Array:
         if column.null_count:

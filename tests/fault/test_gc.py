@@ -39,7 +39,7 @@ def test_orphans(workshop: Workshop) -> None:
     for name in orphans:
         os.utime(workshop.cache / name, (time.time() - 90_000,) * 2)
     assert sorted(names(workshop)) == sorted(orphans)
-    collect(connect(workshop.cache), find_garbage(connect(workshop.cache)))
+    collect(connect(workshop.cache))
     assert not any((workshop.cache / name).exists() for name in orphans)
     assert not (workshop.cache / "data/feat@t/x.zarr").exists()
     assert (workshop.cache / "notes.txt").exists()
@@ -55,7 +55,7 @@ def test_unfinished_work_is_kept_until_given_up(workshop: Workshop) -> None:
     assert {workshop.cache / n for n in names(workshop, min_age=0)} == unnamed - files_before
     found = find_garbage(connect(workshop.cache), min_age=0, abandon=True)
     assert found[0].path.startswith("receipts/")
-    collect(connect(workshop.cache), found)
+    collect(connect(workshop.cache), min_age=0, abandon=True)
     assert {p for p in workshop.cache.rglob("*") if p.is_file()} == files_before
     assert len(workshop.open().row_numbers) == 10
     workshop.calls()
@@ -67,5 +67,5 @@ def test_old_commits_stay_readable(workshop: Workshop, tmp_path: Path) -> None:
     first = workshop.open()["cls"].lookup([23]).values
     workshop.samples(40, change=lambda x: x.__setitem__(23, 1.0))
     workshop.build()
-    collect(connect(workshop.cache), find_garbage(connect(workshop.cache), min_age=0, abandon=True))
+    collect(connect(workshop.cache), min_age=0, abandon=True)
     assert softcache.open(workshop.cache, commit=1)["cls"].lookup([23]).values.equal(first)

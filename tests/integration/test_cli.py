@@ -81,7 +81,7 @@ def test_exit_codes(workshop: Workshop, tmp_path: Path) -> None:
     assert code("build", "absent.yaml", "-o", tmp_path / "x")[0] == 2
     assert code("build", recipe, "build.batch_sise=1", "-o", tmp_path / "x") == (
         2,
-        f"softcache: RecipeError: {recipe}: build.batch_sise: unknown key; did you mean 'batch_size'?\n",
+        f"softcache: RecipeError: {recipe}: build.batch_sise: 1: unknown key; did you mean 'batch_size'?\n",
     )
     assert code("verify", tmp_path / "absent")[0] == 1
     assert code("build", recipe, "-o", "/dev/null/x")[0] == 5

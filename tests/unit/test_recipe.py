@@ -50,7 +50,7 @@ def test_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("build.batch_sise=7", "build.batch_sise: unknown key; did you mean 'batch_size'?"),
+        ("build.batch_sise=7", "build.batch_sise: 7: unknown key; did you mean 'batch_size'?"),
         ("build.batch_size=0", "build.batch_size: 0: input should be greater than or equal to 1"),
         ("build.batch_size=many", "build.batch_size: 'many': input should be a valid integer"),
         (
@@ -75,10 +75,10 @@ def test_overrides(tmp_path: Path) -> None:
         ("transfer_set.source.type=pythn", "'python', 'dataset', 'files', 'images'"),
         (
             "transfer_set.source.calable=x:y",
-            "transfer_set.source.python.calable: unknown key; did you mean 'callable'?",
+            "transfer_set.source.python.calable: 'x:y': unknown key; did you mean 'callable'?",
         ),
         ("teachers.A={model: x, preprocess: y}", "teachers.A: 'A' cannot be part of a target's name"),
-        ("taks.x=1", "taks: unknown key; did you mean 'tasks'?"),
+        ("taks.x=1", "taks: {'x': 1}: unknown key; did you mean 'tasks'?"),
         ("batch_size", "expected KEY=VALUE, or ~KEY to remove"),
         ("build.batch_size.x=[", "override"),
         ("transfer_set.id.x=1", "transfer_set.id is not a mapping"),
