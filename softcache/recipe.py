@@ -83,6 +83,9 @@ class TransferSetRecipe(_Model):
     def _check(self) -> Self:
         if not is_split_name(self.split):
             raise ValueError(f"split {self.split!r}: expected letters, digits, _ and single dots between them")
+        for name, columns in (("keep", self.keep), ("content", self.content or [])):
+            if len(set(columns)) != len(columns):
+                raise ValueError(f"{name}: a column is there twice")
         reserved = sorted({"sample_id", "view", "split", "content", "valid"} & set(self.keep))
         if reserved:
             raise ValueError(f"keep: {', '.join(reserved)} is a name of the format's own; rename the column")
@@ -99,6 +102,12 @@ class TeacherRecipe(_Model):
     preprocess: str
     reads: list[str] | None = Field(default=None, min_length=1)
     code: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reads is not None and len(set(self.reads)) != len(self.reads):
+            raise ValueError("reads: a column is there twice")
+        return self
 
 
 class StoreRecipe(_Model):
@@ -208,8 +217,8 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     file = Path(path)
     try:
         data = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)
-    except (OSError, UnicodeError, yaml.YAMLError) as e:
-        raise RecipeError(f"{file}: {e}") from e
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise RecipeError(f"{file}: not readable as YAML: {e}") from e
     if not isinstance(data, dict):
         raise RecipeError(
             f"{file}: expected a mapping with transfer_set, teachers and tasks; softcache init writes an example"
@@ -270,6 +279,8 @@ class _UniqueKeys(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
@@ -297,8 +308,8 @@ def _override(data: dict[str, Any], text: str) -> str | None:
         return None if at.pop(last, at) is not at else f"override {text!r}: there is no {path}{_nearest(last, at)}"
     try:
         at[last] = yaml.load(value, _UniqueKeys)
-    except yaml.YAMLError as e:
-        return f"override {text!r}: {e}"
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        return f"override {_short(text)}: not readable as YAML: {e}"
     return None
 
 
@@ -308,9 +319,8 @@ def _explain(error: Any) -> list[str]:
         lines = str(error["ctx"]["error"]).split("\n")
         return [f"{where}: {line}" if where else line for line in lines]
     if error["type"] == "extra_forbidden":
-        return [
-            f"{where}: {_short(error['input'])}: unknown key{_nearest(str(error['loc'][-1]), _known_keys(error['loc']))}"
-        ]
+        near = _nearest(str(error["loc"][-1]), _known_keys(error["loc"]))
+        return [f"{where}: {_short(error['input'])}: unknown key{near}"]
     if error["type"] == "missing":
         return [f"{where}: missing"]
     return [f"{where}: {_short(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"]

@@ -16,7 +16,7 @@ from softcache.store.files import Files
 from softcache.store.manifest import LiveShard, Manifest, dump_manifest
 from softcache.store.shards import Shard
 
-ROWS = 4
+ROWS = 2
 TOLERANCE = 1e-3
 
 

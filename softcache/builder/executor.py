@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
-from softcache.builder.units import Stored, Unit, all_units, check_targets, read_stored
+from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
 from softcache.errors import IncompleteCache, RecipeError, counted
 from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
@@ -30,6 +31,7 @@ from softcache.store.marker import Marker, ensure_marker, read_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
 from softcache.transfer import Scan, TransferSet
+from softcache.transfer.python import recipe_modules
 
 KEPT_SAMPLE = 256
 
@@ -44,7 +46,7 @@ class Prepared:
     transfer_set: TransferSet
     scan: Scan
     targets: list[BuildTarget]
-    rows_declaration: dict[str, object]
+    rows_declaration: dict[str, Any]
     kept_bytes: float
     stored: Stored
     work: Work
@@ -79,7 +81,7 @@ def build(
     if limit is not None and limit < 1:
         raise RecipeError(f"limit is {limit}; expected at least 1")
     loaded = load_recipe(recipe, overrides)
-    with stop_on_signals() as stop:
+    with stop_on_signals() as stop, recipe_modules(loaded.folder):
         prepared = prepare(loaded, output, limit=limit, progress=progress, stop=stop)
         receipts, computed = run(prepared, stop, progress)
         return commit(prepared, receipts, computed, started)
@@ -104,16 +106,17 @@ def prepare(
     marker = read_marker(files, to_write=True)
     state = newest_state(files) if marker is not None else None
     stored = read_stored(files, state)
-    check_targets(stored, targets)
+    check_targets(files, stored, targets)
     scan = _scan(transfer_set, progress, stop)
+    keep = transfer_set.stored(np.arange(min(len(transfer_set), KEPT_SAMPLE)), transfer_set.keep)
+    kept_bytes = keep.nbytes / min(len(transfer_set), KEPT_SAMPLE)
+    declaration = rows_declaration(keep.schema, scan.sample_ids.type)
+    check_keep(state, declaration["keep"])
     if write:
         marker = ensure_marker(files)
         write_first_card(files)
     head = None if state is None else state.commit.plan
     work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
-    keep = transfer_set.stored(np.arange(min(len(transfer_set), KEPT_SAMPLE)), transfer_set.keep)
-    kept_bytes = keep.nbytes / min(len(transfer_set), KEPT_SAMPLE)
-    declaration = rows_declaration(keep.schema, scan.sample_ids.type)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
     return Prepared(recipe, files, marker, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
 
@@ -173,7 +176,14 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, star
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
     if prepared.marker is None:
         raise IncompleteCache("a build that was prepared without writing cannot be committed")
-    publication = Publication(prepared.marker, prepared.work.plan, prepared.units, prepared.targets, described)
+    publication = Publication(
+        prepared.marker,
+        prepared.work.plan,
+        prepared.units,
+        prepared.targets,
+        prepared.rows_declaration["keep"],
+        described,
+    )
     written = {f.path: f.bytes for receipt in receipts.values() for f in receipt.shard.files}
     stored = replace(
         prepared.stored, receipts=prepared.stored.receipts | receipts, sizes=prepared.stored.sizes | written
@@ -185,7 +195,9 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, star
 
 
 def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | None) -> Scan:
-    with tqdm(total=len(transfer_set), unit=" samples", desc="reading", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=len(transfer_set), unit=" samples", desc="reading", disable=not progress, leave=False, delay=1
+    ) as bar:
 
         def advance(samples: int) -> None:
             if stop is not None and stop.is_set():

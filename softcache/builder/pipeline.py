@@ -24,6 +24,7 @@ from softcache.transfer import TransferSet
 
 Array = np.ndarray[Any, Any]
 BATCHES_AHEAD = 4
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHARDS_BEHIND = 4
 
 
@@ -154,7 +155,11 @@ class Runner:
                 f"teacher {self._name}: {_listed(job, bad)}; mend them, or set build.on_bad_sample=skip"
             )
         good = [row for row in rows if row not in bad]
-        return Batch(job, good, self._collate(job, good) if good else None, bad, last, len(rows))
+        try:
+            return Batch(job, good, self._collate(job, good) if good else None, bad, last, len(rows))
+        except Exception as e:
+            ids = name_some(job.ids(good))
+            raise TeacherError(f"teacher {self._name}: samples {ids} cannot be collated together: {e!r}") from e
 
     def _collate(self, job: Job, rows: list[int]) -> Any:
         return self._teacher.collate(self._transfer_set.samples(job.positions[rows], self._reads))
@@ -166,7 +171,8 @@ class Runner:
             try:
                 self._collate(job, [row])
             except Exception as e:  # noqa: BLE001 - as above
-                bad[row] = f"cannot be decoded or preprocessed: {type(e).__name__}: {e}"
+                reason = f"cannot be decoded or preprocessed: {type(e).__name__}: {e}"
+                bad[row] = reason.encode(errors="replace").decode()
         return bad
 
     def _answer(self, batch: Batch, answers: dict[str, Answers]) -> None:
@@ -189,17 +195,18 @@ class Runner:
     def _output(self, outputs: Any, target: BuildTarget, batch: Batch) -> torch.Tensor:
         name = target.output if target.output in outputs else UNNAMED
         if name not in outputs:
-            raise TeacherError(
-                f"{target.name}: the teacher has no output {target.output!r}; it has {', '.join(outputs)}"
-            )
-        values: torch.Tensor = outputs[name]
+            there = ", ".join(map(str, outputs))
+            raise TeacherError(f"{target.name}: the teacher has no output {target.output!r}; it has {there}")
+        values = outputs[name]
+        if not isinstance(values, torch.Tensor) or values.layout != torch.strided or values.is_meta or values.is_nested:
+            raise TeacherError(f"{target.name}: output {name!r} is {_kind(values)}; expected a dense tensor")
         expected = (len(batch.rows), *target.task.shape)
         if tuple(values.shape) != expected:
             raise TeacherError(
                 f"{target.name}: output {name!r} is {list(values.shape)} for {len(batch.rows)} samples; the task says "
                 f"{list(expected)} (samples {name_some(batch.job.ids(batch.rows))})"
             )
-        if not values.is_floating_point():
+        if values.dtype not in FLOATS:
             raise TeacherError(f"{target.name}: output {name!r} is {values.dtype}; expected floating-point values")
         return values
 
@@ -226,6 +233,10 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Batch]], depth
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
+
+
+def _kind(value: Any) -> str:
+    return f"a {value.layout} {value.device} tensor" if isinstance(value, torch.Tensor) else type(value).__name__
 
 
 def _listed(job: Job, bad: dict[int, str]) -> str:

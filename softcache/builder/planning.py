@@ -113,7 +113,7 @@ def plan_work(
 def _open_source(recipe: Recipe) -> Source:
     source = recipe.transfer_set.source
     if isinstance(source, PythonSource):
-        make = load_callable(source.callable, recipe.folder)
+        make = load_callable(source.callable)
         try:
             return from_object(make(**source.arguments))
         except SoftcacheError:

@@ -36,6 +36,7 @@ class Publication:
     plan: Plan
     units: Sequence[Unit]
     targets: Sequence[BuildTarget]
+    keep: dict[str, str]
     transfer_set: dict[str, Any]
 
 
@@ -71,6 +72,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
         index=_index(files, build.plan, live, previous),
         rows=rows,
         id_type=str(build.plan.id_type),
+        keep=build.keep,
         views=max(f.first_view + f.views for f in build.plan.fragments.values()),
         splits=_splits(live),
         transfer_set=build.transfer_set,
@@ -175,7 +177,8 @@ def _check_answers(commit: Commit) -> None:
     empty = [name for name, target in commit.targets.items() if target.valid == 0]
     if empty:
         raise TeacherError(
-            f"{', '.join(empty)}: no sample has an answer, so nothing is published; build.on_bad_sample=stop shows why"
+            f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, give the receipts up "
+            "(softcache gc DIR --abandon --yes) and build with build.on_bad_sample=stop"
         )
 
 

@@ -84,13 +84,15 @@ def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
         truth = np.asarray([numbers.get(label, -1) for label in truth], dtype=object)
     if not all(isinstance(label, int) for label in truth):
         return None
+    classes = range(target.task.shape[0])
+    truth = np.asarray([label if label in classes else -1 for label in truth], np.int64)
     covered = target.covered_rows()
     right = valid = 0
     for begin in range(0, len(covered), _CHUNK):
         rows = covered[begin : begin + _CHUNK]
         soft = target.read(rows)
-        expected = truth[rows].astype(np.int64)
-        mask = soft.mask.numpy() & (expected >= 0) & (expected < target.task.shape[0])
+        expected = truth[rows]
+        mask = soft.mask.numpy() & (expected >= 0)
         top = soft.values.float().argmax(-1).numpy()
         right += int((top == expected)[mask].sum())
         valid += int(mask.sum())

@@ -89,7 +89,6 @@ def load_teacher(recipe: Recipe, name: str) -> TorchTeacher:
         arguments=teacher.arguments,
         weights=_optional(recipe, teacher.weights),
         preprocess=teacher.preprocess,
-        folder=recipe.folder,
         device=recipe.build.device,
     )
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.executor import Prepared, make_runner, prepare, teacher_jobs
-from softcache.builder.planning import open_transfer_set, reads
+from softcache.builder.planning import open_transfer_set
 from softcache.builder.targets import build_targets
+from softcache.builder.units import Unit
 from softcache.errors import RecipeError, TransferSetError
 from softcache.recipe import load_recipe
+from softcache.transfer.python import recipe_modules
 
 SAMPLES = 64
 
@@ -61,25 +63,29 @@ def plan(
 
     Raises StorageError if the build would not fit, and whatever the build itself would raise before and in the trial.
     """
-    prepared = prepare(load_recipe(recipe, overrides), output, limit=limit, write=False)
-    by_name: dict[str, list[Any]] = {}
-    for unit in prepared.todo:
-        by_name.setdefault(unit.name, []).append(unit)
-    targets = [
-        TargetPlan(name, sum(u.fragment.rows for u in units), len(units), estimated_bytes(units, prepared.kept_bytes))
-        for name, units in by_name.items()
-    ]
-    needed = sum(t.bytes for t in targets)
-    check_space(prepared.files, needed)
-    return BuildPlan(
-        path=prepared.files.url,
-        samples=len(prepared.transfer_set),
-        fragments=len(prepared.work.positions),
-        targets=targets,
-        bytes=needed,
-        free_bytes=prepared.files.free_bytes(),
-        seconds=_trial(prepared),
-    )
+    loaded = load_recipe(recipe, overrides)
+    with recipe_modules(loaded.folder):
+        prepared = prepare(loaded, output, limit=limit, write=False)
+        by_name: dict[str, list[Unit]] = {}
+        for unit in prepared.todo:
+            by_name.setdefault(unit.name, []).append(unit)
+        targets = [
+            TargetPlan(
+                name, sum(u.fragment.rows for u in units), len(units), estimated_bytes(units, prepared.kept_bytes)
+            )
+            for name, units in by_name.items()
+        ]
+        needed = sum(t.bytes for t in targets)
+        check_space(prepared.files, needed)
+        return BuildPlan(
+            path=prepared.files.url,
+            samples=len(prepared.transfer_set),
+            fragments=len(prepared.work.positions),
+            targets=targets,
+            bytes=needed,
+            free_bytes=prepared.files.free_bytes(),
+            seconds=_trial(prepared),
+        )
 
 
 def validate(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> list[str]:
@@ -89,23 +95,17 @@ def validate(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> l
     RecipeError with every problem found.
     """
     loaded = load_recipe(recipe, overrides)
-    problems: list[str] = []
-    names: list[str] = []
-    try:
-        names = [t.name for t in build_targets(loaded)]
-    except RecipeError as e:
-        problems += e.problems
-    try:
-        transfer_set = open_transfer_set(loaded)
-    except (RecipeError, TransferSetError) as e:
-        problems.append(f"transfer_set: {e}")
-    else:
-        columns = transfer_set.source.columns
-        apart = {transfer_set.id, *transfer_set.keep}
-        for name, teacher in loaded.teachers.items():
-            absent = sorted(set(reads(teacher, columns, apart)) - set(columns))
-            if absent:
-                problems.append(f"teachers.{name}.reads: no column {', '.join(absent)}; there are {', '.join(columns)}")
+    with recipe_modules(loaded.folder):
+        problems: list[str] = []
+        names: list[str] = []
+        try:
+            names = [t.name for t in build_targets(loaded)]
+        except RecipeError as e:
+            problems += e.problems
+        try:
+            open_transfer_set(loaded)
+        except (RecipeError, TransferSetError) as e:
+            problems.append(f"transfer_set: {e}")
     if problems:
         raise RecipeError(problems)
     return names

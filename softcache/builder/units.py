@@ -17,7 +17,7 @@ from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt, read_receipts, receipt_keys, short_declaration, unit_key
 from softcache.store.shards import Shard
-from softcache.store.state import State
+from softcache.store.state import State, committed_unit_keys
 from softcache.transfer import Scan
 from softcache.transfer.transfer_set import kept_digest
 
@@ -80,27 +80,29 @@ def all_units(work: Work, scan: Scan, targets: Sequence[BuildTarget], rows_finge
     units = []
     for number, positions in work.positions.items():
         fragment = work.plan.fragments[number]
-        key = unit_key(fragment.keys_sha256, rows_fingerprint, kept_digest(scan.kept[np.asarray(positions)]))
+        key = unit_key(
+            fragment.keys_sha256, rows_fingerprint, kept_digest(scan.kept[np.asarray(positions)]), fragment.split
+        )
         units.append(Unit(key, ROWS, fragment, None))
         for target in targets:
             units.append(Unit(unit_key(fragment.keys_sha256, target.fingerprint), target.name, fragment, target))
     return units
 
 
-def check_targets(stored: Stored, targets: Sequence[BuildTarget]) -> None:
+def check_targets(files: Files, stored: Stored, targets: Sequence[BuildTarget]) -> None:
     """Compare targets with what is stored under their names.
 
     Raises IncompatibleTarget showing every difference in a declaration; other library versions are only a warning.
     """
     committed = {} if stored.state is None else stored.state.commit.targets
+    unfinished = list(stored.receipts.values())
+    if stored.state is not None and any(r.fingerprint not in {t.fingerprint for t in targets} for r in unfinished):
+        history = committed_unit_keys(files)
+        unfinished = [r for r in unfinished if r.shard.unit_key not in history]
     problems = []
     for target in targets:
         known = [(t.fingerprint, t.declaration, t.versions) for n, t in committed.items() if n == target.name]
-        known += [
-            (r.fingerprint, r.declaration, r.versions)
-            for r in stored.receipts.values()
-            if r.shard.target == target.name
-        ]
+        known += [(r.fingerprint, r.declaration, r.versions) for r in unfinished if r.shard.target == target.name]
         for other, declaration, used in known:
             if other != target.fingerprint:
                 old, new = short_declaration(declaration), short_declaration(target.declaration)
@@ -116,4 +118,15 @@ def check_targets(stored: Stored, targets: Sequence[BuildTarget]) -> None:
             + "\n".join(problems)
             + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if"
             " the stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
+        )
+
+
+def check_keep(state: State | None, keep: dict[str, str]) -> None:
+    """Raise IncompatibleTarget unless the kept columns and their types are those of the cache."""
+    changed = [] if state is None else differences(state.commit.keep, keep, "keep")
+    if changed:
+        raise IncompatibleTarget(
+            "the cache keeps other columns than this recipe says:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nKeep the same columns with the same types, or build another cache."
         )

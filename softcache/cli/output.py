@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -27,6 +28,15 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 click.echo(json.dumps({"error": {"kind": type(e).__name__, "message": str(e)}}))
             click.echo(f"softcache: {type(e).__name__}: {e}", err=True)
             sys.exit(e.exit_code)
+        except Exception as e:
+            if os.environ.get("SOFTCACHE_TRACEBACK"):
+                raise
+            click.echo(
+                f"softcache: unexpected {type(e).__name__}: {e}\nThis is a bug in softcache, or in the recipe's code; "
+                "SOFTCACHE_TRACEBACK=1 shows where",
+                err=True,
+            )
+            sys.exit(1)
         except KeyboardInterrupt:
             click.echo("softcache: interrupted; run the same command again to go on", err=True)
             sys.exit(3)

@@ -48,8 +48,8 @@ class DenseCodec(Codec):
         if not self.task.allow_masked:
             kinds["-Inf (declare allow_masked if the teacher rules classes out)"] = flat == -torch.inf
         overflow = torch.isinf(flat.to(self.torch_dtype)) & torch.isfinite(flat)
-        wider = "bfloat16 or float32" if self.dtype == "float16" else "float32"
-        kinds[f"a value too large for {self.dtype} (store {wider})"] = overflow
+        wider = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float32)", "float32": ""}[self.dtype]
+        kinds[f"a value too large for {self.dtype}{wider}"] = overflow
         if self.task.value_kind == "probs":
             coarse = (flat > 0) & (flat < torch.finfo(self.torch_dtype).tiny)
             kinds[f"a probability too small for {self.dtype} (store bfloat16 or float32, or give logits)"] = coarse

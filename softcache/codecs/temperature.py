@@ -17,7 +17,10 @@ def check_temperature(temperature: Temperature, rows: int) -> torch.Tensor | flo
     Raises TaskError if it is not finite and positive, or its shape is neither [] nor [rows].
     """
     if not isinstance(temperature, torch.Tensor):
-        value = float(temperature)
+        try:
+            value = float(temperature)
+        except (TypeError, ValueError):
+            raise TaskError(f"temperature is {temperature!r}; expected a number above 0, or a tensor of them") from None
         if not (math.isfinite(value) and value > 0):
             raise TaskError(f"temperature is {value}; expected a finite number above 0")
         return value
@@ -40,4 +43,6 @@ def temper(log_values: torch.Tensor, temperature: Temperature) -> torch.Tensor:
     t = check_temperature(temperature, log_values.shape[0])
     if isinstance(t, torch.Tensor):
         t = t.to(log_values.device).view(-1, *(1,) * (log_values.ndim - 1))
-    return torch.log_softmax(log_values.float() / t, dim=-1)
+    values = log_values.float()
+    # Relative to the largest, so that no temperature, however small, makes infinities meet.
+    return torch.log_softmax((values - values.amax(dim=-1, keepdim=True)) / t, dim=-1)

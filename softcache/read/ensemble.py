@@ -65,6 +65,8 @@ class Ensemble:
             raise TaskError("an ensemble needs at least one target")
         first = members[0]
         for member in members:
+            if not hasattr(member, "lookup"):
+                raise TaskError(f"{member!r} is not a target; use cache[name]")
             if not member.task.has_temperature:
                 raise TaskError(f"{member.name} is a {member.task.kind} target; an ensemble averages probabilities")
             if (member.task.kind, member.task.shape, member.task.labels) != (

@@ -74,7 +74,8 @@ class Window:
         itemsize = NUMPY_DTYPES[dtype].itemsize
         self._places = places
         self._offsets = shards.offsets[:, position]
-        if (shards.sizes[:, position] < ((places - 1) * stride + width) * itemsize).any():
+        needed = ((places - 1).astype(np.float64) * stride + width) * itemsize
+        if (shards.sizes[:, position] < needed).any():
             raise reader.bad(name, f"is smaller than its rows' {width} {dtype} each")
         self.span = reader.span(shards.columns[position][2])
         base = self.span.starts + self._offsets

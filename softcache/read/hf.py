@@ -16,6 +16,9 @@ def to_dataset(files: Files, shards: TargetShards, split: str | None) -> Any:
         import datasets
     except ImportError as e:
         raise MissingExtra("to_hf needs datasets: pip install 'softcache[hf]'") from e
-    paths = [files.local(reference.path, reference.sha256) for reference, _ in checked_files(files, shards, split)]
+    paths = [
+        files.local(reference.path, reference.sha256, reference.bytes)
+        for reference, _ in checked_files(files, shards, split)
+    ]
     name = None if split is None else datasets.NamedSplit(split)
     return datasets.concatenate_datasets([datasets.Dataset.from_file(path, split=name) for path in paths])

@@ -105,7 +105,10 @@ class Keys:
             if self._commit.views != 1:
                 raise AlignmentError(f"the cache has up to {self._commit.views} views of a sample; say which (views=)")
             return np.zeros(count, np.int32)
-        numbers = np.broadcast_to(np.asarray(views), (count,))
+        numbers = np.asarray(views)
+        if numbers.shape not in ((), (count,)):
+            raise AlignmentError(f"views has the shape {list(numbers.shape)}; expected a number or [{count}]")
+        numbers = np.broadcast_to(numbers, (count,))
         if numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers > 2**31 - 1).any():
             raise AlignmentError("views must be integers from 0")
         return numbers.astype(np.int32)

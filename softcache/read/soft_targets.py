@@ -97,7 +97,7 @@ class SoftTargets:
 
     def __getitem__(self, rows: int | slice | Array | torch.Tensor) -> SoftTargets:
         """Return some of the rows, always as a batch: `soft[i]`, `soft[i:j]`, `soft[mask]`, `soft[positions]`."""
-        if isinstance(rows, (int, np.integer)):
+        if not isinstance(rows, slice) and np.ndim(rows) == 0:
             rows = int(rows)
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of a batch of {len(self)}")

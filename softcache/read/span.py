@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import stat
 import threading
 import weakref
 from collections import OrderedDict
@@ -58,7 +59,8 @@ class Span:
         self.starts: Array = self._ends - padded
         self._total = int(self._ends[-1])
         self._base = _map(None, self._total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        self._release = weakref.finalize(self, _libc.munmap, self._base, self._total)
+        release = weakref.finalize(self, _libc.munmap, self._base, self._total)
+        release.atexit = False  # a thread may still read while the interpreter exits; the system unmaps
         self.bytes: Array = np.ctypeslib.as_array((ctypes.c_uint8 * self._total).from_address(self._base))
         self._is_mapped = np.zeros(len(sizes), np.bool_)
         self._first_block = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_BYTES))])
@@ -85,13 +87,16 @@ class Span:
         where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
         size = int(self._shards.file_bytes[shard, self._file])
         try:
-            handle = os.open(self._local(shard), os.O_RDONLY | os.O_CLOEXEC)
+            handle = os.open(self._local(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as e:
             raise IntegrityError(f"{where}: missing; run the build again to make it anew, or restore it") from e
         except OSError as e:
             raise StorageError(f"{where}: {e.strerror}") from e
         try:
-            actual = os.fstat(handle).st_size
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise IntegrityError(f"{where}: not a regular file")
+            actual = found.st_size
             if actual != size:
                 raise IntegrityError(f"{where}: {actual:,} bytes; the manifest says {size:,}")
             if size:
@@ -103,7 +108,10 @@ class Span:
         _mapped[id(self), shard] = weakref.ref(self)
 
     def _local(self, shard: int) -> str:
-        return self._files.local(self._shards.path(shard, self._file), self._shards.digest(shard, self._file))
+        shards, file = self._shards, self._file
+        return self._files.local(
+            shards.path(shard, file), shards.digest(shard, file), int(shards.file_bytes[shard, file])
+        )
 
     def _unmap(self, shard: int) -> None:
         size = int(self._ends[shard] - self.starts[shard])

@@ -64,7 +64,7 @@ class Target:
             "fingerprint": committed.fingerprint,
             "versions": committed.versions,
         }
-        self.stats = committed.statistics | {
+        self.stats: dict[str, Any] = dict(committed.statistics) | {
             "rows": committed.rows,
             "valid": committed.valid,
             "bytes": committed.bytes,

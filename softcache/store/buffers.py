@@ -26,19 +26,10 @@ class Buffer:
     offset: int
     bytes: int
 
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES or min(self.file, self.offset, self.bytes) < 0:
+            raise FormatError(f"not a column entry: {self}")
+
     def to_json(self) -> dict[str, Any]:
         """Return the buffer as in receipts and manifests."""
         return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Any) -> Buffer:
-        """Read back `to_json`. Raises FormatError for anything else."""
-        try:
-            buffer = cls(
-                str(data["name"]), str(data["dtype"]), int(data["file"]), int(data["offset"]), int(data["bytes"])
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise FormatError(f"not a column entry: {e!r}") from e
-        if buffer.dtype not in DTYPES or min(buffer.file, buffer.offset, buffer.bytes) < 0:
-            raise FormatError(f"not a column entry: {buffer}")
-        return buffer

@@ -66,8 +66,10 @@ def _head(commit: Commit) -> list[str]:
     ]
     for name, target in commit.targets.items():
         task, dtype = target.declaration["task"], target.declaration["codec"].get("dtype", "")
-        values = f"{task['value_kind'] or 'values'}, {dtype}"
-        lines.append(f"| {name} | {task['kind']} | {task['shape']} | {values} | {target.rows:,} | {target.bytes:,} |")
+        values = f"{task.get('value_kind') or 'values'}, {dtype}"
+        lines.append(
+            f"| {name} | {task.get('kind')} | {task.get('shape')} | {values} | {target.rows:,} | {target.bytes:,} |"
+        )
     return [*lines, ""]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from softcache.errors import (
     CommitConflict,
@@ -17,7 +19,7 @@ from softcache.errors import (
     StorageError,
 )
 from softcache.store.checksums import sha256
-from softcache.store.documents import dump_document, load_document
+from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
 from softcache.store.layout import check_path, commit_path
 
@@ -32,23 +34,32 @@ class FileReference:
     bytes: int
     sha256: str
 
-    @classmethod
-    def from_json(cls, data: Any) -> FileReference:
-        """Read back `asdict`."""
-        return cls(check_path(data["path"]), int(data["bytes"]), str(data["sha256"]))
+    def __post_init__(self) -> None:
+        check_path(self.path)
+
+
+def _checked(declaration: dict[str, Any]) -> dict[str, Any]:
+    parts = {"task": dict, "teacher": dict, "codec": dict, "format": str}
+    wrong = [name for name, kind in parts.items() if not isinstance(declaration.get(name), kind)]
+    if wrong:
+        raise ValueError(f"lacks {', '.join(wrong)}")
+    return declaration
+
+
+Declaration = Annotated[dict[str, Any], AfterValidator(_checked)]
 
 
 @dataclass(frozen=True)
 class CommittedTarget:
     """What a commit says of one target: see docs/format.md, section 9."""
 
-    declaration: dict[str, Any]
+    declaration: Declaration
     fingerprint: str
     versions: dict[str, str]
     rows: int
     valid: int
     bytes: int
-    statistics: dict[str, Any]
+    statistics: dict[str, float | None]
     skipped: list[list[Any]]
     skipped_rows: int
 
@@ -65,6 +76,7 @@ class Commit:
     index: tuple[FileReference, ...]
     rows: int
     id_type: str
+    keep: dict[str, str]
     views: int
     splits: dict[str, int]
     transfer_set: dict[str, Any]
@@ -95,30 +107,10 @@ def read_commit(files: Files, number: int) -> Commit:
     """Read a commit. Raises FileNotFoundError, IntegrityError, FormatError."""
     where = f"{files.url}/{commit_path(number)}"
     data = files.read(commit_path(number))
-    body = load_document(data, where)
-    try:
-        commit = Commit(
-            **_members(Commit, body)
-            | {
-                "manifest": FileReference.from_json(body["manifest"]),
-                "index": tuple(FileReference.from_json(i) for i in body["index"]),
-                "targets": {
-                    str(n): CommittedTarget(**_members(CommittedTarget, t)) for n, t in body["targets"].items()
-                },
-                "sha256": sha256(data),
-            }
-        )
-        if commit.number != number or commit.id_type not in ("int64", "string") or int(commit.rows) < 0:
-            raise FormatError(f"{where}: contradicts itself")
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise FormatError(f"{where}: not a commit: {e!r}") from e
+    commit = replace(parse(Commit, load_document(data, where), where), sha256=sha256(data))
+    if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
+        raise FormatError(f"{where}: contradicts itself")
     return commit
-
-
-def _members(kind: type[Commit] | type[CommittedTarget], body: dict[str, Any]) -> dict[str, Any]:
-    """Return the members that this version knows; later ones may have more (docs/format.md, section 12)."""
-    known = {f.name for f in fields(kind)}
-    return {name: value for name, value in body.items() if name in known}
 
 
 def check_parent(files: Files, commit: Commit, parent: Commit | None) -> None:

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from softcache.errors import FormatError, IntegrityError
 from softcache.store.checksums import sha256
 
+T = TypeVar("T")
 MAX_BYTES = 256 * 1024 * 1024
 _ENDING = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 _ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
+
+
+def parse(kind: type[T], data: Any, where: str) -> T:
+    """Return `data` as the dataclass `kind`, every member checked; members that it does not know are passed over.
+
+    Raises FormatError naming `where` and the first member that is wrong.
+    """
+    try:
+        parsed: T = _adapter(cast(Any, kind)).validate_python(data)
+        return parsed
+    except ValidationError as e:
+        first = e.errors(include_input=False, include_url=False)[0]
+        member = ".".join(map(str, first["loc"]))
+        raise FormatError(f"{where}: {member or kind.__name__}: {first['msg']}") from e
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def dump_document(body: dict[str, Any]) -> bytes:

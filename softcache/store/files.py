@@ -10,6 +10,7 @@ import errno
 import itertools
 import os
 import shutil
+import stat
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -59,8 +60,8 @@ class Files(ABC):
         """Delete a file, if it is there. For garbage collection alone."""
 
     @abstractmethod
-    def local(self, path: str, digest: str) -> str:
-        """Return a path on this machine of the file with SHA-256 `digest`; a remote one is fetched and checked."""
+    def local(self, path: str, digest: str, size: int) -> str:
+        """Return a path on this machine of a file, by its SHA-256 and size; a remote one is fetched and checked."""
 
     @abstractmethod
     def check_create_only(self) -> None:
@@ -88,12 +89,15 @@ class Files(ABC):
 def connect(url: str | os.PathLike[str]) -> Files:
     """Return the files at a path or fsspec URL. Nothing is read or created."""
     text = os.fspath(url)
+    if not text or "\0" in text:
+        raise StorageError(f"{text!r} is not the path or URL of a cache")
     if "://" not in text:
         return LocalFiles(text)
     if "::" in text:
         raise StorageError(f"{text}: chained URLs are not supported; give the URL of the cache itself")
-    if text.startswith("file://"):
-        return LocalFiles(text.removeprefix("file://"))
+    for scheme in ("file://", "local://"):
+        if text.startswith(scheme):
+            return LocalFiles(text.removeprefix(scheme))
     return RemoteFiles(text)
 
 
@@ -106,8 +110,8 @@ class LocalFiles(Files):
         self._durable_folders: set[Path] = set()
 
     def read(self, path: str) -> bytes:
-        with self._storage(path):
-            return self._at(path).read_bytes()
+        with self._storage(path), open(self._at(path), "rb", opener=_open_regular) as file:
+            return file.read()
 
     def size(self, path: str) -> int | None:
         with self._storage(path):
@@ -166,7 +170,7 @@ class LocalFiles(Files):
                 for folder in itertools.takewhile(lambda p: ".zarr" in p.as_posix(), file.parents):
                     folder.rmdir()
 
-    def local(self, path: str, digest: str) -> str:
+    def local(self, path: str, digest: str, size: int) -> str:
         return str(self._at(path))
 
     def check_create_only(self) -> None:
@@ -219,6 +223,15 @@ class LocalFiles(Files):
             elif writing is not None and e.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 hint = "; the filesystem must allow hard links, which make a write atomic"
             raise StorageError(f"{self.root / path}: {e.strerror or e}{hint}") from e
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Open a file without waiting, as a pipe in its place would make one do."""
+    handle = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
 
 
 def _sync_folder(folder: Path) -> None:
@@ -308,15 +321,15 @@ class RemoteFiles(Files):
         with contextlib.suppress(FileNotFoundError):
             self._call(path, lambda fs, p: fs.rm_file(p))
 
-    def local(self, path: str, digest: str) -> str:
+    def local(self, path: str, digest: str, size: int) -> str:
         root = os.environ.get("SOFTCACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "softcache")
         fetched = LocalFiles(root)
         name = f"files/{digest[:2]}/{digest}"
-        if fetched.size(name) is None:
+        if fetched.size(name) != size:
             data = self.read(path)
             if sha256(data) != digest:
                 raise IntegrityError(f"{self.url}/{path}: its sha256 is not {digest}; fetch it again or restore it")
-            fetched.create(name, data)
+            fetched.replace(name, data)
         return str(fetched.root / name)
 
     def free_bytes(self) -> int | None:

@@ -9,6 +9,7 @@ from softcache.store.commits import latest_number, read_commit
 from softcache.store.files import Files
 from softcache.store.layout import CARD, MARKER, TEMPORARY, commit_path
 from softcache.store.manifest import Manifest
+from softcache.store.marker import require_marker
 from softcache.store.plan import extensions, read_plan_chain
 from softcache.store.receipts import read_receipt, receipt_keys
 from softcache.store.state import read_reference
@@ -62,7 +63,11 @@ def collect(files: Files, *, min_age: float = DAY, abandon: bool = False) -> lis
 
 
 def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
-    """Return the files that are needed, and those that giving up unfinished builds sets free."""
+    """Return the files that are needed, and those that giving up unfinished builds sets free.
+
+    Raises FormatError if this is no cache, UnsupportedVersion if a newer softcache may need more of it.
+    """
+    require_marker(files, to_write=True)
     needed = {MARKER, CARD}
     committed: set[str] = set()
     heads: set[str | None] = {None}

@@ -28,8 +28,8 @@ def is_name_part(part: str) -> bool:
 
 
 def is_split_name(name: str) -> bool:
-    """Whether `name` can name a split."""
-    return _SPLIT.match(name) is not None
+    """Whether `name` can name a split; `all` cannot, since `datasets` means every split by it."""
+    return name != "all" and _SPLIT.match(name) is not None
 
 
 def check_path(path: str) -> str:

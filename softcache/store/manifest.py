@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 
 from softcache.errors import FormatError
 from softcache.store import arrow
-from softcache.store.buffers import DTYPES, Buffer
+from softcache.store.buffers import DTYPES
 from softcache.store.checksums import BLOCK_BYTES
+from softcache.store.documents import parse
 from softcache.store.layout import ROWS
-from softcache.store.shards import Shard, StoredFile
+from softcache.store.shards import Shard
 
 Array = np.ndarray[Any, Any]
 _DIGEST = pa.binary(32)
@@ -129,7 +130,7 @@ class Manifest:
         types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
         if any(types.get(name) != kind for name, kind in _TYPES.items()):
             raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
-        if any(c.null_count for c in self._batch.columns):
+        if any(map(arrow.null_count, self._batch.columns)):
             raise FormatError(f"{where}: nulls in a manifest")
 
     def targets(self) -> dict[str, TargetShards]:
@@ -160,22 +161,26 @@ class Manifest:
             found[name] = self._target(name, self._batch.slice(low, high - low))
         return found
 
+    def unit_keys(self) -> set[str]:
+        """Return the unit keys of all live shards."""
+        return {key.hex() for key in self._batch["unit_key"].to_pylist()}
+
     def live(self) -> Iterator[LiveShard]:
         """Yield every live shard, in order."""
         try:
             for row in self._batch.to_pylist():
-                files = [f | {"sha256": f["sha256"].hex()} for f in row["files"]]
-                shard = Shard(
-                    target=row["target"],
-                    unit_key=row["unit_key"].hex(),
-                    keys_sha256=row["keys_sha256"].hex(),
-                    rows=row["rows"],
-                    files=tuple(StoredFile.from_json(f) for f in files),
-                    columns=tuple(Buffer.from_json(c) for c in row["columns"]),
-                    statistics=json.loads(row["statistics"]),
-                )
+                described = {
+                    "target": row["target"],
+                    "unit_key": row["unit_key"].hex(),
+                    "keys_sha256": row["keys_sha256"].hex(),
+                    "rows": row["rows"],
+                    "files": [f | {"sha256": f["sha256"].hex()} for f in row["files"]],
+                    "columns": row["columns"],
+                    "statistics": _statistics(row["statistics"]),
+                }
+                shard = parse(Shard, described, self._where)
                 yield LiveShard(shard, row["split"], row["fragment"], row["first_view"], row["views"], row["first_row"])
-        except (TypeError, ValueError) as e:
+        except (TypeError, ValueError, RecursionError) as e:
             raise FormatError(f"{self._where}: not a manifest: {e!r}") from e
 
     def _target(self, name: str, batch: pa.RecordBatch) -> TargetShards:
@@ -219,12 +224,14 @@ class Manifest:
         return shards
 
     def _check(self, s: TargetShards, counts: Array) -> None:
-        if (s.rows < 1).any() or (s.first_row < 0).any() or (s.rows > 2**62).any() or (s.first_row > 2**62).any():
+        if (s.rows < 1).any() or (s.first_row < 0).any() or (s.rows > 2**48).any() or (s.first_row > 2**48).any():
             raise self._bad(s.target, "row numbers out of range")
         if (s.first_row[1:] < s.first_row[:-1] + s.rows[:-1]).any():
             raise self._bad(s.target, "shards overlap or are out of order")
         if (s.file_bytes < 0).any() or (s.file_bytes > 2**50).any():
             raise self._bad(s.target, "file sizes out of range")
+        if (s.rows > 8 * s.file_bytes.sum(1)).any():
+            raise self._bad(s.target, "more rows than its files have bits")
         if (counts != -(-s.file_bytes // BLOCK_BYTES)).any():
             raise self._bad(s.target, "a file does not have one checksum per block")
         for k, (column, _, file) in enumerate(s.columns):
@@ -242,6 +249,13 @@ class Manifest:
 
     def _bad(self, target: str, why: str) -> FormatError:
         return FormatError(f"{self._where}: target {target}: {why}")
+
+
+def _statistics(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not isinstance(found.get("valid"), int):
+        raise ValueError("statistics without a number of valid rows")
+    return found
 
 
 def dump_manifest(shards: Sequence[LiveShard]) -> bytes:

@@ -46,6 +46,14 @@ def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
     return Marker(sha256(data))
 
 
+def require_marker(files: Files, *, to_write: bool = False) -> Marker:
+    """Return the marker. Raises FormatError if there is none, and as `read_marker`."""
+    marker = read_marker(files, to_write=to_write)
+    if marker is None:
+        raise FormatError(f"{files.url}: not a softcache cache: it has no {MARKER}")
+    return marker
+
+
 def ensure_marker(files: Files) -> Marker:
     """Return the marker, written first if the cache is new. Whoever writes it first wins.
 

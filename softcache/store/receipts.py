@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from softcache.errors import FormatError
-from softcache.store.buffers import Buffer
 from softcache.store.checksums import fingerprint
-from softcache.store.documents import dump_document, load_document
+from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
-from softcache.store.shards import Shard, StoredFile
+from softcache.store.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,9 @@ class Receipt:
     versions: dict[str, str]
 
 
-def unit_key(keys_sha256: str, target_fingerprint: str, kept_sha256: str | None = None) -> str:
-    """Return the unit key of a target's shard for a fragment; `kept_sha256` is for `rows` alone."""
-    parts = ["softcache", 1, keys_sha256, target_fingerprint]
-    return fingerprint(parts if kept_sha256 is None else [*parts, kept_sha256])
+def unit_key(keys_sha256: str, target_fingerprint: str, *rows_only: str) -> str:
+    """Return the unit key of a target's shard for a fragment; `rows` adds its kept values' hash and its split."""
+    return fingerprint(["softcache", 1, keys_sha256, target_fingerprint, *rows_only])
 
 
 def short_declaration(declaration: dict[str, Any]) -> dict[str, Any]:
@@ -65,20 +63,9 @@ def read_receipt(files: Files, key: str) -> Receipt:
     path = _path(key)
     where = f"{files.url}/{path}"
     body = load_document(files.read(path), where)
-    try:
-        shard = Shard(
-            target=body["target"],
-            unit_key=body["unit_key"],
-            keys_sha256=body["keys_sha256"],
-            rows=int(body["rows"]),
-            files=tuple(StoredFile.from_json(f) for f in body["files"]),
-            columns=tuple(Buffer.from_json(c) for c in body["columns"]),
-            statistics=dict(body["statistics"]),
-        )
-        skipped = [(s[0], int(s[1]), str(s[2])) for s in body["skipped"]]
-        receipt = Receipt(shard, body["fingerprint"], body["declaration"], skipped, dict(body["versions"]))
-    except (KeyError, TypeError, ValueError, IndexError) as e:
-        raise FormatError(f"{where}: not a receipt: {e!r}") from e
+    members = ("fingerprint", "declaration", "skipped", "versions")
+    receipt = parse(Receipt, {"shard": body} | {name: body.get(name) for name in members}, where)
+    shard = receipt.shard
     if shard.unit_key != key:
         raise FormatError(f"{where}: holds the receipt of another unit, {shard.unit_key}")
     return receipt

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softcache.errors import FormatError
 from softcache.store import arrow, zarr
 from softcache.store.buffers import Buffer
 from softcache.store.checksums import block_checksums, sha256
@@ -32,15 +31,8 @@ class StoredFile:
         """Return the file as in receipts and commits."""
         return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256, "blocks": list(self.blocks)}
 
-    @classmethod
-    def from_json(cls, data: Any) -> StoredFile:
-        """Read back `to_json`. Raises FormatError for anything else."""
-        try:
-            return cls(
-                check_path(data["path"]), int(data["bytes"]), str(data["sha256"]), tuple(map(int, data["blocks"]))
-            )
-        except (KeyError, TypeError, ValueError) as e:
-            raise FormatError(f"not a file entry: {e!r}") from e
+    def __post_init__(self) -> None:
+        check_path(self.path)
 
 
 def describe_file(path: str, data: bytes) -> StoredFile:

@@ -12,8 +12,17 @@ from softcache.store.commits import Commit, FileReference, check_parent, latest_
 from softcache.store.files import Files
 from softcache.store.layout import MARKER
 from softcache.store.manifest import Manifest
-from softcache.store.marker import Marker, read_marker
+from softcache.store.marker import Marker, require_marker
 from softcache.store.receipts import receipt_keys
+
+
+def committed_unit_keys(files: Files) -> set[str]:
+    """Return the unit keys of all shards that any commit names."""
+    keys: set[str] = set()
+    for number in range(1, latest_number(files) + 1):
+        manifest = read_commit(files, number).manifest
+        keys |= Manifest(read_reference(files, manifest), f"{files.url}/{manifest.path}").unit_keys()
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +40,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     Raises FormatError if this is no cache, IncompleteCache if nothing is committed yet, IntegrityError where hashes
     do not match.
     """
-    marker = read_marker(files)
-    if marker is None:
-        raise FormatError(f"{files.url}: not a softcache cache: it has no {MARKER}")
+    marker = require_marker(files)
     latest = latest_number(files)
     if latest == 0:
         done = len(receipt_keys(files))
@@ -55,7 +62,7 @@ def read_reference(files: Files, reference: FileReference, *, check: bool = True
     """Map a file that a commit names. Raises IntegrityError if it is missing, short, or (with `check`) changed."""
     where = f"{files.url}/{reference.path}"
     try:
-        with pa.memory_map(files.local(reference.path, reference.sha256)) as f:
+        with pa.memory_map(files.local(reference.path, reference.sha256, reference.bytes)) as f:
             data = f.read_buffer()
     except FileNotFoundError as e:
         raise IntegrityError(f"{where}: missing; a commit names it") from e

@@ -41,11 +41,10 @@ class TorchTeacher:
         arguments: Mapping[str, Any],
         weights: Path | None,
         preprocess: str,
-        folder: Path,
         device: str = "cpu",
     ) -> TorchTeacher:
         """Load a teacher. Raises TeacherError if its callables, weights or device do not work."""
-        make, prepare = load_callable(model, folder), load_callable(preprocess, folder)
+        make, prepare = load_callable(model), load_callable(preprocess)
         try:
             module = make(**arguments)
         except Exception as e:
@@ -55,7 +54,7 @@ class TorchTeacher:
         if weights is not None:
             try:
                 module.load_state_dict(load_file(weights))
-            except (OSError, SafetensorError, RuntimeError) as e:
+            except (OSError, ValueError, SafetensorError, RuntimeError) as e:
                 raise TeacherError(f"weights {weights} do not fit {model}({_keywords(arguments)}): {e}") from e
         try:
             return cls(module, prepare, device)
@@ -92,7 +91,7 @@ def torch_fingerprint(
     Raises RecipeError or TeacherError if something of it cannot be read.
     """
     if code is None:
-        code = [file for reference in (model, preprocess) for file in source_files(reference, folder)]
+        code = [file for reference in (model, preprocess) for file in source_files(reference)]
     return Fingerprint(
         adapter="torch",
         config={"model": model, "arguments": dict(arguments), "preprocess": preprocess, "reads": reads and list(reads)},
@@ -117,8 +116,8 @@ def _file_sha256(path: Path) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as e:
-        raise TeacherError(f"{path}: {e.strerror}") from e
+    except (OSError, ValueError) as e:
+        raise TeacherError(f"{path}: {e}") from e
 
 
 def _keywords(arguments: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ def hash_rows(table: pa.Table, rows: int) -> np.ndarray[Any, Any]:
         head = _text(name)
         try:
             values = _encode(table[name].combine_chunks())
-        except TransferSetError as e:
+        except (TransferSetError, pa.ArrowException) as e:
             raise TransferSetError(f"column {name}: {e}") from e
         for digest, value in zip(digests, values, strict=True):
             digest.update(head)

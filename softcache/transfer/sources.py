@@ -100,6 +100,8 @@ class ImageFolder(Source):
     columns = ("path", "image", "label")
 
     def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise TransferSetError(f"{folder}: no such folder")
         self._folder = folder
         found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
         self._paths = sorted(p.relative_to(folder).as_posix() for p in found)
@@ -138,8 +140,10 @@ def from_object(made: Any) -> Source:
     if isinstance(made, Source):
         return made
     if isinstance(made, pa.Table):
+        if len(set(made.column_names)) != made.num_columns:
+            raise TransferSetError(f"column names repeat: {', '.join(made.column_names)}")
         return TableSource(made)
-    if hasattr(made, "features") and hasattr(made, "with_format"):
+    if hasattr(made, "features") and hasattr(made, "with_format") and hasattr(made, "__len__"):
         return DatasetSource(made)
     if not isinstance(made, Mapping):
         kind = type(made).__name__
@@ -148,7 +152,7 @@ def from_object(made: Any) -> Source:
         )
     try:
         return TableSource(pa.table({str(name): _column(values) for name, values in made.items()}))
-    except (pa.ArrowException, TypeError, ValueError) as e:
+    except (pa.ArrowException, TypeError, ValueError, OverflowError, RuntimeError) as e:
         raise TransferSetError(f"the callable's columns do not form a table: {e}") from e
 
 

@@ -72,11 +72,11 @@ def test_replace_delete_walk(files: Files) -> None:
 
 def test_local_copies_are_checked(files: Files) -> None:
     files.create("data/x", b"data")
-    assert Path(files.local("data/x", sha256(b"data"))).read_bytes() == b"data"
+    assert Path(files.local("data/x", sha256(b"data"), 4)).read_bytes() == b"data"
     if not files.url.startswith("memory"):
         return
     with pytest.raises(IntegrityError, match="data/x"):
-        files.local("data/x", sha256(b"other"))
+        files.local("data/x", sha256(b"other"), 5)
 
 
 @pytest.mark.parametrize("path", ["../x", "/x", "a/../x", "a\\b", ""])

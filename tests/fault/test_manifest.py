@@ -12,31 +12,71 @@ from softcache.store.manifest import LiveShard, Manifest, dump_manifest
 from softcache.store.shards import Shard, StoredFile
 
 
-def live(first_row: int = 0, rows: int = 10, *, target: str = "a@b", **change: Any) -> LiveShard:
-    file = StoredFile(
-        change.pop("path", f"data/{first_row}"), change.pop("size", 1000), "0" * 64, change.pop("blocks", (7,))
-    )
-    column = Buffer(
-        change.pop("name", "values"),
-        change.pop("dtype", "float16"),
-        change.pop("file", 0),
-        change.pop("offset", 64),
-        change.pop("bytes", 200),
-    )
+def unchecked(kind: type, **members: Any) -> Any:
+    """An instance that its own constructor might refuse, as a forger would write it."""
+    made = object.__new__(kind)
+    for name, value in members.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def live(first_row: int = 0, rows: int = 10, *, target: str = "a@b", fragment: int = 0, **change: Any) -> LiveShard:
+    file = {"path": f"data/{first_row}", "bytes": 1000, "sha256": "0" * 64, "blocks": (7,)}
+    column = {"name": "values", "dtype": "float16", "file": 0, "offset": 64, "bytes": 200}
+    renamed = {"size": "bytes"}
+    file |= {renamed.get(k, k): change.pop(k) for k in ("path", "size", "blocks") if k in change}
+    column |= {k: change.pop(k) for k in list(column) if k in change}
+    keys, split = change.pop("keys", "2" * 64), change.pop("split", "train")
     assert not change
-    shard = Shard(target, "1" * 64, "2" * 64, rows, (file,), (column,), {"valid": rows})
-    return LiveShard(shard, "train", 0, 0, 1, first_row)
+    files, columns = (unchecked(StoredFile, **file),), (unchecked(Buffer, **column),)
+    shard = Shard(target, "1" * 64, keys, rows, files, columns, {"valid": rows})
+    return LiveShard(shard, split, fragment, 0, 1, first_row)
+
+
+def rows(first_row: int, count: int = 10, **change: Any) -> LiveShard:
+    return live(first_row, count, target="rows", fragment=first_row // 10, **change)
 
 
 def test_good() -> None:
-    shards = [live(10), live(0), live(0, target="c@d", name="other")]
+    shards = [live(10, fragment=1), live(0), live(0, target="c@d", name="other"), rows(0), rows(10)]
     manifest = Manifest(dump_manifest(shards), "m")
     targets = manifest.targets()
-    assert list(targets) == ["a@b", "c@d"]
+    assert list(targets) == ["a@b", "c@d", "rows"]
     assert targets["a@b"].first_row.tolist() == [0, 10]
     assert targets["a@b"].path(1, 0) == "data/10"
     assert targets["c@d"].columns == (("other", "float16", 0),)
-    assert [s.first_row for s in manifest.live()] == [0, 10, 0]
+    assert [s.first_row for s in manifest.live()] == [0, 10, 0, 0, 10]
+
+
+@pytest.mark.parametrize(
+    "shards",
+    [
+        [live(0)],
+        [rows(10)],
+        [rows(0), rows(20)],
+    ],
+)
+def test_rows_cover_everything(shards: list[LiveShard]) -> None:
+    with pytest.raises(FormatError, match="do not cover"):
+        Manifest(dump_manifest(shards), "m").targets()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        live(10),
+        live(0, fragment=1),
+        live(0, 9),
+        live(5, 5),
+        live(20, fragment=2),
+        live(0, keys="3" * 64),
+        live(0, split="test"),
+    ],
+)
+def test_a_shard_has_the_place_of_its_fragment(wrong: LiveShard) -> None:
+    """Otherwise another sample's answers would be read for a row."""
+    with pytest.raises(FormatError, match="of its fragment"):
+        Manifest(dump_manifest([rows(0), rows(10), wrong]), "m").targets()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +87,7 @@ def test_good() -> None:
         ([live(-1)], "out of range"),
         ([live(0, 0)], "out of range"),
         ([live(0, 2**62 + 1)], "out of range"),
+        ([live(0, 8001)], "more rows than its files have bits"),
         ([live(2**62 + 1)], "out of range"),
         ([live(size=-1, blocks=())], "out of range"),
         ([live(size=2**51, blocks=())], "out of range"),

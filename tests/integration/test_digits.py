@@ -16,6 +16,7 @@ import softcache
 from softcache.builder.planning import open_transfer_set
 from softcache.builder.targets import load_teacher
 from softcache.recipe import load_recipe
+from softcache.transfer.python import recipe_modules
 
 RECIPE = Path(__file__).parents[2] / "recipes/digits/recipe.yaml"
 TEMPERATURES = (0.5, 1, 2, 4, 8, 20)
@@ -24,13 +25,14 @@ TEMPERATURES = (0.5, 1, 2, 4, 8, 20)
 @pytest.fixture(scope="module")
 def live() -> dict[str, dict[str, np.ndarray]]:
     """What the live teachers say, float64."""
-    recipe = load_recipe(RECIPE)
-    transfer_set = open_transfer_set(recipe)
-    samples = transfer_set.samples(np.arange(len(transfer_set)), ["image"])
-    answers = {}
-    for name in recipe.teachers:
-        teacher = load_teacher(recipe, name)
-        answers[name] = {k: v.double().numpy() for k, v in teacher.predict(teacher.collate(samples)).items()}
+    with recipe_modules(RECIPE.parent):
+        recipe = load_recipe(RECIPE)
+        transfer_set = open_transfer_set(recipe)
+        samples = transfer_set.samples(np.arange(len(transfer_set)), ["image"])
+        answers = {}
+        for name in recipe.teachers:
+            teacher = load_teacher(recipe, name)
+            answers[name] = {k: v.double().numpy() for k, v in teacher.predict(teacher.collate(samples)).items()}
     return answers
 
 

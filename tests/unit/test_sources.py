@@ -15,6 +15,7 @@ from softcache.builder.planning import open_transfer_set
 from softcache.errors import TransferSetError
 from softcache.recipe import load_recipe
 from softcache.transfer import TransferSet, from_object
+from softcache.transfer.python import recipe_modules
 
 RECIPE = """
 transfer_set:
@@ -31,7 +32,8 @@ TABLE = pa.table(
 
 def opened(folder: Path, source: str, *, id: str = "id", reads: str = "x") -> TransferSet:
     (folder / "recipe.yaml").write_text(RECIPE.format(source=source, id=id, reads=reads), encoding="utf-8")
-    return open_transfer_set(load_recipe(folder / "recipe.yaml"))
+    with recipe_modules(folder):
+        return open_transfer_set(load_recipe(folder / "recipe.yaml"))
 
 
 @pytest.mark.parametrize(
