@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from softcache.errors import FormatError, TaskError
 
 KINDS = ("classification", "features")
 VALUE_KINDS = ("logits", "log_probs", "probs")
+MAX_NUMBERS = 2**40
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class TaskSpec:
         found = []
         if self.kind not in KINDS:
             found.append(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if not self.shape or any(n < 1 for n in self.shape):
-            found.append(f"shape is {list(self.shape)}; expected one or more sizes of at least 1")
+        if not self.shape or any(n < 1 for n in self.shape) or math.prod(self.shape) > MAX_NUMBERS:
+            found.append(f"shape is {list(self.shape)}; expected sizes of at least 1, at most {MAX_NUMBERS:,} numbers")
         if self.kind == "features":
             if self.value_kind is not None or self.labels is not None or self.allow_masked:
                 found.append("features have no value_kind, labels or allow_masked")

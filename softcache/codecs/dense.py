@@ -51,8 +51,9 @@ class DenseCodec(Codec):
         wider = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float32)", "float32": ""}[self.dtype]
         kinds[f"a value too large for {self.dtype}{wider}"] = overflow
         if self.task.value_kind == "probs":
-            coarse = (flat > 0) & (flat < torch.finfo(self.torch_dtype).tiny)
-            kinds[f"a probability too small for {self.dtype} (store bfloat16 or float32, or give logits)"] = coarse
+            lost = (flat.to(self.torch_dtype).double() - flat.double()).abs()
+            coarse = (flat > 0) & (lost > torch.finfo(self.torch_dtype).eps * flat.double())
+            kinds[f"a probability too small for {self.dtype} (store float32, or give logits)"] = coarse
             off = (flat.float().sum(1) - 1).abs() > PROBS_SUM_TOLERANCE
             kinds["values declared probs that are negative or do not sum to 1"] = ((flat < 0).any(1) | off)[:, None]
         elif self.task.value_kind == "log_probs":
