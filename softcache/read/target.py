@@ -103,6 +103,11 @@ class Target:
         numbers = numbers.astype(np.int64)
         return self._gather(numbers, DeferredKeys(numbers, self._keys.at), None)
 
+    def read_valid(self, rows: Array) -> Array:
+        """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
+        shard, local = self._locate(rows, None)
+        return FlagColumn(self._reader, "valid").take(shard, local).numpy()
+
     def check(self, ids: Any, views: Any = None) -> None:
         """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
         wanted, _, rows = self._keys.find(ids, views)

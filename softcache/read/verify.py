@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from softcache.codecs.statistics import value_statistics
 from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
-from softcache.store import arrow
+from softcache.read.verify_contents import check_commit, check_index, check_shard, has_its_keys
 from softcache.store.card import render
 from softcache.store.checksums import block_checksums, sha256
 from softcache.store.commits import Commit, check_parent, latest_number, read_commit
 from softcache.store.files import Files, connect
-from softcache.store.index import Segment
-from softcache.store.keys import keys_digest
-from softcache.store.layout import CARD, ROWS, commit_path
+from softcache.store.layout import CARD, commit_path
 from softcache.store.manifest import LiveShard, Manifest
 from softcache.store.plan import Plan, read_plan
 from softcache.store.receipts import read_receipt, receipt_keys
@@ -62,14 +57,13 @@ def verify(url: str | os.PathLike[str], level: str = "full") -> Verification:
     """Check a cache and report every problem.
 
     `quick` checks the commits, their manifests, indexes and plans, and that every file is there with its size. `full`
-    reads every
-    byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache before the
-        first commit, FormatError if there is no cache; whatever else is wrong is in the result.
+    reads every byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache
+    before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; whatever else is
+    wrong is in the result.
     """
     if level not in LEVELS:
         raise SoftcacheError(f"level is {level!r}; expected one of {', '.join(LEVELS)}")
-    files = connect(url)
-    return _Verifier(files, level).run()
+    return _Verifier(connect(url), level).run()
 
 
 class _Verifier:
@@ -77,6 +71,7 @@ class _Verifier:
         self._files, self._full = files, level == "full"
         self._result = Verification(files.url, level)
         self._seen: set[str] = set()
+        self._plans: dict[str, Plan | None] = {}
 
     def run(self) -> Verification:
         try:
@@ -104,14 +99,15 @@ class _Verifier:
                 raise
             self._add("", str(e))
             return self._result
-        self._check_card(cache.commit, list(manifest.live()) if manifest is not None else [])
-        if self._full and manifest is not None:
-            self._check_contents(cache, manifest)
+        live = list(manifest.live()) if manifest is not None else []
+        self._check_card(cache.commit, live)
+        if self._full:
+            self._check_contents(cache, live)
         return self._result
 
     def _check_commit(self, commit: Commit) -> Manifest | None:
         """Check what a commit names; return its manifest."""
-        plan = self._try(f"plan/{commit.plan}.arrow", read_plan, self._files, commit.plan)
+        plan = self._plan(commit.plan)
         manifest = None
         for reference in (commit.manifest, *commit.index):
             data = self._try(reference.path, read_reference, self._files, reference)
@@ -179,57 +175,28 @@ class _Verifier:
         if card is not None and card != render(commit, live):
             self._add(CARD, "not the card of the newest commit; the next build rewrites it")
 
-    def _check_contents(self, cache: Cache, manifest: Manifest) -> None:
+    def _check_contents(self, cache: Cache, live: list[LiveShard]) -> None:
         """Check what whole-file hashes cannot show: that keys, shapes, statistics, index and plan agree."""
-        plan = self._try("plan", read_plan, self._files, cache.commit.plan)
-        targets = self._try(cache.commit.manifest.path, manifest.targets)
-        if plan is None or targets is None:
-            return
         broken = {p.path for p in self._result.problems}
-        for live in manifest.live():
-            if not broken & {f.path for f in live.shard.files}:
-                path = live.shard.files[0].path
-                self._try(path, self._check_shard, cache, plan, live)
-        self._try("index", self._check_index, cache)
+        self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
+        plan = self._plan(cache.commit.plan)
+        checked: set[int] = set()
+        for shard in live:
+            fragment = None if plan is None else plan.fragments.get(shard.fragment)
+            if fragment is None or broken & {f.path for f in shard.shard.files}:
+                continue
+            if fragment.number not in checked:
+                checked.add(fragment.number)
+                if not has_its_keys(fragment):
+                    self._add(f"plan/{cache.commit.plan}.arrow", f"fragment {fragment.number}: not its keys hash")
+            path = shard.shard.files[0].path
+            self._add_all(path, check_shard, self._files, cache, fragment, shard)
+        self._add_all("index", check_index, self._files, cache)
 
-    def _check_shard(self, cache: Cache, plan: Plan, live: LiveShard) -> None:
-        fragment = plan.fragments[live.fragment]
-        path = live.shard.files[0].path
-        if (
-            keys_digest(fragment.sample_ids, fragment.first_view, fragment.views, fragment.contents)
-            != fragment.keys_sha256
-        ):
-            self._add(
-                f"plan/{plan.head}.arrow", f"fragment {fragment.number}: its keys hash is not that of its samples"
-            )
-        if path.endswith(".arrow"):
-            data = self._files.read(path)
-            batch = arrow.load(data, path)
-            if arrow.locate(data) != live.shard.columns:
-                self._add(path, "its columns do not lie where the manifest says")
-            same = batch["sample_id"].equals(fragment.row_ids()) and np.array_equal(batch["view"], fragment.row_views())
-            if not same or batch.num_rows != fragment.rows:
-                self._add(path, "its sample ids and views are not those of its fragment")
-        if live.shard.target == ROWS:
-            rows = np.arange(live.first_row, live.first_row + live.shard.rows)
-            contents = np.repeat(fragment.contents, fragment.views, axis=0)
-            cache.check_contents(fragment.row_ids(), contents, fragment.row_views())
-            if not np.array_equal(cache.find(fragment.row_ids(), fragment.row_views()), rows):
-                self._add(path, "looking its keys up does not give its rows")
-            return
-        target = cache[live.shard.target]
-        soft = target.read(np.arange(live.first_row, live.first_row + live.shard.rows))
-        found = value_statistics(target.codec, soft.columns, soft.mask.numpy())
-        if not _close(found, live.shard.statistics):
-            self._add(path, f"its values have the statistics {found}; {live.shard.statistics} were recorded")
-
-    def _check_index(self, cache: Cache) -> None:
-        segments = [Segment(read_reference(self._files, r), r.path) for r in cache.commit.index]
-        rows = np.sort(np.concatenate([s.rows for s in segments]))
-        if not np.array_equal(rows, np.arange(cache.commit.rows)):
-            self._add("index", "does not hold every row once")
-        if any((s.hashes[1:] < s.hashes[:-1]).any() for s in segments):
-            self._add("index", "a segment is not sorted")
+    def _plan(self, head: str) -> Plan | None:
+        if head not in self._plans:
+            self._plans[head] = self._try(f"plan/{head}.arrow", read_plan, self._files, head)
+        return self._plans[head]
 
     def _count(self, path: str, size: int) -> None:
         if path not in self._seen:
@@ -241,6 +208,11 @@ class _Verifier:
         problem = Problem(path, what)
         if problem not in self._result.problems:
             self._result.problems.append(problem)
+
+    def _add_all(self, path: str, check: Callable[..., Iterator[str]], *arguments: Any) -> None:
+        """Add everything that a check yields as problems of `path`, and what it raises."""
+        for what in self._try(path, lambda: list(check(*arguments)), default=[]):
+            self._add(path, what)
 
     def _try(self, path: str, check: Callable[..., Any], *arguments: Any, default: Any = None) -> Any:
         """Run one check; a failure is a problem of `path`."""
@@ -257,12 +229,3 @@ def _open_manifest(data: Any, path: str) -> Manifest:
     manifest = Manifest(data, path)
     manifest.targets()
     return manifest
-
-
-def _close(found: dict[str, Any], recorded: dict[str, Any]) -> bool:
-    if found.keys() != recorded.keys():
-        return False
-    return all(
-        (a is None and b is None) or (a is not None and b is not None and bool(np.isclose(a, b, rtol=1e-9, atol=1e-12)))
-        for a, b in ((found[k], recorded[k]) for k in found)
-    )

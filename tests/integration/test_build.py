@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import torch
 from conftest import Workshop
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 import softcache
 from softcache.errors import (
@@ -54,6 +57,59 @@ def test_values_and_order(workshop: Workshop) -> None:
     assert torch.allclose(
         cache["feat"].lookup([3]).values.double(), workshop.answers("feat")[[3]], rtol=2**-10, atol=1e-4
     )
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_temperature_through_a_file(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Promise 1, from arbitrary logits through a build, the disk and a lookup in any order, against float64."""
+    rows, classes = data.draw(st.integers(1, 12)), data.draw(st.integers(2, 9))
+    dtype, form = (
+        data.draw(st.sampled_from(["float32", "float16", "bfloat16"])),
+        data.draw(st.sampled_from(["arrow", "zarr"])),
+    )
+    logits = data.draw(arrays(np.float32, (rows, classes), elements=st.floats(-200, 200, width=32)))
+    workshop = Workshop(tmp_path_factory.mktemp("any"))
+    np.save(workshop.folder / "logits.npy", logits)
+    workshop.write("given.py", GIVEN)
+    workshop.recipe["transfer_set"] = {"source": {"type": "python", "callable": "given:samples"}, "id": "id"}
+    workshop.recipe["teachers"]["t"] = {"model": "given:Given", "preprocess": "given:preprocess", "reads": ["z"]}
+    store = {"format": form, "dtype": dtype}
+    workshop.recipe["tasks"] = {
+        "cls": {"kind": "classification", "classes": classes, "value_kind": "logits", "teachers": ["t"], "store": store}
+    }
+    workshop.recipe["build"] = {"batch_size": 3, "fragment_rows": data.draw(st.integers(1, 12))}
+    workshop.build()
+    order = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=20))
+    soft = workshop.open()["cls"].lookup([f"id {i}" for i in order])
+    for t in (0.5, 1, 2, 4, 8, 20):
+        z = logits[order].astype(np.float64) / t
+        z -= z.max(1, keepdims=True)
+        expected = z - np.log(np.exp(z).sum(1, keepdims=True))
+        largest = np.abs(logits[order]).max() / t
+        allowed = 2 * float(torch.finfo(soft.values.dtype).eps) * largest + 1e-6 * largest + 1e-5
+        assert np.abs(soft.log_probs(t).double().numpy() - expected).max() <= allowed
+
+
+GIVEN = """
+import pathlib
+import numpy as np
+import torch
+
+
+class Given(torch.nn.Module):
+    def forward(self, rows):
+        return rows
+
+
+def samples():
+    logits = np.load(pathlib.Path(__file__).parent / "logits.npy")
+    return {"id": [f"id {i}" for i in range(len(logits))], "z": logits}
+
+
+def preprocess(sample):
+    return torch.tensor(sample["z"])
+"""
 
 
 def test_killed_in_the_middle(workshop: Workshop, tmp_path: Path) -> None:

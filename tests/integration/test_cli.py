@@ -27,7 +27,8 @@ def test_build_status_info_verify(workshop: Workshop) -> None:
     assert last(result) == str(workshop.cache)
     assert "cls@t" in result.stdout
     assert "accuracy" in result.stdout
-    assert "samples/s" in result.stderr or "samples" in result.stderr
+    assert " samples/s" in result.stderr
+    assert "40/40" in result.stderr
     for command in ("status", "info", "verify", "gc"):
         result = run(command, workshop.cache)
         assert result.exit_code == 0, result.output

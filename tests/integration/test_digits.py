@@ -145,8 +145,10 @@ def test_building_again_costs_nothing(digits: Path) -> None:
 def test_train(digits: Path) -> None:
     script = RECIPE.parent / "train.py"
     run = subprocess.run(
-        [sys.executable, str(script), str(digits), "--seeds", "1"], capture_output=True, text=True, check=True
+        [sys.executable, str(script), str(digits), "--seeds", "4"], capture_output=True, text=True, check=True
     )
     lines = [line for line in run.stdout.splitlines() if line.startswith(("hard", "soft"))]
     assert len(lines) == 6
-    assert all(float(line.split()[-1]) > 0.8 for line in lines)
+    means = {line.split("  ")[0]: float(line.split()[-4]) for line in lines}
+    assert all(mean > 0.85 for mean in means.values())
+    assert means["soft targets, T = 2"] > means["hard labels"]

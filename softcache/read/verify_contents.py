@@ -1,0 +1,131 @@
+"""What hashes cannot show: that a cache's parts, each intact, also belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from softcache.codecs.statistics import merge_statistics, value_statistics
+from softcache.read.cache import Cache
+from softcache.read.target import Target
+from softcache.store import arrow, zarr
+from softcache.store.checksums import sha256
+from softcache.store.files import Files
+from softcache.store.index import Segment
+from softcache.store.keys import keys_digest
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard
+from softcache.store.plan import Fragment
+from softcache.store.state import read_reference
+
+
+def has_its_keys(fragment: Fragment) -> bool:
+    """Whether a fragment's keys hash is that of its samples."""
+    found = keys_digest(fragment.sample_ids, fragment.first_view, fragment.views, fragment.contents)
+    return found == fragment.keys_sha256
+
+
+def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
+    """Yield where a commit's figures are not those of its shards."""
+    splits: dict[str, int] = {}
+    for shard in live:
+        if shard.shard.target == ROWS:
+            splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
+    if splits != cache.commit.splits:
+        yield f"splits are {cache.commit.splits}; the shards have {splits}"
+    for name, target in cache.commit.targets.items():
+        shards = [s.shard for s in live if s.shard.target == name]
+        found = {
+            "rows": sum(s.rows for s in shards),
+            "valid": sum(s.statistics["valid"] for s in shards),
+            "bytes": sum(s.bytes for s in shards),
+        } | merge_statistics([s.statistics for s in shards])
+        said = {"rows": target.rows, "valid": target.valid, "bytes": target.bytes} | target.statistics
+        if not _close(found, said):
+            yield f"target {name} has {said}; its shards have {found}"
+
+
+def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    """Yield what is wrong inside a shard whose files are intact. Raises whatever reading it raises."""
+    if live.shard.files[0].path.endswith(".arrow"):
+        yield from _check_arrow(files, fragment, live)
+    if live.shard.target == ROWS:
+        yield from _check_rows(cache, fragment, live)
+        return
+    target = cache[live.shard.target]
+    yield from _check_values(target, live)
+    if target.format == "zarr":
+        yield from _check_zarr(files, target, fragment, live)
+
+
+def check_index(files: Files, cache: Cache) -> Iterator[str]:
+    """Yield what is wrong with the index."""
+    segments = [Segment(read_reference(files, r), r.path) for r in cache.commit.index]
+    rows = np.sort(np.concatenate([s.rows for s in segments]))
+    if len(rows) != cache.commit.rows or not np.array_equal(rows, np.arange(len(rows))):
+        yield "does not hold every row once"
+    if any((s.hashes[1:] < s.hashes[:-1]).any() for s in segments):
+        yield "a segment is not sorted"
+
+
+def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    file = live.shard.files[0]
+    data = files.read(file.path)
+    batch = arrow.load(data, file.path)
+    if not file.path.endswith(f"-{file.sha256}.arrow"):
+        yield "its name is not its hash"
+    if arrow.locate(data) != live.shard.columns:
+        yield "its columns do not lie where the manifest says"
+    same = batch["sample_id"].equals(fragment.row_ids()) and np.array_equal(batch["view"], fragment.row_views())
+    if not same or batch.num_rows != fragment.rows:
+        yield "its sample ids and views are not those of its fragment"
+
+
+def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    top = live.shard.files[0].path.partition(".zarr/")[0] + ".zarr/"
+    digests = {f.path.removeprefix(top): f.sha256 for f in live.shard.files}
+    if not top.endswith(f"-{sha256(zarr.listing(digests))}.zarr/"):
+        yield "its name is not the hash of its files"
+    soft = target.read(np.arange(live.first_row, live.first_row + live.shard.rows))
+    values = {name: column.numpy() for name, column in soft.columns.items()}
+    expected, _ = zarr.encode(values, soft.mask.numpy(), fragment.row_ids(), fragment.row_views(), {}, {})
+    if digests.keys() != expected.keys():
+        yield "it does not have the files of a shard"
+        return
+    for name, data in expected.items():
+        stored = files.read(top + name)
+        if "/c/" in name and stored != data:
+            yield f"{name.partition('/')[0]} is not that of its fragment"
+        elif name.endswith("/zarr.json") and _shape(stored) != _shape(data):
+            yield f"{name} does not describe the array"
+
+
+def _shape(document: bytes) -> list[Any]:
+    described = json.loads(document)
+    return [described.get(k) for k in ("node_type", "zarr_format", "shape", "data_type", "chunk_grid")]
+
+
+def _check_rows(cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    rows = np.arange(live.first_row, live.first_row + live.shard.rows)
+    contents = np.repeat(fragment.contents, fragment.views, axis=0)
+    cache.check_contents(fragment.row_ids(), contents, fragment.row_views())
+    if not np.array_equal(cache.find(fragment.row_ids(), fragment.row_views()), rows):
+        yield "looking its keys up does not give its rows"
+
+
+def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
+    rows = np.arange(live.first_row, live.first_row + live.shard.rows)
+    found = value_statistics(target.codec, target.read(rows).columns, target.read_valid(rows))
+    if not _close(found, live.shard.statistics):
+        yield f"its values have the statistics {found}; {live.shard.statistics} were recorded"
+
+
+def _close(found: dict[str, Any], recorded: dict[str, Any]) -> bool:
+    """Whether two sets of statistics are equal up to the rounding of sums."""
+    if found.keys() != recorded.keys():
+        return False
+    pairs = [(found[k], recorded[k]) for k in found]
+    return all(a == b or (None not in (a, b) and bool(np.isclose(a, b, rtol=1e-9, atol=1e-12))) for a, b in pairs)
