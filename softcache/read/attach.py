@@ -62,8 +62,7 @@ def attach(
     targets: Sequence[str | Readable] | None = None,
     ids: Any = None,
 ) -> AttachedDataset:
-    """Return a torch Dataset of `dataset`'s samples with soft targets, for `DataLoader(...,
-    collate_fn=softcache.collate)`.
+    """Return a torch Dataset of `dataset`'s samples with soft targets, to load with `collate_fn=softcache.collate`.
 
     `dataset` has `__len__` and `__getitem__`. `id` is the key or position of the sample id in a sample; `ids`
     [len(dataset)], in order, may be given instead, so that no sample is decoded here. `targets` are names or

@@ -1,0 +1,202 @@
+"""The models of a recipe's parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+
+from softcache.codecs import CODECS
+from softcache.codecs.dense import DTYPES
+from softcache.errors import TaskError
+from softcache.store.checksums import canonical_json
+from softcache.store.layout import is_split_name, is_target_name
+from softcache.store.shards import FORMATS
+from softcache.tasks import KINDS, TaskSpec
+
+
+def _finite(value: JsonValue) -> JsonValue:
+    """Refuse NaN and infinities, which have no place in a fingerprint."""
+    try:
+        canonical_json(value)
+    except ValueError as e:
+        raise ValueError("NaN and infinities are not allowed in arguments") from e
+    return value
+
+
+Arguments = dict[str, Annotated[JsonValue, AfterValidator(_finite)]]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class PythonSource(_Model):
+    """A function `module:function` that returns a `datasets.Dataset`, a pyarrow.Table or a mapping of columns."""
+
+    type: Literal["python"]
+    callable: str
+    arguments: Arguments = {}
+
+
+class DatasetSource(_Model):
+    """A `datasets` dataset, by path or name."""
+
+    type: Literal["dataset"]
+    path: str
+    name: str | None = None
+    split: str = "train"
+
+
+class FilesSource(_Model):
+    """Parquet, Arrow, JSON or CSV files; wildcards allowed."""
+
+    type: Literal["files"]
+    paths: list[str] = Field(min_length=1)
+
+
+class ImagesSource(_Model):
+    """The images below a folder: columns `path`, `image`, `label`."""
+
+    type: Literal["images"]
+    folder: str
+
+
+class TransferSetRecipe(_Model):
+    """The samples, in order, and which columns say what."""
+
+    source: Annotated[PythonSource | DatasetSource | FilesSource | ImagesSource, Field(discriminator="type")]
+    id: str
+    keep: list[str] = []
+    content: list[str] | None = None
+    split: str = "train"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not is_split_name(self.split):
+            raise ValueError(f"split {self.split!r}: expected letters, digits, _ and single dots between them")
+        for name, columns in (("keep", self.keep), ("content", self.content or [])):
+            if len(set(columns)) != len(columns):
+                raise ValueError(f"{name}: a column is there twice")
+        reserved = sorted({"sample_id", "view", "split", "content", "valid"} & set(self.keep))
+        if reserved:
+            raise ValueError(f"keep: {', '.join(reserved)} is a name of the format's own; rename the column")
+        return self
+
+
+class TeacherRecipe(_Model):
+    """A torch module made by `model(**arguments)`, its weights, and its preprocessing of one sample."""
+
+    adapter: Literal["torch"] = "torch"
+    model: str
+    arguments: Arguments = {}
+    weights: str | None = None
+    preprocess: str
+    reads: list[str] | None = Field(default=None, min_length=1)
+    code: list[str] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.reads is not None and len(set(self.reads)) != len(self.reads):
+            raise ValueError("reads: a column is there twice")
+        return self
+
+
+class StoreRecipe(_Model):
+    """How a target is stored: the shards' format, the codec, and the codec's settings."""
+
+    format: str = "arrow"
+    codec: str = "dense"
+    dtype: str = "float16"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        settings = (("format", FORMATS), ("codec", CODECS), ("dtype", tuple(DTYPES)))
+        problems = [
+            f"{key} is {getattr(self, key)!r}; expected one of {', '.join(known)}"
+            for key, known in settings
+            if getattr(self, key) not in known
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class TaskRecipe(_Model):
+    """What is predicted, by which teachers, and how the answers are stored."""
+
+    kind: str
+    classes: int | None = None
+    labels: list[str] | None = None
+    shape: list[int] | None = None
+    value_kind: str | None = None
+    allow_masked: bool = False
+    teachers: list[str] = Field(min_length=1)
+    output: str | None = None
+    label: str | None = None
+    name: str | None = None
+    store: StoreRecipe = StoreRecipe()
+
+    def spec(self) -> TaskSpec:
+        """Return the task. Raises TaskError where it contradicts itself."""
+        if self.kind not in KINDS:
+            raise TaskError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+        if self.kind == "classification":
+            if self.shape is not None:
+                raise TaskError("classification takes classes or labels, not shape")
+            if self.classes is None and self.labels is None:
+                raise TaskError("classification needs classes (a number) or labels (their names)")
+            shape: tuple[int, ...] = (self.classes if self.classes is not None else len(self.labels or ()),)
+        else:
+            if self.shape is None:
+                raise TaskError(f"{self.kind} needs shape, the sizes of one row, such as [64]")
+            if self.classes is not None:
+                raise TaskError(f"{self.kind} has no classes")
+            shape = tuple(self.shape)
+        labels = None if self.labels is None else tuple(self.labels)
+        return TaskSpec(self.kind, shape, self.value_kind, labels, self.allow_masked)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        try:
+            self.spec()
+        except TaskError as e:
+            raise ValueError(str(e)) from e
+        if self.name is not None and not is_target_name(self.name):
+            raise ValueError(f"name {self.name!r}: expected part@part of lower-case letters, digits and _.-")
+        if self.name is not None and len(self.teachers) != 1:
+            raise ValueError("name is for a task with one teacher; otherwise targets are called task@teacher")
+        return self
+
+
+class BuildRecipe(_Model):
+    """How the work is cut and run. None of it is part of a target's fingerprint."""
+
+    batch_size: int = Field(default=64, ge=1)
+    fragment_rows: int = Field(default=4096, ge=1)
+    device: str = "cpu"
+    on_bad_sample: Literal["stop", "skip"] = "stop"
+
+
+class Recipe(_Model):
+    """A whole recipe. `folder` is where its relative paths and modules are found."""
+
+    transfer_set: TransferSetRecipe
+    teachers: dict[str, TeacherRecipe] = Field(min_length=1)
+    tasks: dict[str, TaskRecipe] = Field(min_length=1)
+    build: BuildRecipe = BuildRecipe()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    def targets(self) -> dict[str, tuple[str, str]]:
+        """Return the task and teacher of each target, by target name."""
+        named = (
+            (task.name or f"{key}@{teacher}", key, teacher)
+            for key, task in self.tasks.items()
+            for teacher in task.teachers
+        )
+        return {target: (key, teacher) for target, key, teacher in named}
+
+    def path(self, text: str) -> Path:
+        """Return a path of the recipe: relative to its folder."""
+        return self.folder / text
