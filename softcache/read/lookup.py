@@ -48,6 +48,8 @@ class Keys:
             positions, found = positions[inside], found[inside]
             same = self._equal(wanted, numbers, positions, found)
             rows[positions[same]] = found[same]
+            if (rows >= 0).all():
+                break
         missing = np.flatnonzero(rows < 0)
         if len(missing):
             self._check_segments()
@@ -98,7 +100,7 @@ class Keys:
         expected = pa.string() if self._is_text else pa.int64()
         if wanted.type != expected and len(wanted):
             raise AlignmentError(f"sample ids are {wanted.type}, those of the cache are {expected}")
-        return wanted.cast(expected)
+        return wanted if wanted.type == expected else wanted.cast(expected)
 
     def _wanted_views(self, views: Any, count: int) -> Array:
         if views is None:
@@ -114,9 +116,16 @@ class Keys:
         return numbers.astype(np.int32)
 
     def _equal(self, wanted: pa.Array, views: Array, positions: Array, rows: Array) -> Array:
-        same_view: Array = self.views(rows) == views[positions]
-        same_id: Array = pc.equal(self.arrow_ids(rows), wanted.take(pa.array(positions))).to_numpy(zero_copy_only=False)
-        return same_view & same_id
+        """Whether the rows' stored keys are those wanted."""
+        shard, local, _ = self._reader.locate(rows)
+        same: Array
+        if isinstance(self._ids, TextColumn):
+            stored = self._ids.take_strings(shard, local)
+            same = pc.equal(stored, wanted.take(pa.array(positions))).to_numpy(zero_copy_only=False, writable=True)
+        else:
+            same = self._ids.take(shard, local).numpy() == wanted.to_numpy()[positions]
+        same &= self.views(rows) == views[positions]
+        return same
 
     def _open_segments(self) -> list[Segment]:
         if self._segments is None:

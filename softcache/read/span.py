@@ -75,7 +75,8 @@ class Span:
 
         Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
         """
-        absent = np.unique(shards[~self._is_mapped[shards]]).tolist()
+        mapped = self._is_mapped[shards]
+        absent = [] if mapped.all() else np.unique(shards[~mapped]).tolist()
         for shard in absent:
             self._map(shard)
         if absent and len(_mapped) > MAX_MAPPINGS:
@@ -122,6 +123,8 @@ class Span:
     def _check(self, shards: Array, begin: Array, end: Array) -> None:
         first = self._first_block[shards] + begin // BLOCK_BYTES
         last = self._first_block[shards] + np.maximum(end - 1, begin) // BLOCK_BYTES
+        if self._is_checked[first].all() and self._is_checked[last].all() and (last - first <= 1).all():
+            return
         for step in range(int((last - first).max(initial=-1)) + 1):
             blocks = np.minimum(first + step, last)
             for block in np.unique(blocks[~self._is_checked[blocks]]).tolist():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,11 @@ class Segment:
 
     def __init__(self, data: bytes | pa.Buffer, where: str) -> None:
         batch = arrow.load(data, where)
-        if batch.schema.names != ["hash", "row"] or batch.schema.types != [pa.uint64(), pa.int64()]:
+        if (
+            not batch.num_rows
+            or batch.schema.names != ["hash", "row"]
+            or batch.schema.types != [pa.uint64(), pa.int64()]
+        ):
             raise FormatError(f"{where}: not an index segment")
         self.hashes: Array = batch["hash"].to_numpy()
         self.rows: Array = batch["row"].to_numpy()
@@ -37,22 +41,26 @@ def merge(segments: Sequence[Segment]) -> tuple[Array, Array]:
     return np.concatenate([s.hashes for s in segments]), np.concatenate([s.rows for s in segments])
 
 
-def candidates(segments: Sequence[Segment], hashes: Array) -> list[tuple[Array, Array]]:
-    """Return the rows that may hold each hash, as (positions in `hashes`, rows), one pair per round of equal hashes.
+def candidates(segments: Sequence[Segment], hashes: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the rows that may hold each hash, as (positions in `hashes`, rows).
 
-    Nearly always there is one round per segment; a further one exists where two keys share a hash.
+    One pair per segment comes first; further ones, where neighbours share a hash, follow only if they are asked for.
     """
-    found = []
+    order = np.argsort(hashes)  # ascending, a search walks the segment instead of jumping about in it
+    begun = []
     for segment in segments:
-        at = np.searchsorted(segment.hashes, hashes)
-        positions = np.arange(len(hashes))
-        while True:
-            inside = at < len(segment.hashes)
-            at, positions = at[inside], positions[inside]
-            equal = segment.hashes[at] == hashes[positions]
-            at, positions = at[equal], positions[equal]
-            if not len(at):
-                break
-            found.append((positions, segment.rows[at]))
-            at = at + 1
-    return found
+        at = np.searchsorted(segment.hashes, hashes[order])
+        at, positions = _equal(segment, at, hashes, order)
+        begun.append((segment, at, positions))
+        yield positions, segment.rows[at]
+    for segment, at, positions in begun:
+        while len(at):
+            at, positions = _equal(segment, at + 1, hashes, positions)
+            yield positions, segment.rows[at]
+
+
+def _equal(segment: Segment, at: Array, hashes: Array, positions: Array) -> tuple[Array, Array]:
+    """Return the places and positions where the segment does have the hash."""
+    inside = np.minimum(at, len(segment.hashes) - 1)
+    same = (segment.hashes[inside] == hashes[positions]) & (at < len(segment.hashes))
+    return at[same], positions[same]

@@ -92,13 +92,14 @@ def keys_digest(sample_ids: pa.Array, first_view: int, views: int, contents: Arr
 
 
 def hash_keys(sample_ids: pa.Array, views: Array) -> Array:
-    """Return the 64-bit hash of each key, uint64 [rows]; `views` is int32 [rows] or one number."""
+    """Return the 64-bit hash of each key, uint64 [rows]; `views` is int32 [rows]."""
     with np.errstate(over="ignore"):
         if pa.types.is_int64(sample_ids.type):
             hashes = _mix(sample_ids.to_numpy().view(np.uint64) + _G)
         else:
             hashes = _hash_strings(sample_ids)
-        return _mix(hashes ^ _mix(np.asarray(views).astype(np.uint64) + _G))
+        views = views if views.any() else views[:1]  # one number for all rows where only view 0 is meant
+        return _mix(hashes ^ _mix(views.astype(np.uint64) + _G))
 
 
 def _mix(x: Array) -> Array:
