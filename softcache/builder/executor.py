@@ -27,7 +27,7 @@ from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
 from softcache.store.files import Files, connect
-from softcache.store.marker import Marker, ensure_marker, read_marker
+from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
 from softcache.transfer import Scan, TransferSet
@@ -42,7 +42,6 @@ class Prepared:
 
     recipe: Recipe
     files: Files
-    marker: Marker | None
     transfer_set: TransferSet
     scan: Scan
     targets: list[BuildTarget]
@@ -103,8 +102,7 @@ def prepare(
     files = connect(output)
     targets = build_targets(recipe)
     transfer_set = open_transfer_set(recipe, limit)
-    marker = read_marker(files, to_write=True)
-    state = newest_state(files) if marker is not None else None
+    state = newest_state(files)
     stored = read_stored(files, state)
     check_targets(files, stored, targets)
     scan = _scan(transfer_set, progress, stop)
@@ -113,12 +111,12 @@ def prepare(
     declaration = rows_declaration(keep.schema, scan.sample_ids.type)
     check_keep(state, declaration["keep"])
     if write:
-        marker = ensure_marker(files)
+        ensure_marker(files)
         write_first_card(files)
     head = None if state is None else state.commit.plan
     work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
-    return Prepared(recipe, files, marker, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
+    return Prepared(recipe, files, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
 
 
 def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict[str, Receipt], int]:
@@ -174,10 +172,8 @@ def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
 def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, started: float) -> Summary:
     """Publish a finished build, and sum it up."""
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
-    if prepared.marker is None:
-        raise IncompleteCache("a build that was prepared without writing cannot be committed")
     publication = Publication(
-        prepared.marker,
+        require_marker(prepared.files, to_write=True),
         prepared.work.plan,
         prepared.units,
         prepared.targets,
@@ -208,8 +204,9 @@ def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | Non
 
 
 def newest_state(files: Files) -> State | None:
-    """Return the newest commit's state, None before the first."""
-    return read_state(files) if latest_number(files) else None
+    """Return the newest commit's state, None before the first. Raises UnsupportedVersion where it may not write."""
+    there = read_marker(files, to_write=True) is not None and latest_number(files) > 0
+    return read_state(files) if there else None
 
 
 def make_runner(prepared: Prepared, name: str) -> Runner:

@@ -11,7 +11,7 @@ import numpy as np
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Stored, Unit
 from softcache.codecs.statistics import merge_statistics
-from softcache.errors import CommitConflict, IncompleteCache, TeacherError, counted
+from softcache.errors import IncompleteCache, TeacherError, counted
 from softcache.store.card import write_card
 from softcache.store.commits import Commit, CommittedTarget, FileReference, publish
 from softcache.store.files import Files
@@ -47,7 +47,8 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
     first.
     """
     missing = [u for u in build.units if not stored.has(u)]
-    if missing:
+    head = build.plan.head
+    if missing or head is None:
         raise IncompleteCache(
             f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
@@ -67,7 +68,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
         number=1 if previous is None else previous.number + 1,
         parent=None if previous is None else {"number": previous.number, "sha256": previous.sha256},
         marker_sha256=build.marker.sha256,
-        plan=_head(build.plan),
+        plan=head,
         manifest=manifest,
         index=_index(files, build.plan, live, previous),
         rows=rows,
@@ -192,12 +193,6 @@ def _splits(live: dict[tuple[str, int], LiveShard]) -> dict[str, int]:
         if target == ROWS:
             splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
     return splits
-
-
-def _head(plan: Plan) -> str:
-    if plan.head is None:
-        raise CommitConflict("a build without a plan cannot be published")
-    return plan.head
 
 
 def _put(files: Files, stem: str, data: bytes) -> FileReference:

@@ -45,16 +45,17 @@ class BuildTarget:
 def build_targets(recipe: Recipe) -> list[BuildTarget]:
     """Return a recipe's targets. Raises RecipeError with all problems of callables, weights and sources."""
     problems: list[str] = []
-    prints: dict[str, Fingerprint] = {}
+    identities: dict[str, Fingerprint] = {}
     for name, teacher in recipe.teachers.items():
         try:
-            prints[name] = teacher_fingerprint(recipe, teacher)
+            identities[name] = teacher_fingerprint(recipe, teacher)
         except SoftcacheError as e:
             problems.append(f"teachers.{name}: {e}")
     if problems:
         raise RecipeError(problems)
     return [
-        _target(recipe, target, task, teacher, prints[teacher]) for target, (task, teacher) in recipe.targets().items()
+        _target(recipe, target, task, teacher, identities[teacher])
+        for target, (task, teacher) in recipe.targets().items()
     ]
 
 
@@ -122,14 +123,14 @@ def _optional(recipe: Recipe, path: str | None) -> Path | None:
     return None if path is None else recipe.path(path)
 
 
-def _target(recipe: Recipe, name: str, key: str, teacher: str, print_: Fingerprint) -> BuildTarget:
+def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerprint) -> BuildTarget:
     task = recipe.tasks[key]
     spec = task.spec()
     codec = codec_from_json({"name": task.store.codec, "dtype": task.store.dtype}, spec)
     output = task.output or key
     declaration = {
         "task": spec.to_json(),
-        "teacher": print_.to_json() | {"output": output},
+        "teacher": identity.to_json() | {"output": output},
         "codec": codec.to_json(),
         "format": task.store.format,
     }
