@@ -28,6 +28,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 click.echo(json.dumps({"error": {"kind": type(e).__name__, "message": str(e)}}))
             click.echo(f"softcache: {type(e).__name__}: {e}", err=True)
             sys.exit(e.exit_code)
+        except BrokenPipeError:
+            raise  # click ends quietly where the reader of a pipe has gone
         except Exception as e:
             if os.environ.get("SOFTCACHE_TRACEBACK"):
                 raise

@@ -1,6 +1,8 @@
 """The command line as a user meets it: output, exit codes, messages."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,14 @@ def test_no_traceback_for_bad_samples(workshop: Workshop) -> None:
     result = run("build", workshop.save(), "-o", workshop.cache)
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert result.stderr == "softcache: AlignmentError: id column 'id': duplicate ids 0\n"
+
+
+def test_a_pipe_that_closes_early(workshop: Workshop) -> None:
+    workshop.build()
+    command = f"{sys.executable} -m softcache.cli.main info {workshop.cache} | head -1"
+    found = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert found.stdout.startswith("commit 1")
+    assert found.stderr == ""
 
 
 def test_init_and_validate(tmp_path: Path) -> None:
