@@ -261,7 +261,3 @@ def _describe(target: Any) -> None:
     for what, value in declaration["teacher"].items():
         click.echo(f"  teacher {what}: {value}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
-
-
-if __name__ == "__main__":
-    main()

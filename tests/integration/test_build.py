@@ -30,7 +30,7 @@ from softcache.errors import (
 )
 from softcache.store.files import connect
 
-COMMAND = [sys.executable, "-m", "softcache.cli.main"]
+COMMAND = [sys.executable, "-m", "softcache"]
 
 
 def everything(cache: softcache.Cache) -> dict[str, Any]:

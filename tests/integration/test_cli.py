@@ -116,7 +116,7 @@ def test_no_traceback_for_bad_samples(workshop: Workshop) -> None:
 
 def test_a_pipe_that_closes_early(workshop: Workshop) -> None:
     workshop.build()
-    command = f"{sys.executable} -m softcache.cli.main info {workshop.cache} | head -1"
+    command = f"{sys.executable} -m softcache info {workshop.cache} | head -1"
     found = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert found.stdout.startswith("commit 1")
     assert found.stderr == ""
