@@ -32,17 +32,16 @@ def check_canaries(
 
     Raises TeacherError if they differ by more than rounding: the teacher's answers depend on something undeclared.
     """
-    done = [u for u in units if u.name == target.name and stored.has(u)]
-    for unit in {u.key: u for u in (*done[:1], *done[-1:])}.values():
-        shard = stored.shard(unit)
-        if shard is not None:
-            _check_fragment(files, runner, target, Job(unit.fragment, positions[unit.fragment.number], [target]), shard)
+    shards = ((u.fragment, stored.shard(u)) for u in units if u.name == target.name)
+    done = [(fragment, shard) for fragment, shard in shards if shard is not None and shard.statistics["valid"]]
+    for fragment, shard in {fragment.number: (fragment, shard) for fragment, shard in (*done[:1], *done[-1:])}.values():
+        _check_fragment(files, runner, target, Job(fragment, positions[fragment.number], [target]), shard)
 
 
 def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job, shard: Shard) -> None:
     values, valid = _read(files, shard, target)
     answered = np.flatnonzero(valid.numpy())
-    rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)]) if len(answered) else answered
+    rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)])
     answers = runner.predict_rows(job, rows.tolist())[target.name]
     now = target.codec.values(answers.tensors())
     for row in rows.tolist():

@@ -54,12 +54,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
         )
     live, dropped = _live_shards(build, stored)
     previous = None if stored.state is None else stored.state.commit
-    if (
-        previous is not None
-        and previous.plan == build.plan.head
-        and live == stored.live
-        and _same_provenance(previous, build)
-    ):
+    if previous is not None and previous.plan == head and live == stored.live:
         write_card(files, previous, live.values())
         return None
     manifest = _put(files, "manifests/", dump_manifest(list(live.values())))
@@ -181,10 +176,6 @@ def _check_answers(commit: Commit) -> None:
             f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, give the receipts up "
             "(softcache gc DIR --abandon --yes) and build with build.on_bad_sample=stop"
         )
-
-
-def _same_provenance(previous: Commit, build: Publication) -> bool:
-    return all(t.name in previous.targets for t in build.targets) and previous.transfer_set == build.transfer_set
 
 
 def _splits(live: dict[tuple[str, int], LiveShard]) -> dict[str, int]:

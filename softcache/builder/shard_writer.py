@@ -88,5 +88,8 @@ def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
             raise TransferSetError(
                 f"kept column {name!r} lacks values for samples {name_some(ids)}; give some, such as -1"
             )
-        arrays[name] = column.take(repeat)
+        try:
+            arrays[name] = column.take(repeat)
+        except pa.ArrowException as e:
+            raise TransferSetError(f"kept column {name!r} cannot be stored: {e}") from e
     return arrays

@@ -74,6 +74,12 @@ class Keys:
         shard, local, _ = self._reader.locate(rows)
         return self._views.take(shard, local).numpy()
 
+    def in_split(self, rows: Array, split: str) -> Array:
+        """Whether each row belongs to a split, bool [n]."""
+        splits: Array = pc.equal(self._reader.shards.splits, split).to_numpy(zero_copy_only=False)
+        shard, _, _ = self._reader.locate(rows)
+        return splits[shard]
+
     def at(self, rows: Array) -> tuple[Array, Array]:
         """Return sample ids and views by row number, [n] each."""
         return self.ids(rows), self.views(rows)

@@ -96,7 +96,7 @@ class Target:
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._shards.end))
             if self._split is not None:
-                rows = rows[self._in_split[self._reader.locate(rows)[0]]]
+                rows = rows[self._keys.in_split(rows, self._split)]
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
+import sysconfig
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,29 +18,53 @@ from typing import Any
 
 from softcache.errors import RecipeError
 
+_ONE_AT_A_TIME = threading.RLock()
+_OWN = Path(__file__).parents[1]
+_INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+
 
 @contextmanager
 def recipe_modules(folder: Path) -> Iterator[None]:
     """Let modules of `folder` be imported, before installed ones, while a recipe is at work.
 
     They are read from their sources now and forgotten afterwards: two recipes may both have a `model.py`, and the code
-    that is hashed is the code that runs. Code that asks the interpreter to exit is a RecipeError.
+    that is hashed is the code that runs. Whatever else was imported stays, or is back in its place afterwards. Imports
+    belong to the whole process, so recipes in several threads take turns. Code that asks the interpreter to exit is a
+    RecipeError.
     """
     folder = folder.resolve()
-    names = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/*.py")}
-    hidden = _take_out(lambda name, _: name.partition(".")[0] in names)
-    path, bytecode = list(sys.path), sys.dont_write_bytecode
-    sys.path.insert(0, str(folder))
-    sys.dont_write_bytecode = True
-    importlib.invalidate_caches()
-    try:
-        yield
-    except SystemExit as e:
-        raise RecipeError(f"code of the recipe in {folder} asked the interpreter to exit ({e.code!r})") from e
-    finally:
-        sys.path[:], sys.dont_write_bytecode = path, bytecode
-        _take_out(lambda _, module: _lies_in(module, folder))
-        sys.modules.update(hidden)
+    names = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
+    with _ONE_AT_A_TIME:
+        hidden = {name: sys.modules.pop(name) for name in _own_modules(names)}
+        bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        try:
+            yield
+        except SystemExit as e:
+            raise RecipeError(f"code of the recipe in {folder} asked the interpreter to exit ({e.code!r})") from e
+        finally:
+            sys.path.remove(str(folder))
+            sys.dont_write_bytecode = bytecode
+            for name in _own_modules(names):
+                del sys.modules[name]
+            sys.modules.update(hidden)
+
+
+def _own_modules(names: set[str]) -> list[str]:
+    """Return the imported modules below some top-level names, but for the running script and what is installed."""
+    tops = {name for name in names if name != "__main__" and not _is_installed(sys.modules.get(name))}
+    return [name for name in sys.modules if name.partition(".")[0] in tops]
+
+
+def _is_installed(module: ModuleType | None) -> bool:
+    """Whether a module is the interpreter's, a library's, or softcache's: these are never taken out."""
+    file = getattr(module, "__file__", None)
+    if module is not None and not isinstance(file, str):
+        return True
+    path = Path(file).resolve() if file else Path()
+    inside = any(path.is_relative_to(p) for p in (_OWN, *_INSTALLED))
+    return inside or bool({"site-packages", "dist-packages"} & set(path.parts))
 
 
 def load_callable(reference: str) -> Callable[..., Any]:
@@ -67,13 +93,3 @@ def source_files(reference: str) -> list[Path]:
         except TypeError:
             continue
     return sorted(Path(file) for file in found if file is not None and file.endswith(".py"))
-
-
-def _take_out(chosen: Callable[[str, ModuleType], bool]) -> dict[str, ModuleType]:
-    """Remove modules from those that are imported, and return them."""
-    return {name: sys.modules.pop(name) for name, module in list(sys.modules.items()) if chosen(name, module)}
-
-
-def _lies_in(module: ModuleType, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    return isinstance(file, str) and Path(file).resolve().is_relative_to(folder)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -499,3 +500,89 @@ def test_a_corrupt_local_copy_is_fetched_again(
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-1])
     assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers(), atol=1e-5)
+
+
+def test_builds_in_threads_take_turns(tmp_path: Path) -> None:
+    """Both recipes have a `model.py`; each cache holds its own teacher's answers."""
+    shops = []
+    for scale in (2, 3):
+        (tmp_path / str(scale)).mkdir()
+        shop = Workshop(tmp_path / str(scale))
+        model = (shop.folder / "model.py").read_text().replace("self.head(x) * self.scale", f"self.head(x) * {scale}")
+        shop.write("model.py", model)
+        shop.save()
+        shops.append((shop, scale))
+    path = list(sys.path)
+    threads = [threading.Thread(target=shop.build) for shop, _ in shops]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sys.path == path
+    for shop, scale in shops:
+        found = shop.open()["cls"].lookup(range(40)).values.double()
+        assert torch.allclose(found, shop.answers() * scale, atol=1e-4)
+
+
+def test_what_was_imported_stays(workshop: Workshop) -> None:
+    """A script beside its recipe, its packages, libraries in an environment there: the same objects afterwards."""
+    for name, text in {
+        "train.py": "class Data: ...\n",
+        "src/mine/__init__.py": "class C: ...\n",
+        "torch/notes.py": "",
+        "numpy/x.py": "",
+        "types.py": "",
+        "softcache/notes.py": "",
+    }.items():
+        (workshop.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        workshop.write(name, text)
+    script = f"""
+import pickle, sys
+sys.path[:0] = ["src", "."]
+import mine, model, torch, numpy, softcache
+class D: ...
+before = dict(sys.modules)
+softcache.build("recipe.yaml", {str(workshop.cache)!r})
+changed = [n for n, m in before.items() if sys.modules.get(n) is not m]
+assert not changed, changed
+pickle.dumps([D(), mine.C(), model.Linear])
+softcache.open({str(workshop.cache)!r})["cls"].lookup([1])
+"""
+    workshop.write("run.py", script)
+    workshop.save()
+    root = str(Path(softcache.__file__).parents[1])
+    run = subprocess.run(
+        [sys.executable, "run.py"],
+        cwd=workshop.folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": root, "PYTHONSAFEPATH": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_fragment_of_skipped_samples_alone(workshop: Workshop) -> None:
+    workshop.samples(40, change=lambda x: x.__setitem__(slice(0, 10), np.nan))
+    workshop.build("build.on_bad_sample=skip", limit=20)
+    assert workshop.build("build.on_bad_sample=skip").targets[0].valid == 30
+
+
+def test_slices_of_a_split_beside_gaps(workshop: Workshop) -> None:
+    workshop.samples(20, ids=range(100, 120))
+    workshop.build("transfer_set.split=val", "~tasks.feat")
+    workshop.samples(40)
+    workshop.build()
+    train = workshop.open().split("train")
+    assert train["feat"].read(slice(None)).ids.tolist() == list(range(40))
+    assert len(train["cls"].read(slice(0, 30))) == 10
+
+
+def test_two_recipes_in_turn_settle(workshop: Workshop) -> None:
+    done = []
+    for _ in range(3):
+        workshop.samples(20, ids=range(100, 120))
+        done.append(workshop.build("transfer_set.split=val").up_to_date)
+        workshop.samples(40)
+        done.append(workshop.build().up_to_date)
+    assert done == [False, False, True, True, True, True]
+    assert workshop.open().commit.number == 2
