@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,5 +128,10 @@ def _close(found: dict[str, Any], recorded: dict[str, Any]) -> bool:
     """Whether two sets of statistics are equal up to the rounding of sums."""
     if found.keys() != recorded.keys():
         return False
-    pairs = [(found[k], recorded[k]) for k in found]
-    return all(a == b or (None not in (a, b) and bool(np.isclose(a, b, rtol=1e-9, atol=1e-12))) for a, b in pairs)
+    return all(_same(found[k], recorded[k]) for k in found)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(a == b)

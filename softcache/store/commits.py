@@ -59,7 +59,7 @@ class CommittedTarget:
     rows: int
     valid: int
     bytes: int
-    statistics: dict[str, float | None]
+    statistics: dict[str, int | float | None]
     skipped: list[list[Any]]
     skipped_rows: int
 

@@ -120,7 +120,8 @@ def _structs(array: pa.Array) -> list[bytes]:
 
 def _floats(array: pa.Array) -> list[bytes]:
     """Return each float with its own size, bit for bit (also NaN)."""
-    numbers: np.ndarray[Any, Any] = array.fill_null(0).to_numpy(zero_copy_only=False)
+    size = array.type.bit_width // 8
+    numbers = np.frombuffer(array.buffers()[1], f"<f{size}", len(array), array.offset * size)
     head = b"f" + bytes([numbers.itemsize])
     valid = array.is_valid().to_pylist()
     return [head + number.tobytes() if there else b"n" for number, there in zip(numbers, valid, strict=True)]

@@ -1,4 +1,4 @@
-"""Format version 1, byte for byte, and its values for ever."""
+"""Format version 1: its values for ever, and its bytes as the pinned pyarrow writes them."""
 
 import hashlib
 from pathlib import Path
