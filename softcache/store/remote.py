@@ -66,9 +66,7 @@ class RemoteFiles(Files):
         return True
 
     def check_create_only(self) -> None:
-        from fsspec.spec import AbstractFileSystem
-
-        if type(self._filesystem()[0]).pipe_file is AbstractFileSystem.pipe_file:
+        if not puts_whole_files(type(self._filesystem()[0])):
             raise StorageError(
                 f"{self.url}: this storage can only stream files, not publish them whole, so that a failure would "
                 "leave half a file; build on a local disk and copy the finished cache there"
@@ -137,3 +135,12 @@ class RemoteFiles(Files):
             raise
         except Exception as e:
             raise StorageError(f"{self.url}/{path or ''}: {e!r}") from e
+
+
+def puts_whole_files(filesystem: type) -> bool:
+    """Whether an fsspec filesystem has a put of its own; fsspec's default streams into an open file."""
+    from fsspec.asyn import AsyncFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    own_async = getattr(filesystem, "_pipe_file", AsyncFileSystem._pipe_file) is not AsyncFileSystem._pipe_file
+    return own_async or getattr(filesystem, "pipe_file", None) is not AbstractFileSystem.pipe_file

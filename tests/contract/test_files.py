@@ -8,6 +8,7 @@ import pytest
 from softcache.errors import FormatError, IntegrityError, MissingExtra, StorageError
 from softcache.store.checksums import sha256
 from softcache.store.files import Files, connect
+from softcache.store.remote import puts_whole_files
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -109,6 +110,17 @@ def test_a_storage_that_ignores_conditions_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(StorageError, match="overwrites files that must only be created"):
         files.check_create_only()
     assert list(files.walk("")) == []
+
+
+def test_storages_that_stream_are_told_from_those_that_put() -> None:
+    """Asynchronous filesystems, S3's among them, have their put under another name."""
+    from fsspec.implementations.ftp import FTPFileSystem
+    from fsspec.implementations.memory import MemoryFileSystem
+    from s3fs import S3FileSystem
+
+    assert puts_whole_files(S3FileSystem)
+    assert puts_whole_files(MemoryFileSystem)
+    assert not puts_whole_files(FTPFileSystem)
 
 
 def test_a_refusal_in_another_form_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
