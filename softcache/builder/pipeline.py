@@ -170,7 +170,7 @@ class Runner:
         for row in rows:
             try:
                 self._collate(job, [row])
-            except Exception as e:  # noqa: BLE001 - as above
+            except Exception as e:  # noqa: BLE001 - decoders and preprocessing raise anything
                 reason = f"cannot be decoded or preprocessed: {type(e).__name__}: {e}"
                 bad[row] = reason.encode(errors="replace").decode()
         return bad

@@ -15,6 +15,7 @@ from softcache.errors import (
     RecipeError,
     SoftcacheError,
     TransferSetError,
+    counted,
     name_some,
 )
 from softcache.recipe import DatasetSource as DatasetRecipe
@@ -148,7 +149,7 @@ def _positions(fragment: Fragment, transfer_set: TransferSet, scan: Scan) -> Arr
     if found.null_count:
         gone = fragment.sample_ids.filter(found.is_null())
         raise AlignmentError(
-            f"{len(gone):,} samples of fragment {fragment.number} are in the cache and not in the transfer set: "
+            f"fragment {fragment.number} of the cache has {counted(len(gone), 'sample')} that the transfer set lacks: "
             f"{name_some(gone.to_pylist())}; a cache only grows (was --limit lowered?)"
         )
     if fragment.split != transfer_set.split:

@@ -34,8 +34,8 @@ class TargetPlan:
 class BuildPlan:
     """What a build would do.
 
-    `samples` are in the transfer set, `rows` in the plan; `seconds` is the teachers' estimated time, from a trial;
-    `free_bytes` is None where the storage has no such limit.
+    `samples` are in the transfer set; `targets`, `bytes` and `seconds` are what is left to do; `seconds` is the
+    teachers' estimated time, from a trial; `free_bytes` is None where the storage has no such limit.
     """
 
     path: str
@@ -58,10 +58,10 @@ def plan(
     *,
     limit: int | None = None,
 ) -> BuildPlan:
-    """Return what building a recipe into `output` would do, after a trial of each teacher on 64 samples. Writes
-    nothing.
+    """Return what building a recipe into `output` would do, after a trial of each teacher on 64 samples.
 
-    Raises StorageError if the build would not fit, and whatever the build itself would raise before and in the trial.
+    Writes nothing. Raises StorageError if the build would not fit, and whatever the build itself would raise before
+    and in the trial.
     """
     loaded = load_recipe(recipe, overrides)
     with recipe_modules(loaded.folder):

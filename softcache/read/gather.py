@@ -72,7 +72,6 @@ class Window:
         if position is None or shards.columns[position][1] != stored:
             raise reader.bad(name, f"is not there as {stored}")
         itemsize = NUMPY_DTYPES[dtype].itemsize
-        self._places = places
         self._offsets = shards.offsets[:, position]
         needed = ((places - 1).astype(np.float64) * stride + width) * itemsize
         if (shards.sizes[:, position] < needed).any():

@@ -40,7 +40,7 @@ class Files(ABC):
 
     @abstractmethod
     def replace(self, path: str, data: bytes) -> None:
-        """Publish a whole file in place of another. For the card alone: everything else is create-only."""
+        """Publish a whole file in place of another. For the card and local copies: all else is create-only."""
 
     @abstractmethod
     def delete(self, path: str) -> None:

@@ -36,6 +36,7 @@ def recipe_modules(folder: Path) -> Iterator[None]:
     names = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
     with _ONE_AT_A_TIME:
         hidden = {name: sys.modules.pop(name) for name in _own_modules(names)}
+        before = set(sys.modules)
         bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
@@ -46,7 +47,7 @@ def recipe_modules(folder: Path) -> Iterator[None]:
         finally:
             sys.path.remove(str(folder))
             sys.dont_write_bytecode = bytecode
-            for name in _own_modules(names):
+            for name in {*_own_modules(names), *(n for n in sys.modules if n not in before and _lies_in(n, folder))}:
                 del sys.modules[name]
             sys.modules.update(hidden)
 
@@ -65,6 +66,13 @@ def _is_installed(module: ModuleType | None) -> bool:
     path = Path(file).resolve() if file else Path()
     inside = any(path.is_relative_to(p) for p in (_OWN, *_INSTALLED))
     return inside or bool({"site-packages", "dist-packages"} & set(path.parts))
+
+
+def _lies_in(name: str, folder: Path) -> bool:
+    """Whether an imported module is a file below a folder, and not installed there."""
+    module = sys.modules[name]
+    file = getattr(module, "__file__", None)
+    return isinstance(file, str) and Path(file).resolve().is_relative_to(folder) and not _is_installed(module)
 
 
 def load_callable(reference: str) -> Callable[..., Any]:

@@ -193,6 +193,18 @@ def test_packages_and_late_imports(workshop: Workshop) -> None:
     assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers() * 3, atol=1e-4)
 
 
+def test_folders_without_init_are_read_afresh(workshop: Workshop, tmp_path: Path) -> None:
+    (workshop.folder / "parts").mkdir()
+    model = (workshop.folder / "model.py").read_text().replace("self.head(x) * self.scale", "self.head(x) * SCALE")
+    workshop.write("model.py", "from parts.sizes import SCALE\n" + model)
+    for scale in (2, 9):
+        workshop.write("parts/sizes.py", f"SCALE = {scale}\n")
+        workshop.cache = tmp_path / f"cache{scale}"
+        workshop.build()
+        found = workshop.open()["cls"].lookup(range(40)).values.double()
+        assert torch.allclose(found, workshop.answers() * scale, atol=1e-4)
+
+
 def test_code_behind_partials_and_instances_counts(workshop: Workshop) -> None:
     model = (workshop.folder / "model.py").read_text()
     workshop.write("model.py", model + "\n\nimport functools\nmake = functools.partial(Linear, scale=2.0)\n")
