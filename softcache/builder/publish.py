@@ -16,13 +16,13 @@ from softcache.store.card import write_card
 from softcache.store.commits import Commit, CommittedTarget, FileReference, publish
 from softcache.store.files import Files
 from softcache.store.index import MAX_SEGMENTS, Segment, dump_segment, merge
-from softcache.store.keys import hash_keys
+from softcache.store.keys import index_keys, key_type
 from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard, dump_manifest
 from softcache.store.marker import Marker
 from softcache.store.plan import Fragment, Plan
 from softcache.store.receipts import Receipt
-from softcache.store.shards import put_file
+from softcache.store.shards import StoredFile, put_file
 from softcache.store.state import read_reference
 
 SKIPPED_LISTED = 1000
@@ -57,14 +57,14 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
     if previous is not None and previous.plan == head and live == stored.live:
         write_card(files, previous, live.values())
         return None
-    manifest = _put(files, "manifests/", dump_manifest(list(live.values())))
+    manifest = put_file(files, "manifests/", dump_manifest(list(live.values())))
     rows = sum(s.shard.rows for s in live.values() if s.shard.target == ROWS)
     commit = Commit(
         number=1 if previous is None else previous.number + 1,
         parent=None if previous is None else {"number": previous.number, "sha256": previous.sha256},
         marker_sha256=build.marker.sha256,
         plan=head,
-        manifest=manifest,
+        manifest=FileReference(manifest.path, manifest.bytes, manifest.sha256),
         index=_index(files, build.plan, live, previous),
         rows=rows,
         id_type=str(build.plan.id_type),
@@ -113,19 +113,20 @@ def _first_rows(plan: Plan, stored: Stored) -> dict[int, int]:
 
 def _index(
     files: Files, plan: Plan, live: dict[tuple[str, int], LiveShard], previous: Commit | None
-) -> tuple[FileReference, ...]:
+) -> tuple[StoredFile, ...]:
     """Return the index's segments: the previous ones and one for the new rows, merged when there are too many."""
     segments = () if previous is None else previous.index
     known = 0 if previous is None else previous.rows
     new = [s for (target, _), s in live.items() if target == ROWS and s.first_row >= known]
     if not new:
         return segments
-    hashes = [hash_keys(plan.fragments[s.fragment].row_ids(), plan.fragments[s.fragment].row_views()) for s in new]
-    rows = [np.arange(s.first_row, s.first_row + s.shard.rows) for s in new]
+    keys = [index_keys(plan.fragments[s.fragment].sample_ids) for s in new]
+    rows = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in new]
     if len(segments) >= MAX_SEGMENTS:
-        old_hashes, old_rows = merge([Segment(read_reference(files, r), r.path) for r in segments])
-        hashes, rows, segments = [old_hashes, *hashes], [old_rows, *rows], ()
-    return (*segments, _put(files, "index/", dump_segment(np.concatenate(hashes), np.concatenate(rows))))
+        kind = key_type(str(plan.id_type))
+        old_keys, old_rows = merge([Segment(read_reference(files, r), kind, r.blocks, r.path) for r in segments])
+        keys, rows, segments = [old_keys, *keys], [old_rows, *rows], ()
+    return (*segments, put_file(files, "index/", dump_segment(np.concatenate(keys), np.concatenate(rows))))
 
 
 def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], LiveShard]) -> dict[str, CommittedTarget]:
@@ -184,8 +185,3 @@ def _splits(live: dict[tuple[str, int], LiveShard]) -> dict[str, int]:
         if target == ROWS:
             splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
     return splits
-
-
-def _put(files: Files, stem: str, data: bytes) -> FileReference:
-    file = put_file(files, stem, data)
-    return FileReference(file.path, file.bytes, file.sha256)

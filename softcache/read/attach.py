@@ -13,7 +13,7 @@ from softcache.errors import AlignmentError, SoftcacheError, counted, name_some
 from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
 from softcache.read.join import field_of, readables, with_soft
-from softcache.read.lookup import to_numpy
+from softcache.read.row_keys import ids_to_numpy
 from softcache.read.soft_targets import SoftBatch, concatenate
 from softcache.store.keys import duplicates, id_array
 from softcache.transfer import from_object
@@ -84,7 +84,7 @@ def attach(
     hashes = _content_hashes(dataset, cache)
     if hashes is not None:
         cache.check_contents(found, hashes)
-    return AttachedDataset(dataset, chosen, to_numpy(found))
+    return AttachedDataset(dataset, chosen, ids_to_numpy(found))
 
 
 def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], Any] = default_collate) -> Any:

@@ -80,15 +80,15 @@ class Cache(Mapping[str, Target]):
 
     def find(self, ids: Any, views: Any = None) -> Array:
         """Return the row numbers, int64 [B], of samples (and views). Raises AlignmentError as `Target.lookup`."""
-        return self._keys.find(ids, views)[2]
+        return self._keys.find(ids, views)[1]
 
     def check_contents(self, ids: Any, hashes: Any, views: Any = None) -> None:
         """Compare samples' content hashes with those that the teachers saw.
 
         Raises AlignmentError naming changed samples.
         """
-        wanted, _, rows = self._keys.find(ids, views)
-        self._keys.check_contents(wanted, rows, hashes)
+        keys, rows = self._keys.find(ids, views)
+        self._keys.check_contents(keys, rows, hashes)
 
     def split(self, name: str) -> Cache:
         """Return the same commit narrowed to one split. Raises TaskError if there is none of that name."""

@@ -38,7 +38,7 @@ class ShardReader:
 
     def locate(self, rows: Array) -> tuple[Array, Array, Array]:
         """Return the shard and the row within it of each row number (int64 [n]), and whether the target covers it."""
-        shard = np.searchsorted(self.shards.first_row, rows, side="right") - 1
+        shard = self.shards.first_row.searchsorted(rows, side="right") - 1
         local = rows - self.shards.first_row[shard]
         return shard, local, (shard >= 0) & (local < self.shards.rows[shard])
 
@@ -91,9 +91,10 @@ class Window:
             chunks = range(0, len(shard), _CHUNK)
             return torch.cat([self.take(shard[i : i + _CHUNK], place[i : i + _CHUNK]) for i in chunks])
         number = place * self._stride
-        begin = self._offsets[shard] + number * self._itemsize
         with spans.MAPPING_LOCK:
-            self.span.touch(shard, begin, begin + self._width * self._itemsize)
+            if not self.span.ready:
+                begin = self._offsets[shard] + number * self._itemsize
+                self.span.touch(shard, begin, begin + self._width * self._itemsize)
             return self._window.index_select(0, torch.from_numpy(self._base[shard] + number))
 
 

@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 
 from softcache.errors import AlignmentError, counted, name_some
 from softcache.read.gather import FixedColumn, ShardReader, TextColumn
+from softcache.read.row_keys import ArrowKeys, KnownKeys, RowKeys, ids_to_numpy
 from softcache.store.commits import Commit
 from softcache.store.files import Files
 from softcache.store.index import Segment, candidates
-from softcache.store.keys import hash_keys, id_array
+from softcache.store.keys import id_array, index_keys, key_type
 from softcache.store.manifest import TargetShards
 from softcache.store.state import read_reference
 
@@ -35,30 +37,31 @@ class Keys:
         self._views = FixedColumn(self._reader, "view", "int32", ())
         self._segments: list[Segment] | None = None
 
-    def find(self, ids: Any, views: Any = None) -> tuple[pa.Array, Array, Array]:
-        """Return sample ids (Arrow), views (int32) and row numbers (int64), [n] each.
+    def find(self, ids: Any, views: Any = None) -> tuple[RowKeys, Array]:
+        """Return the keys that are meant and their row numbers, int64 [n].
 
         Raises AlignmentError for keys that are not in the cache, naming some and counting all.
         """
-        wanted = self._wanted(ids)
-        numbers = self._wanted_views(views, len(wanted))
-        rows = np.full(len(wanted), -1, np.int64)
-        for positions, found in candidates(self._open_segments(), hash_keys(wanted, numbers)):
-            inside = (found >= 0) & (found < self._commit.rows)
-            positions, found = positions[inside], found[inside]
-            same = self._equal(wanted, numbers, positions, found)
-            rows[positions[same]] = found[same]
-            if (rows >= 0).all():
-                break
-        missing = np.flatnonzero(rows < 0)
-        if len(missing):
-            self._check_segments()
-            raise self._missing(wanted, numbers, missing)
-        return wanted, numbers, rows
+        keys = self._wanted(ids, views)
+        rows, segments = np.full(len(keys.views), -1, np.int64), self._open_segments()
+        numbers = index_keys(keys.arrow) if isinstance(keys, ArrowKeys) else keys.ids
+        if self._commit.views == 1 and not self._is_text and not keys.views.any():
+            for segment in segments:
+                segment.fill_in(numbers, rows)
+            if self._all_found(rows):
+                return keys, rows
+        for positions, found in candidates(segments, numbers):
+            positions, found = self._confirm(keys, positions, found)
+            rows[positions] = found
+            if self._all_found(rows):
+                return keys, rows
+        for reference in self._commit.index:
+            read_reference(self._files, reference)
+        raise self._missing(keys, rows)
 
     def ids(self, rows: Array) -> Array:
         """Return sample ids by row number: numpy int64 or objects (str) [n]."""
-        return to_numpy(self.arrow_ids(rows))
+        return ids_to_numpy(self.arrow_ids(rows))
 
     def arrow_ids(self, rows: Array) -> pa.Array:
         """Return sample ids by row number, as int64 or string Arrow array [n]."""
@@ -84,7 +87,7 @@ class Keys:
         """Return sample ids and views by row number, [n] each."""
         return self.ids(rows), self.views(rows)
 
-    def check_contents(self, ids: pa.Array, rows: Array, hashes: Any) -> None:
+    def check_contents(self, keys: RowKeys, rows: Array, hashes: Any) -> None:
         """Compare content hashes (uint8 [n, 32], or n times 32 bytes or 64 hexadecimal digits) with the stored ones.
 
         Raises AlignmentError naming samples that have changed.
@@ -96,17 +99,20 @@ class Keys:
             raise self._reader.bad("content", "is not 32 bytes a row")
         changed = np.flatnonzero((data.reshape(-1, 32) != given).any(1))
         if len(changed):
-            names = name_some(ids.take(pa.array(changed)).to_pylist())
+            names = name_some(keys.ids[changed].tolist())
             raise AlignmentError(
                 f"not what the teachers saw (another content hash): {counted(len(changed), 'sample')}, {names}"
             )
 
-    def _wanted(self, ids: Any) -> pa.Array:
+    def _wanted(self, ids: Any, views: Any) -> KnownKeys | ArrowKeys:
+        numbers = None if self._is_text else _integer_ids(ids)
+        if numbers is not None:
+            return KnownKeys(numbers.copy(), self._wanted_views(views, len(numbers)))
         wanted = id_array(ids)
         expected = pa.string() if self._is_text else pa.int64()
         if wanted.type != expected and len(wanted):
             raise AlignmentError(f"sample ids are {wanted.type}, those of the cache are {expected}")
-        return wanted if wanted.type == expected else wanted.cast(expected)
+        return ArrowKeys(wanted.cast(expected), self._wanted_views(views, len(wanted)))
 
     def _wanted_views(self, views: Any, count: int) -> Array:
         if views is None:
@@ -121,43 +127,45 @@ class Keys:
             raise AlignmentError("views must be integers from 0")
         return numbers.astype(np.int32)
 
-    def _equal(self, wanted: pa.Array, views: Array, positions: Array, rows: Array) -> Array:
-        """Whether the rows' stored keys are those wanted."""
-        shard, local, _ = self._reader.locate(rows)
-        same: Array
-        if isinstance(self._ids, TextColumn):
-            stored = self._ids.take_strings(shard, local)
-            same = pc.equal(stored, wanted.take(pa.array(positions))).to_numpy(zero_copy_only=False, writable=True)
-        else:
-            same = self._ids.take(shard, local).numpy() == wanted.to_numpy()[positions]
-        same &= self.views(rows) == views[positions]
-        return same
+    def _all_found(self, rows: Array) -> bool:
+        """Whether all rows are there; as uint64, the -1 of a row not found yet is larger than any."""
+        return bool(rows.view(np.uint64).max(initial=0) < self._commit.rows)
+
+    def _confirm(self, keys: KnownKeys | ArrowKeys, positions: Array, first: Array) -> tuple[Array, Array]:
+        """Return the positions and rows whose keys are those wanted, of entries with their sample's `first` rows."""
+        shard, _, inside = self._reader.locate(first)
+        steps = keys.views[positions] - self._reader.shards.first_views[shard]
+        fits = inside & (steps >= 0) & (steps < self._reader.shards.views[shard])
+        positions, rows = positions[fits], (first + steps)[fits]
+        if self._is_text and isinstance(keys, ArrowKeys):
+            same = pc.equal(self.arrow_ids(rows), keys.arrow.take(pa.array(positions))).to_numpy(zero_copy_only=False)
+            positions, rows = positions[same], rows[same]
+        return positions, rows
 
     def _open_segments(self) -> list[Segment]:
         if self._segments is None:
-            references = self._commit.index
-            self._segments = [
-                Segment(read_reference(self._files, r, check=False), f"{self._files.url}/{r.path}") for r in references
-            ]
+            kind, opened = key_type(self._commit.id_type), []
+            for reference in self._commit.index:
+                data = read_reference(self._files, reference, check=False)
+                opened.append(Segment(data, kind, reference.blocks, f"{self._files.url}/{reference.path}"))
+            self._segments = opened
         return self._segments
 
-    def _check_segments(self) -> None:
-        for reference in self._commit.index:
-            read_reference(self._files, reference)
-
-    def _missing(self, wanted: pa.Array, views: Array, missing: Array) -> AlignmentError:
-        ids = wanted.take(pa.array(missing)).to_pylist()
-        keys = (
-            ids if self._commit.views == 1 and not views.any() else list(zip(ids, views[missing].tolist(), strict=True))
-        )
+    def _missing(self, keys: RowKeys, rows: Array) -> AlignmentError:
+        missing = keys.take((rows < 0) | (rows >= self._commit.rows))
+        named = missing.ids.tolist()
+        if self._commit.views > 1 or keys.views.any():
+            named = list(zip(named, missing.views.tolist(), strict=True))
         return AlignmentError(
-            f"the cache {self._files.url} lacks {len(missing):,} of {counted(len(wanted), 'key')}: {name_some(keys)}"
+            f"the cache {self._files.url} lacks {len(named):,} of {counted(len(rows), 'key')}: {name_some(named)}"
         )
 
 
-def to_numpy(ids: pa.Array) -> Array:
-    """Return sample ids as numpy: int64, or objects (str)."""
-    return ids.to_numpy(zero_copy_only=False, writable=True)  # type: ignore[no-any-return]
+def _integer_ids(ids: Any) -> Array | None:
+    """Return an int64 tensor or array [n] as numpy, without a detour through Arrow; None for anything else."""
+    numbers = ids.numpy() if isinstance(ids, torch.Tensor) and ids.is_cpu else ids
+    plain = isinstance(numbers, np.ndarray) and numbers.dtype == np.int64 and numbers.ndim == 1
+    return numbers if plain else None
 
 
 def content_array(hashes: Any, rows: int) -> Array:

@@ -8,8 +8,14 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 Array = np.ndarray[Any, Any]
+
+
+def ids_to_numpy(ids: pa.Array) -> Array:
+    """Return sample ids as numpy: int64, or objects (str)."""
+    return ids.to_numpy(zero_copy_only=False, writable=True)  # type: ignore[no-any-return]
 
 
 class RowKeys(Protocol):
@@ -36,6 +42,23 @@ class KnownKeys:
 
     def take(self, rows: Any) -> KnownKeys:
         return KnownKeys(self.ids[rows], self.views[rows])
+
+
+class ArrowKeys:
+    """Keys with ids in an Arrow array, which become numpy objects when somebody looks at them."""
+
+    def __init__(self, ids: pa.Array, views: Array) -> None:
+        self.arrow, self.views = ids, views
+
+    @cached_property
+    def ids(self) -> Array:
+        return ids_to_numpy(self.arrow)
+
+    def take(self, rows: Any) -> KnownKeys:
+        return KnownKeys(self.ids[rows], self.views[rows])
+
+    def __reduce__(self) -> Any:
+        return KnownKeys, (self.ids, self.views)
 
 
 class DeferredKeys:

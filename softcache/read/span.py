@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from softcache.errors import IntegrityError, StorageError
-from softcache.store.checksums import BLOCK_BYTES, crc32c
+from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
 
@@ -62,13 +62,17 @@ class Span:
         release = weakref.finalize(self, _libc.munmap, self._base, self._total)
         release.atexit = False  # a thread may still read while the interpreter exits; the system unmaps
         self.bytes: Array = np.ctypeslib.as_array((ctypes.c_uint8 * self._total).from_address(self._base))
-        self._is_mapped = np.zeros(len(sizes), np.bool_)
+        self._is_mapped, self._unmapped = np.zeros(len(sizes), np.bool_), len(sizes)
         self._first_block = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_BYTES))])
-        self._is_checked = np.full(int(self._first_block[-1]), not check)
-        self._unchecked = int((~self._is_checked).sum())
+        self._checks = BlockChecks(int(self._first_block[-1]) if check else 0)
 
     def __reduce__(self) -> Any:
         raise TypeError("a span of mapped memory cannot be pickled")
+
+    @property
+    def ready(self) -> bool:
+        """Whether every file is mapped and every block has been checked."""
+        return self._unmapped == 0 and self._checks.complete
 
     def touch(self, shards: Array, begin: Array, end: Array) -> None:
         """Make bytes [begin, end) of the files of `shards` (int64 [n] each) readable and checked.
@@ -81,8 +85,10 @@ class Span:
             self._map(shard)
         if absent and len(_mapped) > MAX_MAPPINGS:
             _evict(len(_mapped) - MAX_MAPPINGS, keep=(id(self), set(shards.tolist())))
-        if self._unchecked:
-            self._check(shards, begin, end)
+        if not self._checks.complete:
+            first = self._first_block[shards] + begin // BLOCK_BYTES
+            last = self._first_block[shards] + np.maximum(end - 1, begin) // BLOCK_BYTES
+            self._checks.touch(first, last, self._check_block)
 
     def _map(self, shard: int) -> None:
         where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
@@ -106,6 +112,7 @@ class Span:
         finally:
             os.close(handle)
         self._is_mapped[shard] = True
+        self._unmapped -= 1
         _mapped[id(self), shard] = weakref.ref(self)
 
     def _local(self, shard: int) -> str:
@@ -119,16 +126,7 @@ class Span:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
         _map(self._base + int(self.starts[shard]), size, _PROT_NONE, flags, -1)
         self._is_mapped[shard] = False
-
-    def _check(self, shards: Array, begin: Array, end: Array) -> None:
-        first = self._first_block[shards] + begin // BLOCK_BYTES
-        last = self._first_block[shards] + np.maximum(end - 1, begin) // BLOCK_BYTES
-        if self._is_checked[first].all() and self._is_checked[last].all() and (last - first <= 1).all():
-            return
-        for step in range(int((last - first).max(initial=-1)) + 1):
-            blocks = np.minimum(first + step, last)
-            for block in np.unique(blocks[~self._is_checked[blocks]]).tolist():
-                self._check_block(block)
+        self._unmapped += 1
 
     def _check_block(self, block: int) -> None:
         shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
@@ -143,8 +141,6 @@ class Span:
                 f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written (in "
                 f"{self._local(shard)}); run softcache verify, and restore the file, or delete a local copy of it"
             )
-        self._is_checked[block] = True
-        self._unchecked -= 1
 
 
 def _evict(count: int, keep: tuple[int, set[int]]) -> None:

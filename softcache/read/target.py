@@ -15,8 +15,8 @@ from softcache.codecs import codec_from_json
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
-from softcache.read.lookup import Keys, to_numpy
-from softcache.read.row_keys import DeferredKeys, KnownKeys, RowKeys
+from softcache.read.lookup import Keys
+from softcache.read.row_keys import DeferredKeys, RowKeys
 from softcache.read.soft_targets import SoftTargets
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
@@ -83,10 +83,10 @@ class Target:
         the cache has one view; `hashes` [B], content hashes of the samples, are compared where given. Raises
         AlignmentError for keys that the cache or this target lacks, and for samples that have changed.
         """
-        wanted, numbers, rows = self._keys.find(ids, views)
+        keys, rows = self._keys.find(ids, views)
         if hashes is not None:
-            self._keys.check_contents(wanted, rows, hashes)
-        return self._gather(rows, KnownKeys(to_numpy(wanted), numbers), wanted)
+            self._keys.check_contents(keys, rows, hashes)
+        return self._gather(rows, keys, by_id=True)
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number: a slice or integers [B].
@@ -101,17 +101,17 @@ class Target:
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
         numbers = numbers.astype(np.int64)
-        return self._gather(numbers, DeferredKeys(numbers, self._keys.at), None)
+        return self._gather(numbers, DeferredKeys(numbers, self._keys.at))
 
     def read_valid(self, rows: Array) -> Array:
         """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
-        shard, local = self._locate(rows, None)
+        shard, local = self._locate(rows)
         return FlagColumn(self._reader, "valid").take(shard, local).numpy()
 
     def check(self, ids: Any, views: Any = None) -> None:
         """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
-        wanted, _, rows = self._keys.find(ids, views)
-        self._locate(rows, wanted)
+        keys, rows = self._keys.find(ids, views)
+        self._locate(rows, keys)
 
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
@@ -146,8 +146,8 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
-    def _gather(self, rows: Array, keys: RowKeys, ids: pa.Array | None) -> SoftTargets:
-        shard, local = self._locate(rows, ids)
+    def _gather(self, rows: Array, keys: RowKeys, *, by_id: bool = False) -> SoftTargets:
+        shard, local = self._locate(rows, keys if by_id else None)
         columns, valid = self._open_columns()
         return SoftTargets(
             decoder=self.codec,
@@ -156,12 +156,12 @@ class Target:
             keys=keys,
         )
 
-    def _locate(self, rows: Array, ids: pa.Array | None) -> tuple[Array, Array]:
+    def _locate(self, rows: Array, keys: RowKeys | None = None) -> tuple[Array, Array]:
         shard, local, covered = self._reader.locate(rows)
         if self._split is not None:
             covered &= self._in_split[shard]
         if not covered.all():
-            raise self._uncovered(rows[~covered], None if ids is None else ids.filter(pa.array(~covered)))
+            raise self._uncovered(rows[~covered], None if keys is None else keys.ids[~covered])
         return shard, local
 
     def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:
@@ -172,8 +172,8 @@ class Target:
             self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
         return self._columns
 
-    def _uncovered(self, rows: Array, ids: pa.Array | None) -> AlignmentError:
-        keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.to_pylist())}"
+    def _uncovered(self, rows: Array, ids: Array | None) -> AlignmentError:
+        keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.tolist())}"
         where = "" if self._split is None else f" in split {self._split}"
         return AlignmentError(
             f"no answer of {self.name}{where} for {counted(len(rows), 'row')}: {keys}; build it for them"

@@ -12,7 +12,7 @@ from softcache.read.cache import Cache
 from softcache.read.verify_contents import check_commit, check_index, check_shard, has_its_keys
 from softcache.store.card import render
 from softcache.store.checksums import block_checksums, sha256
-from softcache.store.commits import Commit, check_parent, latest_number, read_commit
+from softcache.store.commits import Commit, FileReference, check_parent, latest_number, read_commit
 from softcache.store.files import Files, connect
 from softcache.store.layout import CARD, commit_path
 from softcache.store.manifest import LiveShard, Manifest
@@ -109,16 +109,20 @@ class _Verifier:
         """Check what a commit names; return its manifest."""
         plan = self._plan(commit.plan)
         manifest = None
-        for reference in (commit.manifest, *commit.index):
-            data = self._try(reference.path, read_reference, self._files, reference)
-            self._count(reference.path, reference.bytes)
-            if data is not None and reference is commit.manifest:
-                manifest = self._try(reference.path, _open_manifest, data, reference.path)
+        data = self._read_reference(commit.manifest)
+        if data is not None:
+            manifest = self._try(commit.manifest.path, _open_manifest, data, commit.manifest.path)
+        for segment in commit.index:
+            self._read_reference(segment)
         if manifest is not None:
             for live in self._try(commit.manifest.path, list, manifest.live()) or []:
                 self._check_files(live.shard.files)
                 self._check_place(live, plan, commit.manifest.path)
         return manifest
+
+    def _read_reference(self, reference: FileReference | StoredFile) -> Any:
+        self._count(reference.path, reference.bytes)
+        return self._try(reference.path, read_reference, self._files, reference)
 
     def _check_place(self, live: LiveShard, plan: Plan | None, path: str) -> None:
         fragment = None if plan is None else plan.fragments.get(live.fragment)
@@ -191,7 +195,7 @@ class _Verifier:
                     self._add(f"plan/{cache.commit.plan}.arrow", f"fragment {fragment.number}: not its keys hash")
             path = shard.shard.files[0].path
             self._add_all(path, check_shard, self._files, cache, fragment, shard)
-        self._add_all("index", check_index, self._files, cache)
+        self._add_all("index", check_index, self._files, cache, live)
 
     def _plan(self, head: str) -> Plan | None:
         if head not in self._plans:

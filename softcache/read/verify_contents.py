@@ -13,10 +13,10 @@ from softcache.codecs.statistics import merge_statistics, value_statistics
 from softcache.read.cache import Cache
 from softcache.read.target import Target
 from softcache.store import arrow, zarr
-from softcache.store.checksums import sha256
+from softcache.store.checksums import block_checksums, sha256
 from softcache.store.files import Files
 from softcache.store.index import Segment
-from softcache.store.keys import keys_digest
+from softcache.store.keys import key_type, keys_digest
 from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
@@ -62,14 +62,17 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
         yield from _check_zarr(files, target, fragment, live)
 
 
-def check_index(files: Files, cache: Cache) -> Iterator[str]:
+def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:
     """Yield what is wrong with the index."""
-    segments = [Segment(read_reference(files, r), r.path) for r in cache.commit.index]
-    rows = np.sort(np.concatenate([s.rows for s in segments]))
-    if len(rows) != cache.commit.rows or not np.array_equal(rows, np.arange(len(rows))):
-        yield "does not hold every row once"
-    if any((s.hashes[1:] < s.hashes[:-1]).any() for s in segments):
+    kind = key_type(cache.commit.id_type)
+    segments = [Segment(read_reference(files, r), kind, r.blocks, r.path) for r in cache.commit.index]
+    expected = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in live if s.shard.target == ROWS]
+    if not np.array_equal(np.sort(np.concatenate([s.rows for s in segments])), np.sort(np.concatenate(expected))):
+        yield "does not hold every sample of every fragment once"
+    if any((s.keys[1:] < s.keys[:-1]).any() for s in segments):
         yield "a segment is not sorted"
+    if any(tuple(block_checksums(s.data)) != r.blocks for s, r in zip(segments, cache.commit.index, strict=True)):
+        yield "its block checksums are not those of the commit"
 
 
 def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[str]:

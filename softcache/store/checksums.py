@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import google_crc32c
@@ -32,7 +33,30 @@ def crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
     return int(google_crc32c.value(data))
 
 
-def block_checksums(data: bytes) -> list[int]:
+def block_checksums(data: bytes | np.ndarray[Any, Any]) -> list[int]:
     """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter."""
     view = np.frombuffer(data, np.uint8)
     return [crc32c(view[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
+
+
+class BlockChecks:
+    """Which blocks have been compared with their checksums in this process; `complete` says that all have."""
+
+    def __init__(self, blocks: int) -> None:
+        self._done = np.zeros(blocks, np.bool_)
+        self.complete = blocks == 0
+
+    def touch(self, first: np.ndarray[Any, Any], last: np.ndarray[Any, Any], check: Callable[[int], object]) -> None:
+        """Call `check` with each block from `first` to `last` (int64 [n] each, ends included) that has not been yet.
+
+        `check` compares a block, by its number, and raises if it is not what was written.
+        """
+        reach = int((last - first).max(initial=0))
+        if reach <= 1 and self._done[first].all() and self._done[last].all():
+            return
+        for step in range(reach + 1):
+            blocks = np.minimum(first + step, last)
+            for block in np.unique(blocks[~self._done[blocks]]).tolist():
+                check(block)
+                self._done[block] = True
+        self.complete = bool(self._done.all())

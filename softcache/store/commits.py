@@ -22,6 +22,7 @@ from softcache.store.checksums import sha256
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
 from softcache.store.layout import check_path, commit_path
+from softcache.store.shards import StoredFile
 
 _NAME = re.compile(r"[0-9]{20}\.json\Z")
 
@@ -73,7 +74,7 @@ class Commit:
     marker_sha256: str
     plan: str
     manifest: FileReference
-    index: tuple[FileReference, ...]
+    index: tuple[StoredFile, ...]
     rows: int
     id_type: str
     keep: dict[str, str]

@@ -1,4 +1,4 @@
-"""The index: sorted segments of (hash of key, row), for lookups (docs/format.md, section 8)."""
+"""The index: sorted segments of (key, row), for lookups (docs/format.md, section 8)."""
 
 from __future__ import annotations
 
@@ -8,59 +8,85 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softcache.errors import FormatError
+from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
+from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 
 Array = np.ndarray[Any, Any]
 MAX_SEGMENTS = 8
 
 
 class Segment:
-    """One sorted segment; `hashes` uint64 [n] ascending, `rows` int64 [n], straight from its bytes."""
+    """One sorted segment: `keys` int64 (ids) or uint64 (hashes of strings) and `rows` int64, [n], views of `data`.
 
-    def __init__(self, data: bytes | pa.Buffer, where: str) -> None:
-        batch = arrow.load(data, where)
-        if (
-            not batch.num_rows
-            or batch.schema.names != ["hash", "row"]
-            or batch.schema.types != [pa.uint64(), pa.int64()]
-        ):
-            raise FormatError(f"{where}: not an index segment")
-        self.hashes: Array = batch["hash"].to_numpy()
+    What a search compares on its way is unchecked; `take` checks the blocks of what it returns, once per process.
+    """
+
+    def __init__(self, data: bytes | pa.Buffer, key_type: pa.DataType, blocks: Sequence[int], where: str) -> None:
+        """Open a segment; `blocks` are its checksums, `where` names it in errors. Raises FormatError."""
+        whole = pa.py_buffer(data)
+        batch = arrow.load(whole, where)
+        if batch.schema.names != ["key", "row"] or batch.schema.types != [key_type, pa.int64()] or not batch.num_rows:
+            raise FormatError(f"{where}: not an index segment of {key_type} keys")
+        if len(blocks) != -(-len(whole) // BLOCK_BYTES):
+            raise FormatError(f"{where}: {len(blocks)} block checksums for {len(whole):,} bytes")
+        self.keys: Array = batch["key"].to_numpy()
         self.rows: Array = batch["row"].to_numpy()
+        self._first, self._last_place = self.keys[0], np.uint64(len(self.keys) - 1)
+        self.data, self._blocks, self._where = np.frombuffer(whole, np.uint8), blocks, where
+        self._offsets = [batch[name].buffers()[1].address - whole.address for name in ("key", "row")]
+        self._checks = BlockChecks(len(blocks))
+
+    def take(self, places: Array) -> tuple[Array, Array]:
+        """Return keys and rows by place. Raises IntegrityError if their blocks are not what was written."""
+        if not self._checks.complete:
+            for offset in self._offsets:
+                blocks = (offset + 8 * places) // BLOCK_BYTES
+                self._checks.touch(blocks, blocks, self._check_block)
+        return self.keys[places], self.rows[places]
+
+    def fill_in(self, keys: Array, rows: Array) -> None:
+        """Put into `rows` what is found where a key would lie if the segment's keys had no gaps and no repetitions."""
+        places = np.minimum((keys - self._first).view(np.uint64), self._last_place).view(np.int64)
+        there, found = self.take(places)
+        np.copyto(rows, found, where=there == keys)
+
+    def _check_block(self, block: int) -> None:
+        if crc32c(self.data[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]) != self._blocks[block]:
+            raise IntegrityError(f"{self._where}: block {block} is not what was written; restore the file")
 
 
-def dump_segment(hashes: Array, rows: Array) -> bytes:
+def dump_segment(keys: Array, rows: Array) -> bytes:
     """Return a segment as a file's bytes."""
-    order = np.lexsort((rows, hashes))
-    return arrow.dump({"hash": pa.array(hashes[order], pa.uint64()), "row": pa.array(rows[order], pa.int64())})
+    order = np.lexsort((rows, keys))
+    return arrow.dump({"key": pa.array(keys[order]), "row": pa.array(rows[order], pa.int64())})
 
 
 def merge(segments: Sequence[Segment]) -> tuple[Array, Array]:
-    """Return all hashes and rows of several segments, not sorted."""
-    return np.concatenate([s.hashes for s in segments]), np.concatenate([s.rows for s in segments])
+    """Return all keys and rows of several segments, not sorted."""
+    return np.concatenate([s.keys for s in segments]), np.concatenate([s.rows for s in segments])
 
 
-def candidates(segments: Sequence[Segment], hashes: Array) -> Iterator[tuple[Array, Array]]:
-    """Yield the rows that may hold each hash, as (positions in `hashes`, rows).
+def candidates(segments: Sequence[Segment], keys: Array) -> Iterator[tuple[Array, Array]]:
+    """Yield the rows of each key's entries, as (positions in `keys`, rows).
 
-    One pair per segment comes first; further ones, where neighbours share a hash, follow only if they are asked for.
+    One pair per segment comes first; further ones, where neighbours share a key, follow only if they are asked for.
     """
-    order = np.argsort(hashes)  # ascending, a search walks the segment instead of jumping about in it
+    order = np.argsort(keys)  # ascending, a search walks the segment instead of jumping about in it
     begun = []
     for segment in segments:
-        at = np.searchsorted(segment.hashes, hashes[order])
-        at, positions = _equal(segment, at, hashes, order)
+        at = np.searchsorted(segment.keys, keys[order])
+        at, positions, rows = _equal(segment, at, keys, order)
         begun.append((segment, at, positions))
-        yield positions, segment.rows[at]
+        yield positions, rows
     for segment, at, positions in begun:
         while len(at):
-            at, positions = _equal(segment, at + 1, hashes, positions)
-            yield positions, segment.rows[at]
+            at, positions, rows = _equal(segment, at + 1, keys, positions)
+            yield positions, rows
 
 
-def _equal(segment: Segment, at: Array, hashes: Array, positions: Array) -> tuple[Array, Array]:
-    """Return the places and positions where the segment does have the hash."""
-    inside = np.minimum(at, len(segment.hashes) - 1)
-    same = (segment.hashes[inside] == hashes[positions]) & (at < len(segment.hashes))
-    return at[same], positions[same]
+def _equal(segment: Segment, at: Array, keys: Array, positions: Array) -> tuple[Array, Array, Array]:
+    """Return the places, positions and rows where the segment does have the key."""
+    there, rows = segment.take(np.minimum(at, len(segment.keys) - 1))
+    same = (there == keys[positions]) & (at < len(segment.keys))
+    return at[same], positions[same], rows[same]

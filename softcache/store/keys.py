@@ -1,4 +1,4 @@
-"""Sample ids as arrays, keys hashes, and the 64-bit hash of a key (docs/format.md, sections 3 and 8)."""
+"""Sample ids as arrays, keys hashes, and the keys of the index (docs/format.md, sections 3 and 8)."""
 
 from __future__ import annotations
 
@@ -91,15 +91,17 @@ def keys_digest(sample_ids: pa.Array, first_view: int, views: int, contents: Arr
     return digest.hexdigest()
 
 
-def hash_keys(sample_ids: pa.Array, views: Array) -> Array:
-    """Return the 64-bit hash of each key, uint64 [rows]; `views` is int32 [rows]."""
+def index_keys(sample_ids: pa.Array) -> Array:
+    """Return the keys under which the index has samples: their ids (int64 [n]), or hashes of strings (uint64 [n])."""
+    if pa.types.is_int64(sample_ids.type):
+        return sample_ids.to_numpy()  # type: ignore[no-any-return]
     with np.errstate(over="ignore"):
-        if pa.types.is_int64(sample_ids.type):
-            hashes = _mix(sample_ids.to_numpy().view(np.uint64) + _G)
-        else:
-            hashes = _hash_strings(sample_ids)
-        views = views if views.any() else views[:1]  # one number for all rows where only view 0 is meant
-        return _mix(hashes ^ _mix(views.astype(np.uint64) + _G))
+        return _hash_strings(sample_ids)
+
+
+def key_type(id_type: str) -> pa.DataType:
+    """Return the type of the index's keys for ids of a type, `int64` or `string`."""
+    return pa.int64() if id_type == "int64" else pa.uint64()
 
 
 def _mix(x: Array) -> Array:

@@ -81,16 +81,18 @@ class LiveShard:
 class TargetShards:
     """All live shards of one target as arrays, ordered by first row.
 
-    With n shards, F files and K columns a shard: `first_row`, `rows`, `fragments` int64 [n]; `keys` (keys hashes) and
-    `splits` Arrow [n]; `file_bytes` int64 [n, F]; `columns` the K names, dtypes and file positions; `offsets`,
-    `sizes` int64 [n, K]. Block checksums of file (i, f) are `blocks[block_starts[i, f] : block_starts[i, f + 1]]`,
-    with `block_starts` int64 [n, F + 1].
+    With n shards, F files and K columns a shard: `first_row`, `rows`, `fragments`, `first_views`, `views` int64 [n];
+    `keys` (keys hashes) and `splits` Arrow [n]; `file_bytes` int64 [n, F]; `columns` the K names, dtypes and file
+    positions; `offsets`, `sizes` int64 [n, K]. Block checksums of file (i, f) are
+    `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
     """
 
     target: str
     first_row: Array
     rows: Array
     fragments: Array
+    first_views: Array
+    views: Array
     keys: pa.Array
     splits: pa.Array
     paths: pa.Array
@@ -209,6 +211,8 @@ class Manifest:
             first_row=batch["first_row"].to_numpy(),
             rows=batch["rows"].to_numpy(),
             fragments=batch["fragment"].to_numpy(),
+            first_views=batch["first_view"].to_numpy().astype(np.int64),
+            views=batch["views"].to_numpy().astype(np.int64),
             keys=batch["keys_sha256"],
             splits=batch["split"],
             paths=files.field("path"),
@@ -228,6 +232,8 @@ class Manifest:
             raise self._bad(s.target, "row numbers out of range")
         if (s.first_row[1:] < s.first_row[:-1] + s.rows[:-1]).any():
             raise self._bad(s.target, "shards overlap or are out of order")
+        if (s.first_views < 0).any() or (s.views < 1).any() or (s.rows % s.views).any():
+            raise self._bad(s.target, "views out of range")
         if (s.file_bytes < 0).any() or (s.file_bytes > 2**50).any():
             raise self._bad(s.target, "file sizes out of range")
         if (s.rows > 8 * s.file_bytes.sum(1)).any():

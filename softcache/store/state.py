@@ -14,6 +14,7 @@ from softcache.store.layout import MARKER
 from softcache.store.manifest import Manifest
 from softcache.store.marker import Marker, require_marker
 from softcache.store.receipts import receipt_keys
+from softcache.store.shards import StoredFile
 
 
 def committed_unit_keys(files: Files) -> set[str]:
@@ -58,7 +59,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     return State(marker, commit, manifest)
 
 
-def read_reference(files: Files, reference: FileReference, *, check: bool = True) -> pa.Buffer:
+def read_reference(files: Files, reference: FileReference | StoredFile, *, check: bool = True) -> pa.Buffer:
     """Map a file that a commit names. Raises IntegrityError if it is missing, short, or (with `check`) changed."""
     where = f"{files.url}/{reference.path}"
     try:
