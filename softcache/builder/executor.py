@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,13 +18,13 @@ from softcache.builder.canary import check_canaries
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.pipeline import Answers, Job, Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
-from softcache.builder.publish import Publication, publish_build
+from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
-from softcache.errors import IncompleteCache, RecipeError, counted
+from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, RecipeError, counted
 from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
@@ -34,6 +36,7 @@ from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
 KEPT_SAMPLE = 256
+PAUSE, LONGEST_PAUSE = 0.01, 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +77,9 @@ def build(
         RecipeError: the recipe is wrong.
         IncompatibleTarget: a target of the same name was made otherwise.
         IncompleteCache: stopped by Ctrl-C or SIGTERM; run it again to go on.
-        TransferSetError, TeacherError, CodecError, AlignmentError, StorageError, CommitConflict: see their docstrings.
+        CommitConflict: another writer committed a target of the same name, made otherwise, meanwhile. Whatever else
+            other writers commit meanwhile is kept, and this build's commit follows theirs.
+        TransferSetError, TeacherError, CodecError, AlignmentError, StorageError: see their docstrings.
     """
     started = time.monotonic()
     if limit is not None and limit < 1:
@@ -82,8 +87,17 @@ def build(
     loaded = load_recipe(recipe, overrides)
     with stop_on_signals() as stop, recipe_modules(loaded.folder):
         prepared = prepare(loaded, output, limit=limit, progress=progress, stop=stop)
-        receipts, computed = run(prepared, stop, progress)
-        return commit(prepared, receipts, computed, started)
+        answered = 0
+        for attempt in itertools.count():
+            receipts, computed = run(prepared, stop, progress)
+            answered += computed
+            outcome = commit(prepared, receipts)
+            if outcome is not Outcome.OVERTAKEN:
+                break
+            time.sleep(random.uniform(0, min(PAUSE * 2**attempt, LONGEST_PAUSE)))
+            prepared = rebase(prepared)
+        seconds, up_to_date = time.monotonic() - started, outcome is Outcome.UP_TO_DATE
+        return summarise(prepared.files, prepared.targets, answered, seconds, up_to_date=up_to_date)
 
 
 def prepare(
@@ -113,8 +127,7 @@ def prepare(
     if write:
         ensure_marker(files)
         write_first_card(files)
-    head = None if state is None else state.commit.plan
-    work = plan_work(files, head, transfer_set, scan, recipe.build.fragment_rows, write=write)
+    work = plan_work(files, stored.plan_head, transfer_set, scan, recipe.build.fragment_rows, write=write)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
     return Prepared(recipe, files, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
 
@@ -169,8 +182,26 @@ def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
     }
 
 
-def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, started: float) -> Summary:
-    """Publish a finished build, and sum it up."""
+def rebase(prepared: Prepared) -> Prepared:
+    """Return the same build on top of what another writer has committed. What is done has receipts and stays done.
+
+    Raises CommitConflict where the two contradict each other.
+    """
+    files, state = prepared.files, newest_state(prepared.files)
+    stored = read_stored(files, state)
+    try:
+        check_targets(files, stored, prepared.targets)
+        check_keep(state, prepared.rows_declaration["keep"])
+    except IncompatibleTarget as e:
+        raise CommitConflict(f"{files.url}: another writer has committed meanwhile; {e}") from e
+    rows = prepared.recipe.build.fragment_rows
+    work = plan_work(files, stored.plan_head, prepared.transfer_set, prepared.scan, rows)
+    units = all_units(work, prepared.scan, prepared.targets, rows_fingerprint(prepared.rows_declaration))
+    return replace(prepared, stored=stored, work=work, units=units)
+
+
+def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
+    """Publish a finished build."""
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
     publication = Publication(
         require_marker(prepared.files, to_write=True),
@@ -184,10 +215,7 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt], computed: int, star
     stored = replace(
         prepared.stored, receipts=prepared.stored.receipts | receipts, sizes=prepared.stored.sizes | written
     )
-    published = publish_build(prepared.files, publication, stored)
-    return summarise(
-        prepared.files, prepared.targets, computed, time.monotonic() - started, up_to_date=published is None
-    )
+    return publish_build(prepared.files, publication, stored)
 
 
 def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | None) -> Scan:

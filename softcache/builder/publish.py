@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -40,11 +41,18 @@ class Publication:
     transfer_set: dict[str, Any]
 
 
-def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | None:
-    """Publish the newest commit's shards with a finished build's; return the commit, None if it would change nothing.
+class Outcome(Enum):
+    """What came of publishing: a commit, nothing since nothing would change, or another writer's commit was first."""
 
-    `stored` holds every unit of the build. Raises IncompleteCache if it does not, CommitConflict if another writer was
-    first.
+    PUBLISHED = "published"
+    UP_TO_DATE = "up to date"
+    OVERTAKEN = "overtaken"
+
+
+def publish_build(files: Files, build: Publication, stored: Stored) -> Outcome:
+    """Publish the newest commit's shards with a finished build's.
+
+    `stored` holds every unit of the build. Raises IncompleteCache if it does not.
     """
     missing = [u for u in build.units if not stored.has(u)]
     head = build.plan.head
@@ -56,7 +64,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
     previous = None if stored.state is None else stored.state.commit
     if previous is not None and previous.plan == head and live == stored.live:
         write_card(files, previous, live.values())
-        return None
+        return Outcome.UP_TO_DATE
     manifest = put_file(files, "manifests/", dump_manifest(list(live.values())))
     rows = sum(s.shard.rows for s in live.values() if s.shard.target == ROWS)
     commit = Commit(
@@ -76,9 +84,11 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Commit | 
         dropped=dropped,
     )
     _check_answers(commit)
-    commit = publish(files, commit)
-    write_card(files, commit, live.values())
-    return commit
+    published = publish(files, commit)
+    if published is None:
+        return Outcome.OVERTAKEN
+    write_card(files, published, live.values())
+    return Outcome.PUBLISHED
 
 
 def _live_shards(build: Publication, stored: Stored) -> tuple[dict[tuple[str, int], LiveShard], list[list[Any]]]:

@@ -50,6 +50,11 @@ class Stored:
     receipts: dict[str, Receipt]
     sizes: dict[str, int]
 
+    @property
+    def plan_head(self) -> str | None:
+        """The plan of the newest commit."""
+        return None if self.state is None else self.state.commit.plan
+
     def shard(self, unit: Unit) -> Shard | None:
         """Return a unit's shard if it is recorded and its files are there with their sizes."""
         live = self.live.get((unit.name, unit.fragment.number))
@@ -106,6 +111,9 @@ def check_targets(files: Files, stored: Stored, targets: Sequence[BuildTarget]) 
         for other, declaration, used in known:
             if other != target.fingerprint:
                 old, new = short_declaration(declaration), short_declaration(target.declaration)
+                problems.append(
+                    f"  {target.name}: fingerprint {other[:12]} is stored, {target.fingerprint[:12]} is asked for"
+                )
                 problems += [f"  {target.name}: {d}" for d in differences(old, new)]
                 break
             changed = differences(used, versions())

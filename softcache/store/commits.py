@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -12,7 +11,6 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from softcache.errors import (
-    CommitConflict,
     CommitStateUnknown,
     FormatError,
     IntegrityError,
@@ -121,11 +119,11 @@ def check_parent(files: Files, commit: Commit, parent: Commit | None) -> None:
         raise IntegrityError(f"{files.url}/{commit_path(commit.number)}: its parent is not the commit before it")
 
 
-def publish(files: Files, commit: Commit) -> Commit:
-    """Publish a commit in one atomic create; return it as it then is on disk.
+def publish(files: Files, commit: Commit) -> Commit | None:
+    """Publish a commit in one atomic create; return it as it then is on disk, None if another commit has the number.
 
-    Raises CommitConflict if another commit has the number, CommitStateUnknown if the storage cannot tell whose it is.
-    Nothing is deleted in either case, so that the build can be run again.
+    Raises CommitStateUnknown if the storage cannot tell whose it is. Nothing is deleted in any case, so that the build
+    can be run again.
     """
     path = commit_path(commit.number)
     data = dump_document(commit.to_json())
@@ -143,11 +141,4 @@ def publish(files: Files, commit: Commit) -> Commit:
             f"{files.url}/{path}: it is not known whether this commit was published ({refused or e}); "
             "run the same build again"
         ) from e
-    if there != data:
-        other = "?"
-        with contextlib.suppress(FormatError, AttributeError):
-            other = str(load_document(there, path).get("transaction"))
-        raise CommitConflict(
-            f"{files.url}/{path}: taken by another writer (transaction {other}); run the same build again"
-        )
-    return replace(commit, sha256=sha256(data))
+    return replace(commit, sha256=sha256(data)) if there == data else None

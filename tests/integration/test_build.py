@@ -526,8 +526,7 @@ def test_two_builders_at_once(workshop: Workshop) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for process in processes:
         _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0 or "CommitConflict" in errors, errors
-    workshop.build()
+        assert process.returncode == 0, errors
     assert softcache.verify(workshop.cache).ok
     assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers(), atol=1e-5)
 
