@@ -115,6 +115,10 @@ def compare(title: str, cache: Path, raw: Any, rounds: int, *, shuffled: bool = 
         "read": each(target.read, rows),
         "lookup": each(target.lookup, keys),
     }
+    if not shuffled:
+        slices = [slice(int(r[0]), int(r[-1]) + 1) for r in rows]
+        contestants["numpy.memmap, slices copied"] = each(lambda part: np.array(raw[part]), slices)
+        contestants["read, slices"] = each(target.read, slices)
     seconds = alternate(contestants, rounds)
     found = []
     for name, of_name in seconds.items():

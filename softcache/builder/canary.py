@@ -40,7 +40,7 @@ def check_canaries(
 
 def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job, shard: Shard) -> None:
     values, valid = _read(files, shard, target)
-    answered = np.flatnonzero(valid.numpy())
+    answered = np.flatnonzero(valid)
     rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)])
     answers = runner.predict_rows(job, rows.tolist())[target.name]
     now = target.codec.values(answers.tensors())
@@ -57,7 +57,7 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
             )
 
 
-def _read(files: Files, shard: Shard, target: BuildTarget) -> tuple[torch.Tensor, torch.Tensor]:
+def _read(files: Files, shard: Shard, target: BuildTarget) -> tuple[torch.Tensor, np.ndarray]:
     """Read the values and `valid` of one shard, committed or not, with its blocks checked."""
     alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).shards_of(target.name)
     reader, first, rows = ShardReader(files, alone), np.zeros(shard.rows, np.int64), np.arange(shard.rows)

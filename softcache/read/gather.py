@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,13 @@ from softcache.errors import FormatError
 from softcache.read import span as spans
 from softcache.read.span import Span
 from softcache.store.buffers import NUMPY_DTYPES
+from softcache.store.checksums import BLOCK_BYTES
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
 
 Array = np.ndarray[Any, Any]
 _CHUNK = 16_384
-_TORCH = {
-    "uint8": torch.uint8,
-    "uint16": torch.uint16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
+Run = tuple[int, int, int]
 
 
 class ShardReader:
@@ -33,14 +28,41 @@ class ShardReader:
 
     def __init__(self, files: Files, shards: TargetShards, *, check: bool = True) -> None:
         self.shards = shards
+        first_row, rows = shards.first_row, shards.rows
+        has_gaps = first_row[0] != 0 or (first_row[1:] != first_row[:-1] + rows[:-1]).any()
+        self._end = None if has_gaps else shards.end
+        is_even = not has_gaps and (rows[:-1] == rows[0]).all() and rows[-1] <= rows[0]
+        self._rows_each = int(rows[0]) if is_even else None
         self._files, self._check = files, check
         self._spans: dict[int, Span] = {}
 
-    def locate(self, rows: Array) -> tuple[Array, Array, Array]:
-        """Return the shard and the row within it of each row number (int64 [n]), and whether the target covers it."""
-        shard = self.shards.first_row.searchsorted(rows, side="right") - 1
-        local = rows - self.shards.first_row[shard]
-        return shard, local, (shard >= 0) & (local < self.shards.rows[shard])
+    def locate(self, rows: Array) -> tuple[Array, Array, Array | None]:
+        """Return the shard and the row within it of each row number (int64 [n]).
+
+        The third says whether the target covers each row, bool [n]; None if it covers all of them.
+        """
+        first_row = self.shards.first_row
+        if self._end is not None and len(rows) and rows.view(np.uint64).max() < self._end:
+            each = self._rows_each
+            shard = first_row.searchsorted(rows, side="right") - 1 if each is None else rows // each
+            return shard, rows - first_row[shard], None
+        shard = first_row.searchsorted(rows, side="right") - 1
+        local = rows - first_row[shard]
+        covered = (shard >= 0) & (local < self.shards.rows[shard])
+        return shard, local, covered
+
+    def runs(self, begin: int, end: int) -> list[Run] | None:
+        """Return rows [begin, end) as runs of (shard, first row within it, rows), None if the target has gaps."""
+        if self._end is None:
+            return None
+        found = []
+        shard = int(self.shards.first_row.searchsorted(begin, side="right")) - 1
+        while begin < end:
+            first = int(self.shards.first_row[shard])
+            stop = min(first + int(self.shards.rows[shard]), end)
+            found.append((shard, begin - first, stop - begin))
+            begin, shard = stop, shard + 1
+        return found
 
     def span(self, file: int) -> Span:
         """Return the span of a file of every shard."""
@@ -56,8 +78,9 @@ class ShardReader:
 class Window:
     """`width` consecutive numbers from any place of a buffer, for many places of many shards at once.
 
-    The span is seen through a window that starts at every one of its numbers, so that one `index_select` gathers a
-    batch. Place p of a shard begins at number `p * stride` of its buffer.
+    The span is seen as an array with one item of `width` numbers at every byte, so that one index gathers a batch, and
+    each item is one copy of memory. numpy copies in the calling thread: torch's threads would wait for each other
+    wherever data loaders keep the cores busy. Place p of a shard begins at number `p * stride` of its buffer.
     """
 
     def __init__(
@@ -71,31 +94,52 @@ class Window:
         position = shards.column(name)
         if position is None or shards.columns[position][1] != stored:
             raise reader.bad(name, f"is not there as {stored}")
-        itemsize = NUMPY_DTYPES[dtype].itemsize
-        self._offsets = shards.offsets[:, position]
-        needed = ((places - 1).astype(np.float64) * stride + width) * itemsize
-        if (shards.sizes[:, position] < needed).any():
+        self._dtype, self._width = NUMPY_DTYPES[dtype], width
+        self._step, self._size = stride * self._dtype.itemsize, width * self._dtype.itemsize
+        if (shards.sizes[:, position] < (places - 1).astype(np.float64) * self._step + self._size).any():
             raise reader.bad(name, f"is smaller than its rows' {width} {dtype} each")
         self.span = reader.span(shards.columns[position][2])
-        base = self.span.starts + self._offsets
-        if (base % itemsize).any():
-            raise reader.bad(name, f"is not aligned to {dtype}")
-        self._base, self._itemsize, self._width, self._stride = base // itemsize, itemsize, width, stride
-        whole = len(self.span.bytes) // itemsize * itemsize
-        numbers = torch.from_numpy(self.span.bytes[:whole]).view(_TORCH[dtype])
-        self._window = numbers.as_strided((max(len(numbers) - width + 1, 0), width), (1, 1))
+        self._base = self.span.starts + shards.offsets[:, position]
+        items = max(len(self.span.bytes) - self._size + 1, 0)
+        # An item may reach this far beyond the block where it begins.
+        self._reach = -(-(self._size - 1) // BLOCK_BYTES)
+        self._is_ready, self._evictions = np.zeros(len(self.span.bytes) // BLOCK_BYTES, np.bool_), 0
+        self._items: Array = np.ndarray((items,), np.dtype((np.void, self._size)), self.span.bytes, strides=(1,))
 
-    def take(self, shard: Array, place: Array) -> torch.Tensor:
-        """Return a fresh tensor [n, width]; `shard` and `place` are int64 [n]."""
+    def take(self, shard: Array, place: Array) -> Array:
+        """Return a fresh array [n * width]; `shard` and `place` are int64 [n]."""
         if len(shard) > _CHUNK:
             chunks = range(0, len(shard), _CHUNK)
-            return torch.cat([self.take(shard[i : i + _CHUNK], place[i : i + _CHUNK]) for i in chunks])
-        number = place * self._stride
+            return np.concatenate([self.take(shard[i : i + _CHUNK], place[i : i + _CHUNK]) for i in chunks])
+        begin = self._base[shard] + place * self._step
+        block = begin // BLOCK_BYTES
         with spans.MAPPING_LOCK:
-            if not self.span.ready:
-                begin = self._offsets[shard] + number * self._itemsize
-                self.span.touch(shard, begin, begin + self._width * self._itemsize)
-            return self._window.index_select(0, torch.from_numpy(self._base[shard] + number))
+            self._make_ready(block, shard)
+            items = self._items[begin]
+        numbers: Array = items.view(self._dtype)
+        return numbers
+
+    def take_runs(self, runs: Sequence[Run]) -> Array:
+        """Return the items of runs of places, each (shard, first place, places), as a fresh array [n * width]."""
+        items = np.empty(sum(places for _, _, places in runs), self._items.dtype)
+        done = 0
+        for shard, first, places in runs:
+            begin = int(self._base[shard]) + first * self._step
+            end = begin + places * self._size
+            with spans.MAPPING_LOCK:
+                self._make_ready(np.arange(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1), np.array([shard]))
+                items[done : done + places] = self._items[begin : end : self._size]
+            done += places
+        numbers: Array = items.view(self._dtype)
+        return numbers
+
+    def _make_ready(self, block: Array, shard: Array) -> None:
+        """Make the items readable that begin in blocks, int64 [n], of shards, int64 [n] or [1]."""
+        if self._evictions != self.span.evictions:
+            self._is_ready[:], self._evictions = False, self.span.evictions
+        if not self._is_ready[block].all():
+            self.span.touch(block, np.minimum(block + self._reach, self.span.last_block(shard)), shard)
+            self._is_ready[block] = True
 
 
 class FixedColumn:
@@ -108,7 +152,11 @@ class FixedColumn:
 
     def take(self, shard: Array, local: Array) -> torch.Tensor:
         """Return rows as a fresh tensor [n, *shape] in the stored dtype."""
-        return self._window.take(shard, local).view(-1, *self._shape)
+        return torch.from_numpy(self._window.take(shard, local).reshape(-1, *self._shape))
+
+    def take_runs(self, runs: Sequence[Run]) -> torch.Tensor:
+        """Return runs of rows, each (shard, first row within it, rows), as a fresh tensor [n, *shape]."""
+        return torch.from_numpy(self._window.take_runs(runs).reshape(-1, *self._shape))
 
 
 class FlagColumn:
@@ -121,12 +169,12 @@ class FlagColumn:
         places = -(-rows // 8) if self._packed else rows
         self._window = Window(reader, name, "bit" if self._packed else "uint8", "uint8", 1, 1, places)
 
-    def take(self, shard: Array, local: Array) -> torch.Tensor:
+    def take(self, shard: Array, local: Array) -> Array:
         """Return bool [n]."""
         if not self._packed:
-            return self._window.take(shard, local)[:, 0].bool()
-        octets = self._window.take(shard, local >> 3)[:, 0]
-        return (octets >> torch.from_numpy((local & 7).astype(np.uint8)) & 1).bool()
+            return self._window.take(shard, local).astype(np.bool_)
+        octets = self._window.take(shard, local >> 3)
+        return (octets >> (local & 7).astype(np.uint8) & 1).astype(np.bool_)
 
 
 class TextColumn:
@@ -149,15 +197,17 @@ class TextColumn:
             parts = [self.take(shard[i : i + _CHUNK], local[i : i + _CHUNK]) for i in chunks]
             ends = np.cumsum(np.concatenate([[0], *(np.diff(offsets) for _, offsets in parts)]))
             return np.concatenate([data for data, _ in parts]), ends
-        bounds = self._bounds.take(shard, local).numpy().astype(np.int64)
+        bounds = self._bounds.take(shard, local).astype(np.int64).reshape(-1, 2)
         begin, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
         if (begin < 0).any() or (lengths < 0).any() or (bounds[:, 1] > self._sizes[shard]).any():
             raise self._reader.bad(self._name, "has offsets outside its data")
-        within = self._offsets[shard] + begin
+        first = self._span.starts[shard] + self._offsets[shard] + begin
+        last = first + np.maximum(lengths, 1) - 1
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.arange(ends[-1]) + np.repeat(self._span.starts[shard] + within - ends[:-1], lengths)
+        places = np.arange(ends[-1]) + np.repeat(first - ends[:-1], lengths)
         with spans.MAPPING_LOCK:
-            self._span.touch(shard, within, within + lengths)
+            end = self._span.last_block(shard)
+            self._span.touch(np.minimum(first // BLOCK_BYTES, end), np.minimum(last // BLOCK_BYTES, end), shard)
             return self._span.bytes[places], ends
 
     def take_strings(self, shard: Array, local: Array) -> pa.Array:

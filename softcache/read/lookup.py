@@ -45,7 +45,7 @@ class Keys:
         keys = self._wanted(ids, views)
         rows, segments = np.full(len(keys.views), -1, np.int64), self._open_segments()
         numbers = index_keys(keys.arrow) if isinstance(keys, ArrowKeys) else keys.ids
-        if self._commit.views == 1 and not self._is_text and not keys.views.any():
+        if self._commit.views == 1 and not self._is_text and (views is None or not keys.views.any()):
             for segment in segments:
                 segment.fill_in(numbers, rows)
             if self._all_found(rows):
@@ -135,7 +135,8 @@ class Keys:
         """Return the positions and rows whose keys are those wanted, of entries with their sample's `first` rows."""
         shard, _, inside = self._reader.locate(first)
         steps = keys.views[positions] - self._reader.shards.first_views[shard]
-        fits = inside & (steps >= 0) & (steps < self._reader.shards.views[shard])
+        fits = (steps >= 0) & (steps < self._reader.shards.views[shard])
+        fits = fits if inside is None else fits & inside
         positions, rows = positions[fits], (first + steps)[fits]
         if self._is_text and isinstance(keys, ArrowKeys):
             same = pc.equal(self.arrow_ids(rows), keys.arrow.take(pa.array(positions))).to_numpy(zero_copy_only=False)

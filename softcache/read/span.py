@@ -1,7 +1,8 @@
 """One span of address space for the same file of every shard of a target.
 
-Shards are mapped back to back on first touch, so that one index reaches any row of any shard and a batch is one gather
-however many shards it touches. Each 256 KiB block is checked against its CRC-32C on the first touch in a process.
+Shards are mapped one behind the other on first touch, so that one index reaches any row of any shard and a batch is
+one gather however many shards it touches. Each 256 KiB block is checked against its CRC-32C on the first touch in a
+process.
 """
 
 from __future__ import annotations
@@ -48,47 +49,48 @@ os.register_at_fork(after_in_child=_new_lock_after_fork)
 class Span:
     """File number `file` of every shard of a target, as one array of bytes.
 
-    `starts` int64 [shards] is where each shard's file begins in `bytes`, uint8 [total].
+    Every file begins at a block's boundary, `starts` int64 [shards], in `bytes`, uint8 [total]; block b is the bytes
+    from `b * BLOCK_BYTES`. `evictions` counts how often files were unmapped again.
     """
 
     def __init__(self, files: Files, shards: TargetShards, file: int, *, check: bool = True) -> None:
         self._files, self._shards, self._file = files, shards, file
-        sizes = shards.file_bytes[:, file]
-        padded = -(-sizes // mmap.PAGESIZE) * mmap.PAGESIZE
-        self._ends = np.cumsum(padded)
-        self.starts: Array = self._ends - padded
-        self._total = int(self._ends[-1])
+        blocks = -(-shards.file_bytes[:, file] // BLOCK_BYTES)
+        self._ends = np.cumsum(blocks)
+        self.starts: Array = (self._ends - blocks) * BLOCK_BYTES
+        self._total = int(self._ends[-1]) * BLOCK_BYTES
         self._base = _map(None, self._total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
         release = weakref.finalize(self, _libc.munmap, self._base, self._total)
         release.atexit = False  # a thread may still read while the interpreter exits; the system unmaps
         self.bytes: Array = np.ctypeslib.as_array((ctypes.c_uint8 * self._total).from_address(self._base))
-        self._is_mapped, self._unmapped = np.zeros(len(sizes), np.bool_), len(sizes)
-        self._first_block = np.concatenate([[0], np.cumsum(-(-sizes // BLOCK_BYTES))])
-        self._checks = BlockChecks(int(self._first_block[-1]) if check else 0)
+        self._is_mapped = np.zeros(len(blocks), np.bool_)
+        self._is_checked = np.full(int(self._ends[-1]), not check)
+        self._usable = BlockChecks(int(self._ends[-1]))
+        self.evictions = 0
 
     def __reduce__(self) -> Any:
         raise TypeError("a span of mapped memory cannot be pickled")
 
-    @property
-    def ready(self) -> bool:
-        """Whether every file is mapped and every block has been checked."""
-        return self._unmapped == 0 and self._checks.complete
+    def touch(self, first: Array, last: Array, shards: Array) -> None:
+        """Make the blocks from `first` to `last` (int64 [n] each, ends included) readable and checked.
 
-    def touch(self, shards: Array, begin: Array, end: Array) -> None:
-        """Make bytes [begin, end) of the files of `shards` (int64 [n] each) readable and checked.
-
-        Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
+        None reaches beyond its file. `shards` are those that the caller is about to read; no other stays mapped for
+        certain. Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
         """
-        mapped = self._is_mapped[shards]
-        absent = [] if mapped.all() else np.unique(shards[~mapped]).tolist()
-        for shard in absent:
-            self._map(shard)
-        if absent and len(_mapped) > MAX_MAPPINGS:
+        self._usable.touch(first, last, self._use_block)
+        if len(_mapped) > MAX_MAPPINGS:
             _evict(len(_mapped) - MAX_MAPPINGS, keep=(id(self), set(shards.tolist())))
-        if not self._checks.complete:
-            first = self._first_block[shards] + begin // BLOCK_BYTES
-            last = self._first_block[shards] + np.maximum(end - 1, begin) // BLOCK_BYTES
-            self._checks.touch(first, last, self._check_block)
+
+    def last_block(self, shards: Array) -> Array:
+        """Return the last block of each shard's file."""
+        return self._ends[shards] - 1
+
+    def _use_block(self, block: int) -> None:
+        shard = int(np.searchsorted(self._ends, block, side="right"))
+        if not self._is_mapped[shard]:
+            self._map(shard)
+        if not self._is_checked[block]:
+            self._check_block(shard, block)
 
     def _map(self, shard: int) -> None:
         where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
@@ -112,7 +114,6 @@ class Span:
         finally:
             os.close(handle)
         self._is_mapped[shard] = True
-        self._unmapped -= 1
         _mapped[id(self), shard] = weakref.ref(self)
 
     def _local(self, shard: int) -> str:
@@ -122,25 +123,26 @@ class Span:
         )
 
     def _unmap(self, shard: int) -> None:
-        size = int(self._ends[shard] - self.starts[shard])
+        begin, end = int(self.starts[shard]), int(self._ends[shard]) * BLOCK_BYTES
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED
-        _map(self._base + int(self.starts[shard]), size, _PROT_NONE, flags, -1)
+        _map(self._base + begin, end - begin, _PROT_NONE, flags, -1)
         self._is_mapped[shard] = False
-        self._unmapped += 1
+        self._usable.done[begin // BLOCK_BYTES : end // BLOCK_BYTES] = False
+        self.evictions += 1
 
-    def _check_block(self, block: int) -> None:
-        shard = int(np.searchsorted(self._first_block, block, side="right")) - 1
-        number = block - int(self._first_block[shard])
-        size = int(self._shards.file_bytes[shard, self._file])
-        begin = int(self.starts[shard]) + number * BLOCK_BYTES
-        data = self.bytes[begin : min(begin + BLOCK_BYTES, int(self.starts[shard]) + size)]
+    def _check_block(self, shard: int, block: int) -> None:
+        begin, start = block * BLOCK_BYTES, int(self.starts[shard])
+        end = min(begin + BLOCK_BYTES, start + int(self._shards.file_bytes[shard, self._file]))
+        data = self.bytes[begin:end]
         data.flags.writeable = False
+        number = (begin - start) // BLOCK_BYTES
         expected = int(self._shards.blocks[int(self._shards.block_starts[shard, self._file]) + number])
         if crc32c(data) != expected:
             raise IntegrityError(
                 f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written (in "
                 f"{self._local(shard)}); run softcache verify, and restore the file, or delete a local copy of it"
             )
+        self._is_checked[block] = True
 
 
 def _evict(count: int, keep: tuple[int, set[int]]) -> None:

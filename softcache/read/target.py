@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from operator import getitem
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from softcache.codecs import codec_from_json
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
-from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
+from softcache.read.gather import FixedColumn, FlagColumn, Run, ShardReader
 from softcache.read.lookup import Keys
 from softcache.read.row_keys import DeferredKeys, RowKeys
 from softcache.read.soft_targets import SoftTargets
@@ -86,27 +86,31 @@ class Target:
         keys, rows = self._keys.find(ids, views)
         if hashes is not None:
             self._keys.check_contents(keys, rows, hashes)
-        return self._gather(rows, keys, by_id=True)
+        return self._gather(rows, keys)
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number: a slice or integers [B].
 
         Raises AlignmentError for rows that are not there.
         """
+        runs = None
         if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(self._shards.end))
+            begin, end, step = rows.indices(self._shards.end)
+            rows = np.arange(begin, end, step)
             if self._split is not None:
                 rows = rows[self._keys.in_split(rows, self._split)]
+            elif step == 1:
+                runs = self._reader.runs(begin, end)
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
         numbers = numbers.astype(np.int64)
-        return self._gather(numbers, DeferredKeys(numbers, self._keys.at))
+        return self._gather(numbers, DeferredKeys(numbers, self._keys.at), runs)
 
     def read_valid(self, rows: Array) -> Array:
         """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
         shard, local = self._locate(rows)
-        return FlagColumn(self._reader, "valid").take(shard, local).numpy()
+        return FlagColumn(self._reader, "valid").take(shard, local)
 
     def check(self, ids: Any, views: Any = None) -> None:
         """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
@@ -146,22 +150,25 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
-    def _gather(self, rows: Array, keys: RowKeys, *, by_id: bool = False) -> SoftTargets:
-        shard, local = self._locate(rows, keys if by_id else None)
+    def _gather(self, rows: Array, keys: RowKeys, runs: Sequence[Run] | None = None) -> SoftTargets:
+        """Return rows: those of `runs` where they are known to be such, else each found and gathered."""
         columns, valid = self._open_columns()
-        return SoftTargets(
-            decoder=self.codec,
-            columns={name: column.take(shard, local) for name, column in columns.items()},
-            mask=torch.ones(len(rows), dtype=torch.bool) if valid is None else valid.take(shard, local),
-            keys=keys,
-        )
+        if runs is None or valid is not None:
+            shard, local = self._locate(rows, keys)
+        if runs is None:
+            stored = {name: column.take(shard, local) for name, column in columns.items()}
+        else:
+            stored = {name: column.take_runs(runs) for name, column in columns.items()}
+        mask = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
+        return SoftTargets(decoder=self.codec, columns=stored, mask=torch.from_numpy(mask), keys=keys)
 
     def _locate(self, rows: Array, keys: RowKeys | None = None) -> tuple[Array, Array]:
         shard, local, covered = self._reader.locate(rows)
         if self._split is not None:
-            covered &= self._in_split[shard]
-        if not covered.all():
-            raise self._uncovered(rows[~covered], None if keys is None else keys.ids[~covered])
+            covered = self._in_split[shard] if covered is None else covered & self._in_split[shard]
+        if covered is not None and not covered.all():
+            by_row = keys is None or isinstance(keys, DeferredKeys)
+            raise self._uncovered(rows[~covered], None if by_row else keys.ids[~covered])
         return shard, local
 
     def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:

@@ -40,11 +40,10 @@ def block_checksums(data: bytes | np.ndarray[Any, Any]) -> list[int]:
 
 
 class BlockChecks:
-    """Which blocks have been compared with their checksums in this process; `complete` says that all have."""
+    """Which blocks have been compared with their checksums in this process: `done` bool [blocks]."""
 
     def __init__(self, blocks: int) -> None:
-        self._done = np.zeros(blocks, np.bool_)
-        self.complete = blocks == 0
+        self.done = np.zeros(blocks, np.bool_)
 
     def touch(self, first: np.ndarray[Any, Any], last: np.ndarray[Any, Any], check: Callable[[int], object]) -> None:
         """Call `check` with each block from `first` to `last` (int64 [n] each, ends included) that has not been yet.
@@ -52,11 +51,10 @@ class BlockChecks:
         `check` compares a block, by its number, and raises if it is not what was written.
         """
         reach = int((last - first).max(initial=0))
-        if reach <= 1 and self._done[first].all() and self._done[last].all():
+        if reach <= 1 and self.done[first].all() and self.done[last].all():
             return
         for step in range(reach + 1):
             blocks = np.minimum(first + step, last)
-            for block in np.unique(blocks[~self._done[blocks]]).tolist():
+            for block in np.unique(blocks[~self.done[blocks]]).tolist():
                 check(block)
-                self._done[block] = True
-        self.complete = bool(self._done.all())
+                self.done[block] = True

@@ -35,14 +35,15 @@ class Segment:
         self._first, self._last_place = self.keys[0], np.uint64(len(self.keys) - 1)
         self.data, self._blocks, self._where = np.frombuffer(whole, np.uint8), blocks, where
         self._offsets = [batch[name].buffers()[1].address - whole.address for name in ("key", "row")]
-        self._checks = BlockChecks(len(blocks))
+        self._checks, self._is_checked = BlockChecks(len(blocks)), False
 
     def take(self, places: Array) -> tuple[Array, Array]:
         """Return keys and rows by place. Raises IntegrityError if their blocks are not what was written."""
-        if not self._checks.complete:
+        if not self._is_checked:
             for offset in self._offsets:
                 blocks = (offset + 8 * places) // BLOCK_BYTES
                 self._checks.touch(blocks, blocks, self._check_block)
+            self._is_checked = bool(self._checks.done.all())
         return self.keys[places], self.rows[places]
 
     def fill_in(self, keys: Array, rows: Array) -> None:
