@@ -64,12 +64,12 @@ class ArrowKeys:
 class DeferredKeys:
     """Keys that are read from the cache when they are first asked for, since a training loop seldom does."""
 
-    def __init__(self, rows: Array, read: Callable[[Array], tuple[Array, Array]]) -> None:
+    def __init__(self, rows: Array | range, read: Callable[[Array], tuple[Array, Array]]) -> None:
         self._rows, self._read = rows, read
 
     @cached_property
     def _keys(self) -> tuple[Array, Array]:
-        return self._read(self._rows)
+        return self._read(np.asarray(self._rows))
 
     @property
     def ids(self) -> Array:
@@ -80,7 +80,7 @@ class DeferredKeys:
         return self._keys[1]
 
     def take(self, rows: Any) -> DeferredKeys:
-        return DeferredKeys(self._rows[rows], self._read)
+        return DeferredKeys(np.asarray(self._rows)[rows], self._read)
 
     def __reduce__(self) -> Any:
         return KnownKeys, self._keys

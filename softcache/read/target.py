@@ -93,23 +93,23 @@ class Target:
 
         Raises AlignmentError for rows that are not there.
         """
-        runs = None
         if isinstance(rows, slice):
             begin, end, step = rows.indices(self._shards.end)
+            runs = self._reader.runs(begin, end) if step == 1 and self._split is None else None
+            if runs is not None:
+                return self._gather(range(begin, end), DeferredKeys(range(begin, end), self._keys.at), runs)
             rows = np.arange(begin, end, step)
             if self._split is not None:
                 rows = rows[self._keys.in_split(rows, self._split)]
-            elif step == 1:
-                runs = self._reader.runs(begin, end)
         numbers = np.asarray(rows)
         if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
             raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
         numbers = numbers.astype(np.int64)
-        return self._gather(numbers, DeferredKeys(numbers, self._keys.at), runs)
+        return self._gather(numbers, DeferredKeys(numbers, self._keys.at))
 
     def read_valid(self, rows: Array) -> Array:
         """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
-        shard, local = self._locate(rows)
+        shard, local = self._locate(rows, DeferredKeys(rows, self._keys.at))
         return FlagColumn(self._reader, "valid").take(shard, local)
 
     def check(self, ids: Any, views: Any = None) -> None:
@@ -150,11 +150,11 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
-    def _gather(self, rows: Array, keys: RowKeys, runs: Sequence[Run] | None = None) -> SoftTargets:
-        """Return rows: those of `runs` where they are known to be such, else each found and gathered."""
+    def _gather(self, rows: Array | range, keys: RowKeys, runs: Sequence[Run] | None = None) -> SoftTargets:
+        """Return rows, copied whole where they are known to lie in `runs`."""
         columns, valid = self._open_columns()
         if runs is None or valid is not None:
-            shard, local = self._locate(rows, keys)
+            shard, local = self._locate(np.asarray(rows), keys)
         if runs is None:
             stored = {name: column.take(shard, local) for name, column in columns.items()}
         else:
@@ -162,13 +162,12 @@ class Target:
         mask = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
         return SoftTargets(decoder=self.codec, columns=stored, mask=torch.from_numpy(mask), keys=keys)
 
-    def _locate(self, rows: Array, keys: RowKeys | None = None) -> tuple[Array, Array]:
+    def _locate(self, rows: Array, keys: RowKeys) -> tuple[Array, Array]:
         shard, local, covered = self._reader.locate(rows)
         if self._split is not None:
             covered = self._in_split[shard] if covered is None else covered & self._in_split[shard]
         if covered is not None and not covered.all():
-            by_row = keys is None or isinstance(keys, DeferredKeys)
-            raise self._uncovered(rows[~covered], None if by_row else keys.ids[~covered])
+            raise self._uncovered(rows[~covered], keys.take(~covered))
         return shard, local
 
     def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:
@@ -179,11 +178,12 @@ class Target:
             self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
         return self._columns
 
-    def _uncovered(self, rows: Array, ids: Array | None) -> AlignmentError:
-        keys = f"rows {name_some(rows.tolist())}" if ids is None else f"samples {name_some(ids.tolist())}"
+    def _uncovered(self, rows: Array, keys: RowKeys) -> AlignmentError:
+        by_row = isinstance(keys, DeferredKeys)
+        named = f"rows {name_some(rows.tolist())}" if by_row else f"samples {name_some(keys.ids.tolist())}"
         where = "" if self._split is None else f" in split {self._split}"
         return AlignmentError(
-            f"no answer of {self.name}{where} for {counted(len(rows), 'row')}: {keys}; build it for them"
+            f"no answer of {self.name}{where} for {counted(len(rows), 'row')}: {named}; build it for them"
         )
 
     def _require_arrow(self) -> None:
