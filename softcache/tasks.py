@@ -11,6 +11,7 @@ from softcache.errors import FormatError, TaskError
 KINDS = ("classification", "features")
 VALUE_KINDS = ("logits", "log_probs", "probs")
 MAX_NUMBERS = 2**40
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class TaskSpec:
             found.append(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
         if not self.shape or any(n < 1 for n in self.shape) or math.prod(self.shape) > MAX_NUMBERS:
             found.append(f"shape is {list(self.shape)}; expected sizes of at least 1, at most {MAX_NUMBERS:,} numbers")
+        if len(self.shape) > MAX_DIMENSIONS:
+            found.append(f"shape has {len(self.shape)} dimensions; at most {MAX_DIMENSIONS} can be stored")
         if self.kind == "features":
             if self.value_kind is not None or self.labels is not None or self.allow_masked:
                 found.append("features have no value_kind, labels or allow_masked")
@@ -74,10 +77,12 @@ class TaskSpec:
     def from_json(cls, data: Any) -> TaskSpec:
         """Read back `to_json`. Raises FormatError for anything else."""
         try:
-            labels = data["labels"]
+            labels, shape = data["labels"], data["shape"]
+            if not isinstance(shape, list) or not all(type(n) is int for n in shape):
+                raise TypeError(f"shape is {shape!r:.100}")
             return cls(
                 kind=str(data["kind"]),
-                shape=tuple(int(n) for n in data["shape"]),
+                shape=tuple(shape),
                 value_kind=data["value_kind"],
                 labels=None if labels is None else tuple(str(x) for x in labels),
                 allow_masked=bool(data["allow_masked"]),

@@ -63,6 +63,22 @@ def samples():
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="many more damages and mutants, without timeouts")
+    parser.addoption("--seed", type=int, help="try this one mutant of test_fuzz.py alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items if config.getoption("--long") else ():
+        item.add_marker(pytest.mark.timeout(0))
+
+
+@pytest.fixture(scope="session")
+def many(pytestconfig: pytest.Config) -> Callable[[int, int], int]:
+    """How many to try: the first number, or the second with `--long`."""
+    return lambda short, long: long if pytestconfig.getoption("--long") else short
+
+
 class Workshop:
     """A folder with a recipe, its code, weights and samples, and a cache beside it."""
 

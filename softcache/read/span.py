@@ -22,6 +22,7 @@ from softcache.errors import IntegrityError, StorageError
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
+from softcache.store.shards import own_checksum_bytes
 
 Array = np.ndarray[Any, Any]
 MAX_MAPPINGS = 30_000
@@ -132,8 +133,9 @@ class Span:
 
     def _check_block(self, shard: int, block: int) -> None:
         begin, start = block * BLOCK_BYTES, int(self.starts[shard])
-        end = min(begin + BLOCK_BYTES, start + int(self._shards.file_bytes[shard, self._file]))
-        data = self.bytes[begin:end]
+        size = int(self._shards.file_bytes[shard, self._file])
+        end = start + size - own_checksum_bytes(self._shards.path(shard, self._file))
+        data = self.bytes[begin : max(min(begin + BLOCK_BYTES, end), begin)]
         data.flags.writeable = False
         number = (begin - start) // BLOCK_BYTES
         expected = int(self._shards.blocks[int(self._shards.block_starts[shard, self._file]) + number])

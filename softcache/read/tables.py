@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from softcache.errors import TaskError
+from softcache.errors import FormatError, TaskError
 from softcache.store import arrow
 from softcache.store.commits import FileReference
 from softcache.store.files import Files
@@ -35,4 +35,7 @@ def checked_files(files: Files, shards: TargetShards, split: str | None) -> Iter
 def read_table(files: Files, shards: TargetShards, split: str | None) -> pa.Table:
     """Return a split's rows as a table, memory-mapped."""
     parts = [arrow.load(data, f"{files.url}/{r.path}") for r, data in checked_files(files, shards, split)]
-    return pa.Table.from_batches(parts)
+    try:
+        return pa.Table.from_batches(parts)
+    except pa.ArrowException as e:
+        raise FormatError(f"{files.url}: the shards of {shards.target} do not have the same columns: {e}") from e

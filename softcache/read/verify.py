@@ -18,7 +18,7 @@ from softcache.store.layout import CARD, commit_path
 from softcache.store.manifest import LiveShard, Manifest
 from softcache.store.plan import Plan, read_plan
 from softcache.store.receipts import read_receipt, receipt_keys
-from softcache.store.shards import StoredFile
+from softcache.store.shards import StoredFile, own_checksum_bytes
 from softcache.store.state import read_reference
 
 LEVELS = ("quick", "full")
@@ -72,6 +72,7 @@ class _Verifier:
         self._result = Verification(files.url, level)
         self._seen: set[str] = set()
         self._plans: dict[str, Plan | None] = {}
+        self._receipts: set[str] = set()
 
     def run(self) -> Verification:
         try:
@@ -117,6 +118,7 @@ class _Verifier:
         if manifest is not None:
             for live in self._try(commit.manifest.path, list, manifest.live()) or []:
                 self._check_files(live.shard.files)
+                self._receipts.add(live.shard.unit_key)
                 self._check_place(live, plan, commit.manifest.path)
         return manifest
 
@@ -144,7 +146,7 @@ class _Verifier:
             self._add(path, f"{live.shard.target}, fragment {live.fragment}: not the fragment that the plan has")
 
     def _check_receipts(self) -> None:
-        for key in sorted(self._try("receipts", receipt_keys, self._files) or ()):
+        for key in sorted(self._receipts.union(self._try("receipts", receipt_keys, self._files) or ())):
             path = f"receipts/{key}.json"
             receipt = self._try(path, read_receipt, self._files, key)
             if receipt is not None:
@@ -167,11 +169,12 @@ class _Verifier:
         data = self._try(file.path, self._files.read, file.path)
         if data is None:
             return
+        blocks = block_checksums(data, own_checksum_bytes(file.path))
         if sha256(data) != file.sha256:
-            broken = [i for i, (a, b) in enumerate(zip(block_checksums(data), file.blocks, strict=False)) if a != b]
+            broken = [i for i, (a, b) in enumerate(zip(blocks, file.blocks, strict=False)) if a != b]
             where = f" (blocks {', '.join(map(str, broken[:5]))})" if broken else ""
             self._add(file.path, f"its sha256 is not the one that was recorded{where}")
-        elif tuple(block_checksums(data)) != file.blocks:
+        elif tuple(blocks) != file.blocks:
             self._add(file.path, "its block checksums are not those that were recorded")
 
     def _check_card(self, commit: Commit, live: list[LiveShard]) -> None:
@@ -187,7 +190,7 @@ class _Verifier:
         checked: set[int] = set()
         for shard in live:
             fragment = None if plan is None else plan.fragments.get(shard.fragment)
-            if fragment is None or broken & {f.path for f in shard.shard.files}:
+            if fragment is None or fragment.rows != shard.shard.rows or broken & {f.path for f in shard.shard.files}:
                 continue
             if fragment.number not in checked:
                 checked.add(fragment.number)

@@ -108,7 +108,12 @@ def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShar
 
 
 def _shape(document: bytes) -> list[Any]:
-    described = json.loads(document)
+    try:
+        described = json.loads(document)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(described, dict):
+        return []
     return [described.get(k) for k in ("node_type", "zarr_format", "shape", "data_type", "chunk_grid")]
 
 

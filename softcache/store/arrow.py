@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -69,14 +70,36 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     Call it on bytes whose checksum has been compared: what lies inside the batch is validated, not proved.
     """
     try:
+        messages = list(pa.ipc.MessageReader.open_stream(data))
+        if [m.type for m in messages] != ["schema", "record batch"]:
+            raise FormatError(f"{path}: {len(messages) - 1} record batches; a softcache file has one")
+        if _is_compressed(messages[1].metadata):
+            raise FormatError(f"{path}: compressed; a softcache file is not")
         with pa.ipc.open_stream(data) as stream:
-            batches = list(stream)
-        if len(batches) != 1:
-            raise FormatError(f"{path}: {len(batches)} record batches; a softcache file has one")
-        batches[0].validate(full=True)
-        return batches[0]
-    except (pa.ArrowException, OSError) as e:
+            batch = stream.read_next_batch()
+        batch.validate(full=True)
+    except (pa.ArrowException, OSError, struct.error) as e:
         raise FormatError(f"{path}: not a readable Arrow stream: {e}") from e
+    if len(set(batch.schema.names)) != batch.num_columns:
+        raise FormatError(f"{path}: two columns of one name")
+    if any(map(null_count, batch.columns)):
+        raise FormatError(f"{path}: nulls; a softcache file has none")
+    return batch
+
+
+def _is_compressed(metadata: pa.Buffer) -> bool:
+    """Whether a message's record batch says how it is compressed: its header's fourth field, in a flatbuffer."""
+    raw = metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int:
+        vtable = table - struct.unpack_from("<i", raw, table)[0]
+        if struct.unpack_from("<H", raw, vtable)[0] < 6 + 2 * number:
+            return 0
+        at = struct.unpack_from("<H", raw, vtable + 4 + 2 * number)[0]
+        return table + at if at else 0
+
+    place = field(struct.unpack_from("<I", raw, 0)[0], 2)
+    return field(place + struct.unpack_from("<I", raw, place)[0], 3) != 0
 
 
 def locate(data: bytes) -> tuple[Buffer, ...]:

@@ -33,10 +33,11 @@ def crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
     return int(google_crc32c.value(data))
 
 
-def block_checksums(data: bytes | np.ndarray[Any, Any]) -> list[int]:
-    """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter."""
+def block_checksums(data: bytes | np.ndarray[Any, Any], left_out: int = 0) -> list[int]:
+    """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter, without `left_out` bytes at the end."""
     view = np.frombuffer(data, np.uint8)
-    return [crc32c(view[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
+    covered = view[: max(len(view) - left_out, 0)]
+    return [crc32c(covered[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
 
 
 class BlockChecks:

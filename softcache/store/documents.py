@@ -15,6 +15,7 @@ from softcache.store.checksums import sha256
 T = TypeVar("T")
 MAX_BYTES = 256 * 1024 * 1024
 _ENDING = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
 
@@ -58,6 +59,8 @@ def load_document(data: bytes, path: str) -> dict[str, Any]:
         raise IntegrityError(f"{path}: its content does not match the sha256 at its end; it was changed after writing")
     try:
         body = json.loads(data)
+        if _SURROGATE.search(data):
+            json.dumps(body, ensure_ascii=False).encode()  # half of a pair is no text: no path, no card can hold it
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: not JSON: {e}") from e
     if not isinstance(body, dict):

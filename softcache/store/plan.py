@@ -155,19 +155,42 @@ def _read_one(files: Files, head: str) -> PlanFile:
     if sha256(data) != head:
         raise IntegrityError(f"{where}: its sha256 is not its name; it was changed after writing")
     batch = arrow.load(data, where)
+    types = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+    if any(types.get(name) not in kinds for name, kinds in _TYPES.items()):
+        raise FormatError(f"{where}: not a plan: its columns are {batch.schema.names}")
     try:
         metadata = {k.decode(): v.decode() for k, v in batch.schema.metadata.items()}
         content = tuple(str(c) for c in json.loads(metadata["softcache.content"]))
         fragments = [_fragment(batch, i) for i in range(batch.num_rows)]
         return PlanFile(metadata["softcache.parent"] or None, content, fragments)
-    except (KeyError, AttributeError, TypeError, ValueError, pa.ArrowException) as e:
+    except (KeyError, AttributeError, TypeError, ValueError, RecursionError, pa.ArrowException) as e:
         raise FormatError(f"{where}: not a plan: {e!r}") from e
+
+
+def _large_list(item: pa.DataType) -> pa.DataType:
+    return pa.large_list(pa.field("item", item, nullable=False))
+
+
+_TYPES = {
+    "fragment": (pa.int64(),),
+    "split": (pa.string(),),
+    "first_view": (pa.int32(),),
+    "views": (pa.int32(),),
+    "keys_sha256": (pa.binary(32),),
+    "sample_id": (_large_list(pa.int64()), _large_list(pa.string())),
+    "content": (_large_list(pa.binary(32)),),
+}
 
 
 def _fragment(batch: pa.RecordBatch, i: int) -> Fragment:
     contents = batch["content"][i].values
     start = contents.offset * 32
     raw = np.frombuffer(contents.buffers()[1], np.uint8)[start : start + 32 * len(contents)]
+    first_view, views = batch["first_view"][i].as_py(), batch["views"][i].as_py()
+    if not len(contents) or len(contents) != len(batch["sample_id"][i].values) or first_view < 0 or views < 1:
+        raise ValueError(f"fragment {i} has no rows, or not one content hash for each sample")
+    if first_view + views > 2**31:
+        raise ValueError(f"fragment {i} has views beyond int32")
     return Fragment(
         number=batch["fragment"][i].as_py(),
         split=batch["split"][i].as_py(),
