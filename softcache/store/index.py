@@ -30,8 +30,8 @@ class Segment:
             raise FormatError(f"{where}: not an index segment of {key_type} keys")
         if len(blocks) != -(-len(whole) // BLOCK_BYTES):
             raise FormatError(f"{where}: {len(blocks)} block checksums for {len(whole):,} bytes")
-        self.keys: Array = batch["key"].to_numpy()
-        self.rows: Array = batch["row"].to_numpy()
+        self.keys: Array = arrow.numbers(batch["key"])
+        self.rows: Array = arrow.numbers(batch["row"])
         self._first, self._last_place = self.keys[0], np.uint64(len(self.keys) - 1)
         self.data, self._blocks, self._where = np.frombuffer(whole, np.uint8), blocks, where
         self._offsets = [batch[name].buffers()[1].address - whole.address for name in ("key", "row")]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from softcache.errors import FormatError
 from softcache.store import arrow
@@ -22,10 +21,6 @@ from softcache.store.shards import Shard
 
 Array = np.ndarray[Any, Any]
 _DIGEST = pa.binary(32)
-
-
-def _every(k: int, step: int, n: int) -> pa.Array:
-    return pa.array(np.arange(k, step * n, step))
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -153,7 +148,7 @@ class Manifest:
         names = self._batch["target"]
         if not len(names):
             return {}
-        ends = np.flatnonzero(pc.not_equal(names[:-1], names[1:]).to_numpy(zero_copy_only=False)) + 1
+        ends = np.flatnonzero(np.diff(arrow.numbers(names.dictionary_encode().indices))) + 1
         bounds = [0, *ends.tolist(), len(names)]
         found: dict[str, TargetShards] = {}
         for low, high in pairwise(bounds):
@@ -190,38 +185,38 @@ class Manifest:
         files, entries = batch["files"].flatten(), batch["columns"].flatten()
         per_file, per_column = len(files) // n, len(entries) // n
         uniform = (
-            (np.diff(batch["files"].offsets.to_numpy()) == per_file).all()
-            and (np.diff(batch["columns"].offsets.to_numpy()) == per_column).all()
+            (np.diff(arrow.numbers(batch["files"].offsets)) == per_file).all()
+            and (np.diff(arrow.numbers(batch["columns"].offsets)) == per_column).all()
             and per_file > 0
         )
         if not uniform:
             raise self._bad(name, "its shards do not have the same files and columns")
         columns = tuple((c["name"], c["dtype"], c["file"]) for c in entries[:per_column].to_pylist())
-        for k, described in enumerate(columns):
-            for part, value in zip(("name", "dtype", "file"), described, strict=True):
-                if not pc.all(pc.equal(entries.field(part).take(_every(k, per_column, n)), value)).as_py():
-                    raise self._bad(name, "its shards do not have the same columns")
+        others = len(entries) - per_column
+        for part in (entries.field(name) for name in ("name", "dtype", "file")):
+            if not part.slice(0, others).equals(part.slice(per_column)):
+                raise self._bad(name, "its shards do not have the same columns")
         if any(dtype not in DTYPES or not 0 <= file < per_file for _, dtype, file in columns):
             raise self._bad(name, "a column has an unknown dtype or file")
         lists = files.field("blocks")
-        starts = lists.offsets.to_numpy().astype(np.int64) - lists.offsets[0].as_py()
+        starts = arrow.numbers(lists.offsets).astype(np.int64) - lists.offsets[0].as_py()
         counts = np.diff(starts).reshape(n, per_file)
         shards = TargetShards(
             target=name,
-            first_row=batch["first_row"].to_numpy(),
-            rows=batch["rows"].to_numpy(),
-            fragments=batch["fragment"].to_numpy(),
-            first_views=batch["first_view"].to_numpy().astype(np.int64),
-            views=batch["views"].to_numpy().astype(np.int64),
+            first_row=arrow.numbers(batch["first_row"]),
+            rows=arrow.numbers(batch["rows"]),
+            fragments=arrow.numbers(batch["fragment"]),
+            first_views=arrow.numbers(batch["first_view"]).astype(np.int64),
+            views=arrow.numbers(batch["views"]).astype(np.int64),
             keys=batch["keys_sha256"],
             splits=batch["split"],
             paths=files.field("path"),
             digests=files.field("sha256"),
-            file_bytes=files.field("bytes").to_numpy().reshape(n, per_file),
+            file_bytes=arrow.numbers(files.field("bytes")).reshape(n, per_file),
             columns=columns,
-            offsets=entries.field("offset").to_numpy().reshape(n, per_column),
-            sizes=entries.field("bytes").to_numpy().reshape(n, per_column),
-            blocks=lists.flatten().to_numpy(),
+            offsets=arrow.numbers(entries.field("offset")).reshape(n, per_column),
+            sizes=arrow.numbers(entries.field("bytes")).reshape(n, per_column),
+            blocks=arrow.numbers(lists.flatten()),
             block_starts=np.concatenate([starts[:-1].reshape(n, per_file), starts[per_file::per_file, None]], axis=1),
         )
         self._check(shards, counts)
@@ -249,7 +244,7 @@ class Manifest:
         """Check that each shard has the place and the keys of its fragment."""
         at = np.searchsorted(rows.first_row, s.first_row).clip(max=len(rows.first_row) - 1)
         same = (rows.first_row[at] == s.first_row) & (rows.rows[at] == s.rows) & (rows.fragments[at] == s.fragments)
-        places = pa.array(at)
+        places = pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)])
         if not same.all() or not rows.keys.take(places).equals(s.keys) or not rows.splits.take(places).equals(s.splits):
             raise self._bad(s.target, "a shard does not have the rows, keys or split of its fragment")
 
