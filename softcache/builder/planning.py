@@ -99,8 +99,7 @@ def plan_work(
     number = max(plan.fragments, default=-1) + 1
     added = []
     for rows in _cut(new, _sizes(files, plan, scan, new, fragment_rows)):
-        ids = scan.sample_ids.take(pa.array(rows))
-        added.append(Fragment.of(number, transfer_set.split, ids, scan.contents[rows]))
+        added.append(Fragment.of(number, transfer_set.split, *scan.samples(rows)))
         positions[number] = rows
         number += 1
     if changed or added:

@@ -44,6 +44,8 @@ class DenseCodec(Codec):
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         flat = values.detach().reshape(len(values), -1)
+        if self.task.value_kind in (None, "logits") and self._fits(flat):
+            return {}
         kinds = {"NaN": torch.isnan(flat), "+Inf": flat == torch.inf}
         if not self.task.allow_masked:
             kinds["-Inf (declare allow_masked if the teacher rules classes out)"] = flat == -torch.inf
@@ -66,6 +68,12 @@ class DenseCodec(Codec):
             for row in where.any(1).nonzero()[:, 0].tolist():
                 found.setdefault(row, reason)
         return found
+
+    def _fits(self, values: torch.Tensor) -> bool:
+        """Whether all values are finite and stay so in the stored dtype, as nearly always: told in one pass."""
+        low, high = torch.aminmax(values)
+        limit = torch.finfo(self.torch_dtype).max
+        return -limit <= float(low) and float(high) <= limit
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"values": self._bits(values.detach().to(self.torch_dtype))}

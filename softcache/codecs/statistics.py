@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,21 +12,33 @@ import torch
 from softcache.codecs.base import Codec
 
 Array = np.ndarray[Any, Any]
+# Few enough for a core's cache, and for torch to stay in this thread: the teacher needs its own.
+_CHUNK = 32_768
 
 
 def value_statistics(codec: Codec, columns: Mapping[str, torch.Tensor], valid: Array) -> dict[str, Any]:
     """Return a shard's statistics over the finite stored values of valid rows (docs/format.md, section 6)."""
-    values = codec.values(columns)[valid].double().numpy()
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return {"valid": int(valid.sum()), "count": 0, "min": None, "max": None, "mean": None, "std": None}
+    values = codec.values(columns)
+    flat = (values if valid.all() else values[torch.from_numpy(valid)]).reshape(-1)
+    chunks = [_of_chunk(flat[i : i + _CHUNK].double()) for i in range(0, len(flat), _CHUNK)]
+    return {"valid": int(valid.sum())} | merge_statistics(chunks)
+
+
+def _of_chunk(values: torch.Tensor) -> dict[str, Any]:
+    """Return the statistics of some values, float64, which it overwrites."""
+    if not math.isfinite(float(values.sum())):
+        values = values[values.isfinite()]
+    if not len(values):
+        return {"count": 0}
+    low, high = torch.aminmax(values)
+    mean = float(values.mean())
+    variance = float(values.sub_(mean).square_().mean())
     return {
-        "valid": int(valid.sum()),
-        "count": int(finite.size),
-        "min": float(finite.min()),
-        "max": float(finite.max()),
-        "mean": float(finite.mean()),
-        "std": float(finite.std()),
+        "count": len(values),
+        "min": float(low),
+        "max": float(high),
+        "mean": mean,
+        "std": math.sqrt(variance),
     }
 
 

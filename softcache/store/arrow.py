@@ -29,7 +29,7 @@ def encode(
     valid: np.ndarray[Any, Any],
     sample_ids: pa.Array,
     views: np.ndarray[Any, Any],
-) -> tuple[bytes, tuple[Buffer, ...]]:
+) -> tuple[memoryview, tuple[Buffer, ...]]:
     """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
     arrays = {name: fixed_size_array(column) for name, column in values.items()}
     arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
@@ -44,14 +44,14 @@ def fixed_size_array(values: np.ndarray[Any, Any]) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(item, size))
 
 
-def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = None) -> bytes:
+def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = None) -> memoryview:
     """Return columns without nulls as a stream of one record batch."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=dict(metadata or {}) or None)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema))
-    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+    return memoryview(sink.getvalue())
 
 
 def null_count(array: pa.Array) -> int:
@@ -102,7 +102,7 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
     return field(place + struct.unpack_from("<I", raw, place)[0], 3) != 0
 
 
-def locate(data: bytes) -> tuple[Buffer, ...]:
+def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:
     """Return where fixed-width columns lie in a stream's bytes; of strings and bytes, their offsets and data."""
     whole = pa.py_buffer(data)
     batch = load(whole, "shard")

@@ -10,10 +10,11 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+Bytes = bytes | memoryview
 BLOCK_BYTES = 262_144
 
 
-def sha256(data: bytes | memoryview) -> str:
+def sha256(data: Bytes) -> str:
     """Return the SHA-256 of `data` as 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
@@ -33,7 +34,7 @@ def crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
     return int(google_crc32c.value(data))
 
 
-def block_checksums(data: bytes | np.ndarray[Any, Any], left_out: int = 0) -> list[int]:
+def block_checksums(data: Bytes | np.ndarray[Any, Any], left_out: int = 0) -> list[int]:
     """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter, without `left_out` bytes at the end."""
     view = np.frombuffer(data, np.uint8)
     covered = view[: max(len(view) - left_out, 0)]

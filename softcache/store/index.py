@@ -57,10 +57,12 @@ class Segment:
             raise IntegrityError(f"{self._where}: block {block} is not what was written; restore the file")
 
 
-def dump_segment(keys: Array, rows: Array) -> bytes:
+def dump_segment(keys: Array, rows: Array) -> memoryview:
     """Return a segment as a file's bytes."""
-    order = np.lexsort((rows, keys))
-    return arrow.dump({"key": pa.array(keys[order]), "row": pa.array(rows[order], pa.int64())})
+    if not (keys[1:] > keys[:-1]).all():
+        order = np.lexsort((rows, keys))
+        keys, rows = keys[order], rows[order]
+    return arrow.dump({"key": pa.array(keys), "row": pa.array(rows, pa.int64())})
 
 
 def merge(segments: Sequence[Segment]) -> tuple[Array, Array]:

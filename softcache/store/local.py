@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from softcache.errors import StorageError
+from softcache.store.checksums import Bytes
 from softcache.store.layout import TEMPORARY, check_path
 from softcache.store.storage import Files
 
@@ -53,7 +54,7 @@ class LocalFiles(Files):
                     status = file.stat()
                     yield file.relative_to(self.root).as_posix(), status.st_size, status.st_mtime
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Bytes) -> bool:
         final = self._at(path)
         with self._storage(path, len(data)), self._staged(final, data) as temporary:
             try:
@@ -70,7 +71,7 @@ class LocalFiles(Files):
         with self._storage(path):
             os.utime(self._at(path))
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Bytes) -> None:
         final = self._at(path)
         with self._storage(path, len(data)), self._staged(final, data) as temporary:
             os.replace(temporary, final)
@@ -100,7 +101,7 @@ class LocalFiles(Files):
         return self.root / check_path(path)
 
     @contextlib.contextmanager
-    def _staged(self, final: Path, data: bytes) -> Iterator[Path]:
+    def _staged(self, final: Path, data: Bytes) -> Iterator[Path]:
         """Write `data` durably beside `final`; leave nothing behind if that fails."""
         self._make_folders(final.parent)
         temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"

@@ -259,7 +259,7 @@ def _statistics(text: str) -> dict[str, Any]:
     return found
 
 
-def dump_manifest(shards: Sequence[LiveShard]) -> bytes:
+def dump_manifest(shards: Sequence[LiveShard]) -> memoryview:
     """Return the manifest of `shards` as a file's bytes."""
     ordered = sorted(shards, key=lambda s: (s.shard.target, s.first_row))
     rows = [

@@ -123,7 +123,7 @@ def extensions(files: Files, parent: str | None) -> list[str]:
     return [head for head in heads if _read_one(files, head).parent == parent]
 
 
-def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[str]) -> bytes:
+def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[str]) -> memoryview:
     ids = pa.concat_arrays([f.sample_ids for f in fragments])
     contents = np.concatenate([f.contents for f in fragments])
     lengths = [len(f.sample_ids) for f in fragments]
@@ -136,7 +136,7 @@ def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[s
         "keys_sha256": pa.array([bytes.fromhex(f.keys_sha256) for f in fragments], digest),
         "sample_id": arrow.list_array(ids, lengths, ids.type),
         "content": arrow.list_array(
-            pa.FixedSizeBinaryArray.from_buffers(digest, len(contents), [None, pa.py_buffer(contents.tobytes())]),
+            pa.FixedSizeBinaryArray.from_buffers(digest, len(contents), [None, pa.py_buffer(contents)]),
             lengths,
             digest,
         ),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from softcache.errors import IntegrityError, MissingExtra, StorageError
-from softcache.store.checksums import sha256
+from softcache.store.checksums import Bytes, sha256
 from softcache.store.layout import TEMPORARY, check_path
 from softcache.store.local import LocalFiles
 from softcache.store.storage import Files
@@ -53,9 +53,9 @@ class RemoteFiles(Files):
             seconds = changed.timestamp() if hasattr(changed, "timestamp") else float(changed or 0)
             yield str(p)[len(top) :].lstrip("/"), int(info["size"]), seconds
 
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Bytes) -> bool:
         try:
-            self._call(path, lambda fs, p: fs.pipe_file(p, data, mode="create"))
+            self._call(path, lambda fs, p: fs.pipe_file(p, bytes(data), mode="create"))
         except FileExistsError:
             return False
         except StorageError:
@@ -82,8 +82,8 @@ class RemoteFiles(Files):
                 "destroy each other's commits; build on a local disk and copy the finished cache there"
             )
 
-    def replace(self, path: str, data: bytes) -> None:
-        self._call(path, lambda fs, p: fs.pipe_file(p, data))
+    def replace(self, path: str, data: Bytes) -> None:
+        self._call(path, lambda fs, p: fs.pipe_file(p, bytes(data)))
 
     def touch(self, path: str) -> None:
         """Object stores cannot; their garbage collection has the age floor and its second look at the receipts."""

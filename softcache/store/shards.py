@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from softcache.store import arrow, zarr
 from softcache.store.buffers import Buffer
-from softcache.store.checksums import block_checksums, sha256
+from softcache.store.checksums import Bytes, block_checksums, sha256
 from softcache.store.files import Files
 from softcache.store.layout import check_path
 
@@ -35,7 +35,7 @@ class StoredFile:
         check_path(self.path)
 
 
-def describe_file(path: str, data: bytes) -> StoredFile:
+def describe_file(path: str, data: Bytes) -> StoredFile:
     """Describe a file that is about to be written."""
     return StoredFile(path, len(data), sha256(data), tuple(block_checksums(data, own_checksum_bytes(path))))
 
@@ -96,8 +96,9 @@ def write_shard(
     return tuple(stored), columns
 
 
-def put_file(files: Files, stem: str, data: bytes) -> StoredFile:
+def put_file(files: Files, stem: str, data: Bytes) -> StoredFile:
     """Write an Arrow file called `stem` and the hash of its content."""
-    file = describe_file(f"{stem}{sha256(data)}.arrow", data)
+    digest = sha256(data)
+    file = StoredFile(f"{stem}{digest}.arrow", len(data), digest, tuple(block_checksums(data)))
     files.put(file.path, data)
     return file

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from softcache.errors import IntegrityError
-from softcache.store.checksums import sha256
+from softcache.store.checksums import Bytes, sha256
 
 
 class Files(ABC):
@@ -35,11 +35,11 @@ class Files(ABC):
         """Yield path, bytes and time of change (seconds since the epoch) of all files below a folder ("": the root)."""
 
     @abstractmethod
-    def create(self, path: str, data: bytes) -> bool:
+    def create(self, path: str, data: Bytes) -> bool:
         """Publish a whole file, durably. Returns False, and changes nothing, if the name is taken."""
 
     @abstractmethod
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: Bytes) -> None:
         """Publish a whole file in place of another. For the card and local copies: all else is create-only."""
 
     @abstractmethod
@@ -62,7 +62,7 @@ class Files(ABC):
     def touch(self, path: str) -> None:
         """Make a file young again where the storage can, so that garbage collection leaves it to its next user."""
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Bytes) -> None:
         """Publish a file whose path contains its hash; one that is already there is read back, compared and touched."""
         if self.create(path, data):
             return

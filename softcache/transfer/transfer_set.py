@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,13 @@ class Scan:
     sample_ids: pa.Array
     contents: np.ndarray[Any, Any]
     kept: np.ndarray[Any, Any]
+
+    def samples(self, positions: np.ndarray[Any, Any]) -> tuple[pa.Array, np.ndarray[Any, Any]]:
+        """Return the ids and content hashes of samples at ascending positions, not copied where they are neighbours."""
+        first, count = int(positions[0]), len(positions)
+        if int(positions[-1]) - first == count - 1:
+            return self.sample_ids.slice(first, count), self.contents[first : first + count]
+        return self.sample_ids.take(pa.array(positions)), self.contents[positions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +78,7 @@ class TransferSet:
         Raises AlignmentError for missing or duplicate ids, TransferSetError for samples that cannot be read.
         """
         ids: list[pa.Array] = []
-        contents, kept = np.empty((len(self), 32), np.uint8), np.empty((len(self), 32), np.uint8)
+        contents, kept = _on_disk(len(self)), _on_disk(len(self))
         for begin in range(0, len(self), _CHUNK):
             positions = np.arange(begin, min(begin + _CHUNK, len(self)))
             table = self._read(positions)
@@ -122,6 +130,12 @@ class TransferSet:
                 f"{len(repeated):,} contents occur more than once ({rows}); remove them, or name an id column"
             )
         raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated)}")
+
+
+def _on_disk(rows: int) -> np.ndarray[Any, Any]:
+    """Return room for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows."""
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.uint8, "w+", shape=(rows, 32))
 
 
 def kept_digest(kept: np.ndarray[Any, Any]) -> str:
