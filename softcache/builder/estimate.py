@@ -10,7 +10,7 @@ from softcache.errors import StorageError
 from softcache.store.buffers import NUMPY_DTYPES
 from softcache.store.files import Files
 
-ROWS_BYTES, SHARD_BYTES = 64, 8192
+ROWS_BYTES, SHARD_BYTES, BLOCK_BYTES = 64, 8192, 4096
 
 
 def unit_bytes(unit: Unit, kept_bytes: float) -> int:
@@ -21,7 +21,14 @@ def unit_bytes(unit: Unit, kept_bytes: float) -> int:
         row += ROWS_BYTES + kept_bytes
     else:
         row += sum(NUMPY_DTYPES[c.dtype].itemsize * math.prod(c.shape) for c in unit.target.codec.columns)
-    return int(fragment.rows * row) + SHARD_BYTES
+    return int(fragment.rows * row) + SHARD_BYTES + _parts(unit) * BLOCK_BYTES
+
+
+def _parts(unit: Unit) -> int:
+    """Return how many files a Zarr shard has, each of which takes a block of the disk at least: 0 for Arrow."""
+    if unit.target is None or unit.target.format != "zarr":
+        return 0
+    return 1 + 2 * (len(unit.target.codec.columns) + 3)
 
 
 def estimated_bytes(units: Sequence[Unit], kept_bytes: float) -> int:
