@@ -60,6 +60,8 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Outcome:
         raise IncompleteCache(
             f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
+    for folder in ("receipts", "commits"):
+        files.settle(folder)
     live, dropped = _live_shards(build, stored)
     previous = None if stored.state is None else stored.state.commit
     if previous is not None and previous.plan == head and live == stored.live:

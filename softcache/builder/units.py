@@ -100,7 +100,9 @@ def check_targets(files: Files, stored: Stored, targets: Sequence[BuildTarget]) 
     Raises IncompatibleTarget showing every difference in a declaration; other library versions are only a warning.
     """
     committed = {} if stored.state is None else stored.state.commit.targets
-    unfinished = list(stored.receipts.values())
+    # Where a target is committed, that decides: a builder that lost against it may have left receipts of another.
+    open_names = {t.name for t in targets} - set(committed)
+    unfinished = [r for r in stored.receipts.values() if r.shard.target in open_names]
     if stored.state is not None and any(r.fingerprint not in {t.fingerprint for t in targets} for r in unfinished):
         history = committed_unit_keys(files)
         unfinished = [r for r in unfinished if r.shard.unit_key not in history]

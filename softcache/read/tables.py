@@ -10,7 +10,6 @@ from softcache.errors import FormatError, TaskError
 from softcache.store import arrow
 from softcache.store.commits import FileReference
 from softcache.store.files import Files
-from softcache.store.layout import check_path
 from softcache.store.manifest import TargetShards
 from softcache.store.state import read_reference
 
@@ -27,8 +26,7 @@ def shards_of(shards: TargetShards, split: str | None) -> list[int]:
 def checked_files(files: Files, shards: TargetShards, split: str | None) -> Iterator[tuple[FileReference, pa.Buffer]]:
     """Yield the Arrow file of each shard, mapped. Raises IntegrityError for a missing, short or altered one."""
     for shard in shards_of(shards, split):
-        path = check_path(shards.path(shard, 0))
-        reference = FileReference(path, int(shards.file_bytes[shard, 0]), shards.digest(shard, 0))
+        reference = FileReference(shards.path(shard, 0), int(shards.file_bytes[shard, 0]), shards.digest(shard, 0))
         yield reference, read_reference(files, reference)
 
 

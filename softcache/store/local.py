@@ -87,6 +87,10 @@ class LocalFiles(Files):
                 for folder in itertools.takewhile(lambda p: ".zarr" in p.as_posix(), file.parents):
                     folder.rmdir()
 
+    def settle(self, folder: str) -> None:
+        with self._storage(folder), contextlib.suppress(FileNotFoundError):
+            _sync_folder(self._at(folder))
+
     def local(self, path: str, digest: str, size: int) -> str:
         return str(self._at(path))
 
@@ -117,12 +121,12 @@ class LocalFiles(Files):
             raise
 
     def _make_folders(self, folder: Path) -> None:
-        """Make a folder and its parents up to the root, durably, whoever else is making them too."""
+        """Make a folder and its parents, durably; up to the root also those that another may still be making."""
         if folder in self._durable_folders and folder.is_dir():
             return
-        if folder != self.root:
+        if self.root in folder.parents or not folder.parent.is_dir():
             self._make_folders(folder.parent)
-        folder.mkdir(parents=folder == self.root, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         _sync_folder(folder.parent)
         self._durable_folders.add(folder)
 

@@ -127,8 +127,6 @@ class Manifest:
         types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
         if any(types.get(name) != kind for name, kind in _TYPES.items()):
             raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
-        if any(map(arrow.null_count, self._batch.columns)):
-            raise FormatError(f"{where}: nulls in a manifest")
 
     def targets(self) -> dict[str, TargetShards]:
         """Return the shards of each target, checked against the shards of `rows`. Raises FormatError."""

@@ -88,6 +88,9 @@ class RemoteFiles(Files):
     def touch(self, path: str) -> None:
         """Object stores cannot; their garbage collection has the age floor and its second look at the receipts."""
 
+    def settle(self, folder: str) -> None:
+        """What a put has published is durable."""
+
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._call(path, lambda fs, p: fs.rm_file(p))

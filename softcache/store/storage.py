@@ -62,6 +62,10 @@ class Files(ABC):
     def touch(self, path: str) -> None:
         """Make a file young again where the storage can, so that garbage collection leaves it to its next user."""
 
+    @abstractmethod
+    def settle(self, folder: str) -> None:
+        """Make the names in a folder durable: whoever created them may have died before that."""
+
     def put(self, path: str, data: Bytes) -> None:
         """Publish a file whose path contains its hash; one that is already there is read back, compared and touched."""
         if self.create(path, data):

@@ -53,6 +53,13 @@ def test_absent_files(files: Files) -> None:
         files.read("no/file")
 
 
+def test_unfinished_writes_have_no_names(tmp_path: Path) -> None:
+    files = connect(tmp_path)
+    files.create("a/b", b"whole")
+    (tmp_path / "a/.tmp-1").write_bytes(b"half")
+    assert files.names("a") == ["b"]
+
+
 def test_put_compares_what_is_there(files: Files) -> None:
     files.put("x", b"data")
     files.put("x", b"data")
@@ -110,6 +117,15 @@ def test_a_storage_that_ignores_conditions_is_refused(tmp_path: Path, monkeypatc
     with pytest.raises(StorageError, match="overwrites files that must only be created"):
         files.check_create_only()
     assert list(files.walk("")) == []
+
+
+def test_a_storage_that_streams_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.memory import MemoryFileSystem
+    from fsspec.spec import AbstractFileSystem
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", AbstractFileSystem.pipe_file)
+    with pytest.raises(StorageError, match="can only stream files"):
+        connect(f"memory://{tmp_path.name}").check_create_only()
 
 
 def test_storages_that_stream_are_told_from_those_that_put() -> None:

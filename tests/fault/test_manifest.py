@@ -68,6 +68,7 @@ def test_rows_cover_everything(shards: list[LiveShard]) -> None:
         live(0, fragment=1),
         live(0, 9),
         live(5, 5),
+        live(5, 10, fragment=1),
         live(20, fragment=2),
         live(0, keys="3" * 64),
         live(0, split="test"),

@@ -1,0 +1,102 @@
+"""What protects a cache: each guard's file, its exact source, a source without it, and the tests that must notice."""
+
+from typing import NamedTuple
+
+
+class Guard(NamedTuple):
+    file: str
+    source: str
+    mutant: str
+    tests: str
+
+
+CONTRACT, DAMAGE, DOCUMENTS = "contract/test_files.py", "fault/test_damage.py", "unit/test_documents.py"
+DURABLE = "fault/test_durability.py -k order"
+FORGED, HUNTED, MANIFEST = "fault/test_forged.py", "fault/test_hunted.py", "fault/test_manifest.py"
+COMMITTERS, VERIFY, BUILD = "fault/test_committers.py", "fault/test_verify.py", "integration/test_build.py"
+GC = "fault/test_gc.py"
+
+GUARDS = [
+    # Durability, and creating without overwriting.
+    Guard("store/local.py", "os.fsync(f.fileno())", "pass", DURABLE),
+    Guard("store/local.py", "f.flush()", "pass", DURABLE),
+    Guard("store/local.py", "before this.\n                _sync_folder(final.parent)", "", DURABLE),
+    Guard("store/local.py", "final)\n            _sync_folder(final.parent)", "final)", DURABLE),
+    Guard("store/local.py", "_sync_folder(folder.parent)", "pass", DURABLE),
+    Guard("store/local.py", "_sync_folder(self._at(folder))", "pass", "fault/test_durability.py -k killed"),
+    Guard("store/local.py", "os.fsync(handle)", "pass", DURABLE),
+    Guard("store/local.py", "or not folder.parent.is_dir():", ":", DURABLE),
+    Guard("builder/publish.py", "files.settle(folder)", "pass", "fault/test_durability.py -k killed"),
+    Guard("store/local.py", "os.link(temporary, final)", "shutil.copy(temporary, final)", f"{CONTRACT} -k never"),
+    Guard("store/local.py", "temporary.unlink(missing_ok=True)", "pass", f"{FORGED} -k half"),
+    Guard("store/local.py", " if not n.startswith(TEMPORARY)", "", f"{CONTRACT} -k unfinished"),
+    Guard("store/local.py", "self.root / check_path(path)", "self.root / path", f"{CONTRACT} -k paths"),
+    Guard("store/local.py", "not stat.S_ISREG(os.fstat(handle).st_mode)", "False", f"{HUNTED} -k pipes"),
+    Guard("store/storage.py", "sha256(self.read(path)) != sha256(data)", "False", f"{CONTRACT} -k compares"),
+    Guard("store/storage.py", "self.touch(path)", "pass", f"{HUNTED} -k gc_leaves"),
+    Guard("store/remote.py", '(p, bytes(data), mode="create")', "(p, data)", f"{CONTRACT} -k never"),
+    Guard("store/remote.py", "if self.size(path) is None:", "if False:", f"{CONTRACT} -k another_form"),
+    Guard("store/remote.py", "not puts_whole_files(type(self._filesystem()[0]))", "False", f"{CONTRACT} -k stream"),
+    Guard("store/remote.py", "if not honoured:", "if False:", f"{CONTRACT} -k ignores"),
+    Guard("store/remote.py", "fetched.size(name) != size", "fetched.size(name) is None", f"{HUNTED} -k local_copy"),
+    Guard("store/remote.py", "sha256(data) != digest", "False", f"{CONTRACT} -k local_copies"),
+    Guard("store/remote.py", "{check_path(path)}", "{path}", f"{CONTRACT} -k paths"),
+    Guard("store/marker.py", "files.check_create_only()", "pass", f"{FORGED} -k create_only"),
+    # Paths.
+    Guard("store/layout.py", "_FORBIDDEN.search(path) or", "", "unit/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '("", ".")', "unit/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '(".", "..")', "unit/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '("", "..")', "unit/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\\:]", "unit/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\x00:]", "unit/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\x00\\]", "unit/test_layout.py"),
+    Guard("store/commits.py", "check_path(self.path)", "pass", f"{FORGED} -k path"),
+    Guard("store/shards.py", "check_path(self.path)", "pass", f"{MANIFEST} -k paths"),
+    # Documents, the marker, commits, receipts.
+    Guard("store/documents.py", "len(data) > MAX_BYTES", "False", f"{FORGED} -k document"),
+    Guard("store/documents.py", "sha256(data[:-_ENDING_BYTES]) != ending[1].decode()", "False", DOCUMENTS),
+    Guard(
+        "store/documents.py",
+        "search(data[-_ENDING_BYTES:])\n    if ending is None:",
+        "search(data[-_ENDING_BYTES:])\n    if False:",
+        DOCUMENTS,
+    ),
+    Guard("store/documents.py", "if _SURROGATE.search(data):", "if False:", f"{FORGED} -k document"),
+    Guard("store/documents.py", "(ValueError, RecursionError)", "ValueError", f"{FORGED} -k document"),
+    Guard("store/marker.py", 'body.get("format") != "softcache" or', "", f"{FORGED} -k marker"),
+    Guard("store/marker.py", 'or not isinstance(body.get("cache_id"), str)', "", f"{FORGED} -k marker"),
+    Guard("store/marker.py", "version != VERSION or unknown", "unknown", f"{VERIFY} -k newer"),
+    Guard("store/marker.py", "version != VERSION or unknown", "version != VERSION", f"{VERIFY} -k newer"),
+    Guard("store/marker.py", "if to_write else set()", "if False else set()", f"{VERIFY} -k writer_features"),
+    Guard("store/marker.py", "if not isinstance(features, list):", "if False:", f"{VERIFY} -k newer"),
+    Guard("store/commits.py", "if wrong:", "if False:", f"{FORGED} -k declaration"),
+    Guard("store/commits.py", "numbers and len(numbers) != max(numbers)", "False", f"{VERIFY} -k lost_commit"),
+    Guard("store/commits.py", "commit.number != number or", "", f"{FORGED} -k commit"),
+    Guard("store/commits.py", 'commit.id_type not in ("int64", "string") or', "", f"{FORGED} -k commit"),
+    Guard("store/commits.py", "commit.rows < 1 or", "", f"{FORGED} -k commit"),
+    Guard("store/commits.py", "or not commit.index", "", f"{FORGED} -k commit"),
+    Guard("store/commits.py", "if commit.parent != expected:", "if False:", f"{VERIFY} -k parent"),
+    Guard("store/commits.py", " if there == data else None", "", f"{FORGED} -k publish"),
+    Guard("store/commits.py", "        refused = e\n", "        raise\n", f"{FORGED} -k publish"),
+    Guard("store/commits.py", "raise refused or StorageError", "raise StorageError", f"{FORGED} -k publish"),
+    Guard("store/commits.py", "raise CommitStateUnknown", "raise StorageError", f"{FORGED} -k publish"),
+    Guard(
+        "store/receipts.py", "return read_receipt(files, shard.unit_key)", "return receipt", f"{COMMITTERS} -k bytes"
+    ),
+    Guard("store/receipts.py", "shard.unit_key != key", "False", f"{FORGED} -k receipt"),
+    Guard("store/state.py", "if latest == 0:", "if False:", f"{VERIFY} -k first_commit"),
+    Guard("store/state.py", "number is not None and not 1 <= number <= latest", "False", f"{FORGED} -k no_commit"),
+    Guard("store/state.py", "commit.marker_sha256 != marker.sha256", "False", f"{VERIFY} -k another_marker"),
+    Guard(
+        "store/state.py", "check_parent(files, commit, read_commit(files, latest - 1))", "pass", f"{VERIFY} -k parent"
+    ),
+    Guard("store/state.py", "len(data) != reference.bytes", "False", f"{FORGED} -k size"),
+    Guard(
+        "store/state.py", "check and sha256(memoryview(data)) != reference.sha256", "False", f"{VERIFY} -k refused_when"
+    ),
+    Guard("store/state.py", "except FileNotFoundError as e", "except ZeroDivisionError as e", f"{FORGED} -k gone"),
+    Guard("store/buffers.py", "self.dtype not in DTYPES or", "", f"{FORGED} -k column_entry"),
+    Guard("store/buffers.py", "or min(self.file, self.offset, self.bytes) < 0", "", f"{FORGED} -k column_entry"),
+    Guard("store/index.py", "self._checks.touch(blocks, blocks, self._check_block)", "pass", f"{VERIFY} -k index"),
+    Guard("store/shards.py", "return 4 if", "return 0 if", f"{DAMAGE} -k swapped"),
+]
