@@ -265,8 +265,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
         work = Path(folder)
         print(machine(), end="\n\n")
-        lines = compare("small", ["teacher alone", "softcache", "datasets.map"], 30_000, arguments.rounds, work)
-        lines += compare("medium", ["teacher alone", "softcache", "datasets.map"], 10_000, arguments.rounds, work)
+        lines = compare("small", ["teacher alone", "softcache", "datasets.map"], 60_000, arguments.rounds, work)
+        lines += compare("medium", ["teacher alone", "softcache", "datasets.map"], 20_000, arguments.rounds, work)
         lines += compare("free", ["plain loop", "softcache", "datasets.map"], 200_000, arguments.rounds, work)
         lines += compare("free", ["plain loop", "softcache"], 400_000, 1, work)
         print(table(["what", "seconds", "ratio to the first", "peak memory, MiB", "bytes a row"], lines))

@@ -121,16 +121,16 @@ class Window:
 
     def take_runs(self, runs: Sequence[Run]) -> Array:
         """Return the items of runs of places, each (shard, first place, places), as a fresh array [n * width]."""
-        items = np.empty(sum(places for _, _, places in runs), self._items.dtype)
+        copied = np.empty(sum(places for _, _, places in runs) * self._size, np.uint8)
         done = 0
         for shard, first, places in runs:
             begin = int(self._base[shard]) + first * self._step
             end = begin + places * self._size
             with spans.MAPPING_LOCK:
                 self._make_ready(np.arange(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1), np.array([shard]))
-                items[done : done + places] = self._items[begin : end : self._size]
-            done += places
-        numbers: Array = items.view(self._dtype)
+                copied[done : done + end - begin] = self.span.bytes[begin:end]
+            done += end - begin
+        numbers: Array = copied.view(self._dtype)
         return numbers
 
     def _make_ready(self, block: Array, shard: Array) -> None:
