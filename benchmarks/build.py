@@ -2,9 +2,9 @@
 
     python benchmarks/build.py
 
-Teachers of some 10 and some 35 milliseconds a batch of 64 (small convolutional nets) and one that costs next to nothing, each
-with 1,000 float16 logits a row. Every contestant runs in a process of its own, in alternation; the times are without
-imports. Then the growth of memory with the rows. Needs 4 GB of disk and the extra `hf`.
+Teachers of some 10 and some 35 milliseconds a batch of 64 (small convolutional nets) and one that costs next to
+nothing, each with 1,000 float16 logits a row. Every contestant runs in a process of its own, in alternation; the times
+are without imports. Then the growth of memory with the rows. Needs 4 GB of disk and the extra `hf`.
 """
 
 from __future__ import annotations

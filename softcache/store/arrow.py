@@ -72,7 +72,9 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     try:
         messages = list(pa.ipc.MessageReader.open_stream(data))
         if [m.type for m in messages] != ["schema", "record batch"]:
-            raise FormatError(f"{path}: {len(messages) - 1} record batches; a softcache file has one")
+            raise FormatError(
+                f"{path}: {[m.type for m in messages]}; a softcache file has a schema and one record batch"
+            )
         if _is_compressed(messages[1].metadata):
             raise FormatError(f"{path}: compressed; a softcache file is not")
         with pa.ipc.open_stream(data) as stream:

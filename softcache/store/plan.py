@@ -17,6 +17,21 @@ from softcache.store.files import Files
 from softcache.store.keys import keys_digest
 
 
+def _large_list(item: pa.DataType) -> pa.DataType:
+    return pa.large_list(pa.field("item", item, nullable=False))
+
+
+_TYPES = {
+    "fragment": (pa.int64(),),
+    "split": (pa.string(),),
+    "first_view": (pa.int32(),),
+    "views": (pa.int32(),),
+    "keys_sha256": (pa.binary(32),),
+    "sample_id": (_large_list(pa.int64()), _large_list(pa.string())),
+    "content": (_large_list(pa.binary(32)),),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Fragment:
     """A fixed range of samples x a range of views: the unit of work, of retry and of receipt.
@@ -165,21 +180,6 @@ def _read_one(files: Files, head: str) -> PlanFile:
         return PlanFile(metadata["softcache.parent"] or None, content, fragments)
     except (KeyError, AttributeError, TypeError, ValueError, RecursionError, pa.ArrowException) as e:
         raise FormatError(f"{where}: not a plan: {e!r}") from e
-
-
-def _large_list(item: pa.DataType) -> pa.DataType:
-    return pa.large_list(pa.field("item", item, nullable=False))
-
-
-_TYPES = {
-    "fragment": (pa.int64(),),
-    "split": (pa.string(),),
-    "first_view": (pa.int32(),),
-    "views": (pa.int32(),),
-    "keys_sha256": (pa.binary(32),),
-    "sample_id": (_large_list(pa.int64()), _large_list(pa.string())),
-    "content": (_large_list(pa.binary(32)),),
-}
 
 
 def _fragment(batch: pa.RecordBatch, i: int) -> Fragment:

@@ -26,8 +26,8 @@ BAD_TEXT = pa.Array.from_buffers(
 @pytest.mark.parametrize(
     ("array", "form", "said"),
     [
-        (pa.array([1] * 1000), "batches", "record batches"),
-        (pa.array([1] * 1000), "empty", "record batches"),
+        (pa.array([1] * 1000), "batches", "one record batch"),
+        (pa.array([1] * 1000), "empty", "one record batch"),
         (pa.array([1] * 1000), "zstd", "compressed"),
         (pa.array([1] * 1000), "twice", "two columns of one name"),
         (pa.array([1, None]), "", "nulls"),
