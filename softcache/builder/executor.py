@@ -36,7 +36,7 @@ from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
 KEPT_SAMPLE = 256
-PAUSE, LONGEST_PAUSE = 0.01, 1.0
+LONGEST_PAUSE = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,10 +91,12 @@ def build(
         for attempt in itertools.count():
             receipts, computed = run(prepared, stop, progress)
             answered += computed
+            began = time.monotonic()
             outcome = commit(prepared, receipts)
             if outcome is not Outcome.OVERTAKEN:
                 break
-            time.sleep(random.uniform(0, min(PAUSE * 2**attempt, LONGEST_PAUSE)))
+            # The more writers, the longer each should wait, in units of what a commit takes here.
+            stop.wait(random.uniform(0, min((time.monotonic() - began) * 2**attempt, LONGEST_PAUSE)))
             prepared = rebase(prepared)
         seconds, up_to_date = time.monotonic() - started, outcome is Outcome.UP_TO_DATE
         return summarise(prepared.files, prepared.targets, answered, seconds, up_to_date=up_to_date)
