@@ -36,7 +36,7 @@ from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
 KEPT_SAMPLE = 256
-LONGEST_PAUSE = 10.0
+LONGEST_PAUSE, MOST_DOUBLINGS = 10.0, 10  # seconds, attempts
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +96,8 @@ def build(
             if outcome is not Outcome.OVERTAKEN:
                 break
             # The more writers, the longer each should wait, in units of what a commit takes here.
-            stop.wait(random.uniform(0, min((time.monotonic() - began) * 2**attempt, LONGEST_PAUSE)))
+            longest = (time.monotonic() - began) * 2 ** min(attempt, MOST_DOUBLINGS)
+            stop.wait(random.uniform(0, min(longest, LONGEST_PAUSE)))
             prepared = rebase(prepared)
         seconds, up_to_date = time.monotonic() - started, outcome is Outcome.UP_TO_DATE
         return summarise(prepared.files, prepared.targets, answered, seconds, up_to_date=up_to_date)

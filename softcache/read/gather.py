@@ -94,7 +94,7 @@ class Window:
         position = shards.column(name)
         if position is None or shards.columns[position][1] != stored:
             raise reader.bad(name, f"is not there as {stored}")
-        self._dtype, self._width = NUMPY_DTYPES[dtype], width
+        self._dtype = NUMPY_DTYPES[dtype]
         self._step, self._size = stride * self._dtype.itemsize, width * self._dtype.itemsize
         if (shards.sizes[:, position] < (places - 1).astype(np.float64) * self._step + self._size).any():
             raise reader.bad(name, f"is smaller than its rows' {width} {dtype} each")

@@ -83,7 +83,7 @@ class Span:
             _evict(len(_mapped) - MAX_MAPPINGS, keep=(id(self), set(shards.tolist())))
 
     def last_block(self, shards: Array) -> Array:
-        """Return the last block of each shard's file."""
+        """Return the last block of the file of each shard, int64 [n]."""
         return self._ends[shards] - 1
 
     def _use_block(self, block: int) -> None:

@@ -38,7 +38,7 @@ class Segment:
         self._checks, self._is_checked = BlockChecks(len(blocks)), False
 
     def take(self, places: Array) -> tuple[Array, Array]:
-        """Return keys and rows by place. Raises IntegrityError if their blocks are not what was written."""
+        """Return keys and rows [n] by place, int64 [n]. Raises IntegrityError if their blocks are not as written."""
         if not self._is_checked:
             for offset in self._offsets:
                 blocks = (offset + 8 * places) // BLOCK_BYTES
@@ -47,7 +47,7 @@ class Segment:
         return self.keys[places], self.rows[places]
 
     def fill_in(self, keys: Array, rows: Array) -> None:
-        """Put into `rows` what is found where a key would lie if the segment's keys had no gaps and no repetitions."""
+        """Put into `rows`, int64 [n], the rows of those `keys`, int64 [n], that lie where they would without gaps."""
         places = np.minimum((keys - self._first).view(np.uint64), self._last_place).view(np.int64)
         there, found = self.take(places)
         np.copyto(rows, found, where=there == keys)

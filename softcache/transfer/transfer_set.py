@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softcache.errors import AlignmentError, SoftcacheError, TransferSetError, name_some
+from softcache.errors import AlignmentError, SoftcacheError, StorageError, TransferSetError, name_some
 from softcache.store.keys import duplicates, id_array
 from softcache.transfer.content import hash_rows
 from softcache.transfer.sources import Sample, Source
@@ -75,7 +75,8 @@ class TransferSet:
     def scan(self, progress: Callable[[int], object] = lambda rows: None) -> Scan:
         """Read every sample once, undecoded; `progress` is called with the number of samples read since.
 
-        Raises AlignmentError for missing or duplicate ids, TransferSetError for samples that cannot be read.
+        Raises AlignmentError for missing or duplicate ids, TransferSetError for samples that cannot be read,
+        StorageError where the folder for temporary files is full.
         """
         ids: list[pa.Array] = []
         contents, kept = _on_disk(len(self)), _on_disk(len(self))
@@ -133,9 +134,22 @@ class TransferSet:
 
 
 def _on_disk(rows: int) -> np.ndarray[Any, Any]:
-    """Return room for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows."""
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, np.uint8, "w+", shape=(rows, 32))
+    """Return room for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows.
+
+    Raises StorageError if there is no room. The file is written first, since a mapped page that finds a full disk only
+    when it is used ends the process.
+    """
+    try:
+        with tempfile.TemporaryFile() as file:
+            for begin in range(0, rows, _CHUNK):
+                file.write(bytes(32 * min(_CHUNK, rows - begin)))
+            file.flush()
+            return np.memmap(file, np.uint8, "r+", shape=(rows, 32))
+    except OSError as e:
+        raise StorageError(
+            f"{tempfile.gettempdir()}: {e.strerror or e}; hashes of {rows:,} samples need {32 * rows:,} bytes there, "
+            "twice; make room, or set TMPDIR to another folder"
+        ) from e
 
 
 def kept_digest(kept: np.ndarray[Any, Any]) -> str:

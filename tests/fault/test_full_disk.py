@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from conftest import Workshop
 from interrupted import Whole, check_commit, look, resume, tree
 
+import softcache
 from softcache.errors import StorageError
 from softcache.store.layout import TEMPORARY
 from softcache.store.local import LocalFiles
@@ -211,3 +213,21 @@ def test_too_small_from_the_start(prepared: Workshop, disk: Disk) -> None:
     prepared.build()
     added = sum(map(len, tree(prepared.cache).values())) - sum(map(len, before.files.values()))
     print(f"\nfull disk: {needed:,} bytes were said to be needed, {added:,} were written")
+
+
+def test_a_full_folder_for_temporary_files(
+    prepared: Workshop, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashes of samples are held in a mapped file there: a page without a disk behind it would end the process."""
+    prepared.cache = tmp_path / "cache"
+    prepared.samples(3 * FRAGMENT)
+    temporary = disk.cache.parent
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    for leave in (0, 32 * FRAGMENT, 4 * 32 * FRAGMENT):
+        disk.fill(leave)
+        with pytest.raises(StorageError, match=f"{temporary}: {os.strerror(errno.ENOSPC)}.* need 96,000 bytes"):
+            prepared.build()
+        assert not prepared.cache.exists()
+    disk.clear()
+    prepared.build()
+    assert softcache.verify(prepared.cache).ok
