@@ -10,6 +10,9 @@ disk and the extra `hf`.
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ import torch
 from timing import alternate, machine, ratio, table
 
 import softcache
+from softcache.store.checksums import BLOCK_BYTES, block_checksums, sha256
 
 BATCH = 256
 MODEL = '''
@@ -151,6 +155,38 @@ def against_datasets(cache: Path, rounds: int) -> str:
     return f"{ratio(seconds, 'softcache', 'datasets'):.0f}"
 
 
+def beside_busy_cores(cache: Path, raw_file: Path, rounds: int) -> list[list[str]]:
+    """Return the rows of a table: gathers of shuffled batches on idle cores, and with every core busy otherwise."""
+    target, raw = softcache.open(cache)["answer"], np.load(raw_file, mmap_mode="c")
+    rows = batches(len(raw), shuffled=True)[:200]
+    places = [torch.from_numpy(r) for r in rows]
+    everything = torch.from_numpy(raw)
+    contestants = {
+        "numpy.memmap": each(raw.__getitem__, rows),
+        "softcache `read`": each(target.read, rows),
+        "torch `index_select` of one mapped file": each(lambda r: everything.index_select(0, r), places),
+    }
+    idle = alternate(contestants, rounds)
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        busy = alternate(contestants, rounds)
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+    each_batch = [(name, [float(np.median(s[name])) / len(rows) * 1e6 for s in (idle, busy)]) for name in contestants]
+    return [[name, *(f"{microseconds:.0f}" for microseconds in both)] for name, both in each_batch]
+
+
+def checksums(rounds: int) -> str:
+    """Return how fast checksums are taken."""
+    data = np.random.default_rng(0).integers(0, 256, 64 * BLOCK_BYTES, np.uint8)
+    data.flags.writeable = False
+    seconds = alternate({"CRC-32C": lambda: block_checksums(data), "SHA-256": lambda: sha256(memoryview(data))}, rounds)
+    speeds = [f"{name} {len(data) / float(np.median(times)) / 1e9:.1f} GB/s" for name, times in seconds.items()]
+    return f"Checksums of 16 MiB: {', '.join(speeds)}."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
@@ -181,8 +217,11 @@ def main() -> None:
             "first batch, ms",
         ]
         print(table(head, found), end="\n\n")
+        found = beside_busy_cores(few, work / "200000x1000.npy", arguments.rounds)
+        print(table(["gather, us a batch", "idle cores", "busy cores"], found), end="\n\n")
+        print(checksums(arguments.rounds))
         times = against_datasets(few, max(arguments.rounds // 5, 3))
-        print(f"lookup against datasets in a DataLoader: {times} times")
+        print(f"`lookup` against `datasets` in a DataLoader: {times} times as fast.")
 
 
 if __name__ == "__main__":
