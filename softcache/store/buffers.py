@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,4 +32,4 @@ class Buffer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the buffer as in receipts and manifests."""
-        return asdict(self)
+        return dict(vars(self))

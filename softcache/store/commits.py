@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -87,7 +87,11 @@ class Commit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the commit's file as an object."""
-        body = asdict(self)
+        body = vars(self) | {
+            "manifest": vars(self.manifest),
+            "index": [segment.to_json() for segment in self.index],
+            "targets": {name: vars(target) for name, target in self.targets.items()},
+        }
         del body["sha256"]
         return body
 

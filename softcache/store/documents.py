@@ -15,6 +15,7 @@ from softcache.store.checksums import sha256
 T = TypeVar("T")
 MAX_BYTES = 256 * 1024 * 1024
 _ENDING = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
@@ -39,9 +40,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def dump_document(body: dict[str, Any]) -> bytes:
-    """Return `body` (not empty, without a member `sha256`) as a file's bytes."""
-    text = json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    head = text.removesuffix("\n}").encode()
+    """Return `body` (not empty, without a member `sha256`) as a file's bytes, a line for each of its members."""
+    lines = (f"  {json.dumps(name)}: {_ENCODER.encode(body[name])}" for name in sorted(body))
+    head = ("{\n" + ",\n".join(lines)).encode()
     return head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode()
 
 

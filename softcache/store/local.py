@@ -48,11 +48,11 @@ class LocalFiles(Files):
         top = self.root if folder == "" else self._at(folder)
         for parent, folders, names in os.walk(top):
             folders.sort()
+            inside = "" if Path(parent) == self.root else f"{Path(parent).relative_to(self.root).as_posix()}/"
             for name in sorted(names):
-                file = Path(parent, name)
                 with contextlib.suppress(FileNotFoundError):
-                    status = file.stat()
-                    yield file.relative_to(self.root).as_posix(), status.st_size, status.st_mtime
+                    status = os.stat(os.path.join(parent, name))
+                    yield f"{inside}{name}", status.st_size, status.st_mtime
 
     def create(self, path: str, data: Bytes) -> bool:
         final = self._at(path)
