@@ -43,7 +43,7 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
     answered = np.flatnonzero(valid)
     rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)])
     answers = runner.predict_rows(job, rows.tolist())[target.name]
-    now = target.codec.values(answers.tensors())
+    now = target.codec.compared(answers.tensors())
     for row in rows.tolist():
         old, new = values[row].double(), now[row].double()
         scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
@@ -61,5 +61,9 @@ def _read(files: Files, shard: Shard, target: BuildTarget) -> tuple[torch.Tensor
     """Read the values and `valid` of one shard, committed or not, with its blocks checked."""
     alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).shards_of(target.name)
     reader, first, rows = ShardReader(files, alone), np.zeros(shard.rows, np.int64), np.arange(shard.rows)
-    columns = {c.name: FixedColumn(reader, c.name, c.dtype, c.shape).take(first, rows) for c in target.codec.columns}
-    return target.codec.values(columns), FlagColumn(reader, "valid").take(first, rows)
+    columns = {
+        c.name: FixedColumn(reader, c.name, c.dtype, c.shape).take(first, rows)
+        for c in target.codec.columns
+        if not c.companion
+    }
+    return target.codec.compared(columns), FlagColumn(reader, "valid").take(first, rows)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 
 from softcache.builder.targets import BuildTarget
+from softcache.codecs.base import as_logits
+from softcache.codecs.fidelity import SHARE, Errors, better_settings, measure, wide_rows
 from softcache.errors import CodecError, SoftcacheError, TeacherError, TransferSetError, counted, name_some
 from softcache.store.plan import Fragment
 from softcache.teachers import Teacher
@@ -48,6 +50,7 @@ class Answers:
     target: BuildTarget
     columns: dict[str, Array]
     bad: dict[int, str] = field(default_factory=dict)
+    errors: list[Errors] = field(default_factory=list)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the columns as tensors that share their memory."""
@@ -218,10 +221,33 @@ class Runner:
             raise CodecError(f"{answer.target.name}: {_listed(batch.job, bad)}; {hint}")
         answer.bad.update(bad)
         good = [i for i in range(len(batch.rows)) if i not in faults]
-        encoded = answer.target.codec.encode(values[good])
+        values = values[good]
+        encoded = answer.target.codec.encode(values)
         rows = [batch.rows[i] for i in good]
         for name, column in encoded.items():
             answer.columns[name][rows] = column.cpu().numpy()
+        if answer.target.task.has_temperature and rows:
+            self._measure(values, encoded, answer, batch.job, rows)
+
+    def _measure(
+        self, values: torch.Tensor, encoded: dict[str, torch.Tensor], answer: Answers, job: Job, rows: list[int]
+    ) -> None:
+        """Compare a fixed share of the rows, and one of each batch that is wide, with what the codec answers."""
+        target = answer.target
+        wide = wide_rows(as_logits(values, target.task)).nonzero()[:, 0].tolist()
+        picked = sorted({i for i, row in enumerate(rows) if row % SHARE == 0} | set(wide[:1]))
+        if not picked:
+            answer.errors.append(Errors(0, len(wide), {}))
+            return
+        columns = {name: column[picked] for name, column in encoded.items()}
+        errors = measure(target.codec, values[picked], columns, len(wide))
+        answer.errors.append(errors)
+        if target.max_error is not None and errors.worst > target.max_error:
+            ids = name_some(job.ids([rows[i] for i in picked]))
+            raise CodecError(
+                f"{target.name}: an error of {errors.worst:.2g} at one of the samples {ids}; max_error is "
+                f"{target.max_error:g}; {better_settings(target.codec, values[picked], target.max_error)}"
+            )
 
 
 def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Batch]], depth: int) -> Iterator[Batch]:

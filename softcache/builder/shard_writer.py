@@ -10,6 +10,7 @@ import pyarrow as pa
 from softcache.builder.pipeline import Answers, Job
 from softcache.builder.targets import rows_fingerprint, versions
 from softcache.builder.units import Unit
+from softcache.codecs.fidelity import merge_errors
 from softcache.codecs.statistics import value_statistics
 from softcache.errors import IntegrityError, TransferSetError, name_some
 from softcache.store import arrow
@@ -40,6 +41,8 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
         {column.name: column.missing for column in target.codec.columns},
     )
     statistics = value_statistics(target.codec, answers.tensors(), valid)
+    if answers.errors:
+        statistics["errors"] = merge_errors(answers.errors).to_json()
     skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]
     shard = Shard(target.name, unit.key, fragment.keys_sha256, fragment.rows, stored, buffers, statistics)
     return _record(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions()))

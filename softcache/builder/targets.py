@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 import softcache
-from softcache.codecs import Codec, codec_from_json
+from softcache.codecs import Codec, make_codec
 from softcache.errors import RecipeError, SoftcacheError
 from softcache.recipe import Recipe, TeacherRecipe
 from softcache.store.checksums import fingerprint
@@ -35,6 +35,7 @@ class BuildTarget:
     output: str
     declaration: dict[str, Any]
     label: str | None
+    max_error: float | None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -126,7 +127,7 @@ def _optional(recipe: Recipe, path: str | None) -> Path | None:
 def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerprint) -> BuildTarget:
     task = recipe.tasks[key]
     spec = task.spec()
-    codec = codec_from_json({"name": task.store.codec, "dtype": task.store.dtype}, spec)
+    codec = make_codec(task.store.codec, spec, task.store.settings())
     output = task.output or key
     declaration = {
         "task": spec.to_json(),
@@ -134,4 +135,6 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerp
         "codec": codec.to_json(),
         "format": task.store.format,
     }
-    return BuildTarget(name, teacher, spec, codec, task.store.format, output, declaration, task.label)
+    return BuildTarget(
+        name, teacher, spec, codec, task.store.format, output, declaration, task.label, task.store.max_error
+    )

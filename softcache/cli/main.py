@@ -17,6 +17,8 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | ~KEY]...
 OUTPUT = click.option("-o", "--output", required=True, metavar="DIR", help="Folder or fsspec URL of the cache.")
 LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Take only the first N samples.")
 CACHE = click.argument("cache", metavar="DIR")
+SHOWN = ("0.5", "1", "2", "4", "8", "20")
+MEASURES = {"tail_mass": "tail mass", "tv": "total variation", "kl": "KL"}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -251,13 +253,32 @@ def export(cache: str, to: str, output: str, as_json: bool) -> None:
 def _describe(target: Any) -> None:
     task, stats, declaration = target.task, target.stats, target.provenance["declaration"]
     values = task.value_kind or "values"
-    codec = ", ".join(str(v) for v in declaration["codec"].values())
+    settings = (f"{k}={v}" for k, v in declaration["codec"].items() if k != "name")
+    codec = " ".join([declaration["codec"]["name"], *settings])
     click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
     click.echo(f"  {stats['rows']:,} rows, {stats['valid']:,} with an answer, {human_bytes(stats['bytes'])}")
     if stats.get("count"):
         click.echo(
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
         )
+    if target.errors is not None:
+        _describe_errors(target.errors)
     for what, value in declaration["teacher"].items():
         click.echo(f"  teacher {what}: {value}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
+
+
+def _describe_errors(errors: Any) -> None:
+    if errors.wide:
+        click.echo(f"  {errors.wide:,} rows have logits more than 60 nats apart")
+    if not errors.rows:
+        return
+    click.echo(f"  off the teacher, over {errors.rows:,} rows, at most (on average):")
+    for temperature in SHOWN:
+        found = errors.at.get(temperature, {})
+        shown = (f"{title} {_extent(*found[name])}" for name, title in MEASURES.items() if name in found)
+        click.echo(f"    T = {temperature:4s} {'   '.join(shown)}".rstrip())
+
+
+def _extent(largest: float | None, mean: float | None) -> str:
+    return "unbounded          " if largest is None or mean is None else f"{largest:.1e} ({mean:.1e})"

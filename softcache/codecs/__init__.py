@@ -1,7 +1,24 @@
 """Values to columns and back, and tempering. Pure arrays: no files."""
 
-from softcache.codecs.base import CODECS, Codec, Column, codec_from_json
+from softcache.codecs.base import CODECS, Codec, Column, codec_from_json, make_codec
 from softcache.codecs.dense import DenseCodec
+from softcache.codecs.quantized import QuantizedCodec
+from softcache.codecs.sampled import SampledCodec
+from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, check_temperature
+from softcache.codecs.topk import TopkCodec
 
-__all__ = ["CODECS", "Codec", "Column", "DenseCodec", "Temperature", "check_temperature", "codec_from_json"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "Column",
+    "DenseCodec",
+    "QuantizedCodec",
+    "SampledCodec",
+    "SparseLogProbs",
+    "Temperature",
+    "TopkCodec",
+    "check_temperature",
+    "codec_from_json",
+    "make_codec",
+]

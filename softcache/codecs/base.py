@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 
+from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature
-from softcache.errors import UnsupportedVersion
+from softcache.errors import CodecError, FormatError, TaskError, UnsupportedVersion
 from softcache.tasks import TaskSpec
 
 CODECS: dict[str, type[Codec]] = {}
+STORED_DTYPES = {
+    "uint8": torch.uint8,
+    "uint16": torch.uint16,
+    "int32": torch.int32,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
 
 
 @dataclass(frozen=True)
 class Column:
     """A fixed-width stored column: each row has `shape` numbers of `dtype` (a storage dtype of docs/format.md).
 
-    `missing` is what every number of a row without an answer is.
+    `missing` is what every number of a row without an answer is. A `companion` is there for people who read the shards
+    themselves: no batch needs it.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     missing: float | int
+    companion: bool = False
 
 
+@dataclass(frozen=True)
 class Codec(ABC):
     """Turns one target's values into columns, and columns into soft targets.
 
-    A codec belongs to one task. It works on whole batches of rows, on the device where they are.
+    A codec belongs to one task. It works on whole batches of rows, on the device where they are. Its fields are the
+    task and then its settings, each a JSON value.
     """
 
     name: ClassVar[str]
@@ -55,30 +67,98 @@ class Codec(ABC):
         """Turn faultless `values` [B, *task.shape] into columns, each [B, *column.shape]."""
 
     @abstractmethod
-    def missing(self, rows: int) -> dict[str, torch.Tensor]:
-        """Return columns for `rows` rows without an answer."""
-
-    @abstractmethod
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the stored values [B, *task.shape] in their own dtype."""
+        """Return the stored values, rows first."""
 
     @abstractmethod
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         """Return log p(T), float32 [B, *task.shape]. Raises TaskError where the task has no temperature."""
 
-    @abstractmethod
-    def to_json(self) -> dict[str, Any]:
-        """Return the codec as in a target's declaration."""
+    @property
+    def covers_all(self) -> bool:
+        """Whether classes that are not stored by themselves have a share of the rest, and not none at all."""
+        return True
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
+        """Return log p(T) of the stored classes and of the others' mass, None where every class is stored."""
+        return None
+
+    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return numbers [B, N] that are nearly the same whenever the values were, however ties fell."""
+        return self.values(columns)
+
+    def finer(self) -> Iterator[Codec]:
+        """Yield the codec with settings that take more bytes and err less, the least first."""
+        yield from ()
+
+    def missing(self, rows: int) -> dict[str, torch.Tensor]:
+        """Return columns for `rows` rows without an answer."""
+        return {c.name: torch.full((rows, *c.shape), c.missing, dtype=STORED_DTYPES[c.dtype]) for c in self.columns}
 
     @classmethod
-    @abstractmethod
-    def from_json(cls, data: Mapping[str, Any], task: TaskSpec) -> Codec:
-        """Read back `to_json`."""
+    def settings(cls) -> list[str]:
+        """Return the names of the codec's settings."""
+        return [field.name for field in fields(cls) if field.name != "task"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the codec as in a target's declaration."""
+        return {"name": self.name} | {setting: getattr(self, setting) for setting in self.settings()}
+
+
+def make_codec(name: str, task: TaskSpec, settings: Mapping[str, Any]) -> Codec:
+    """Return a codec, settings that are left out at their defaults.
+
+    Raises CodecError if there is no such codec or setting, or a value is wrong.
+    """
+    codec = CODECS.get(name)
+    if codec is None:
+        raise CodecError(f"codec is {name!r}; expected one of {', '.join(CODECS)}")
+    known = codec.settings()
+    strange = [setting for setting in settings if setting not in known]
+    if strange:
+        raise CodecError(f"{', '.join(strange)}: no setting of codec {name}, which has {', '.join(known)}")
+    return codec(task, **settings)
 
 
 def codec_from_json(data: Mapping[str, Any], task: TaskSpec) -> Codec:
-    """Return the codec that a declaration names. Raises UnsupportedVersion for a name that is not known."""
+    """Return the codec that a declaration names.
+
+    Raises UnsupportedVersion for a name that is not known, FormatError for anything else that is wrong.
+    """
     codec = CODECS.get(str(data.get("name")))
     if codec is None:
         raise UnsupportedVersion(f"codec {data.get('name')!r} is not known here; a newer softcache may read it")
-    return codec.from_json(data, task)
+    try:
+        return codec(task, **{setting: data[setting] for setting in codec.settings()})
+    except (KeyError, CodecError) as e:
+        raise FormatError(f"not a {codec.name} codec: {e}") from e
+
+
+def check_integer(name: str, value: object, low: int, high: int) -> None:
+    """Raise CodecError unless a setting is an integer from `low` to `high`."""
+    if type(value) is not int or not low <= value <= high:
+        raise CodecError(f"{name} is {value!r}; expected an integer from {low} to {high:,}")
+
+
+def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """Raise CodecError unless a setting is one of `choices`."""
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise CodecError(f"{name} is {value!r}; expected one of {', '.join(map(str, choices))}")
+
+
+def require_distribution(codec: Codec) -> None:
+    """Raise CodecError if the codec's task is not a distribution over classes."""
+    if not codec.task.has_temperature:
+        raise CodecError(f"codec {codec.name} stores distributions over classes, not {codec.task.kind}")
+
+
+def require_temperature(task: TaskSpec) -> None:
+    """Raise TaskError if a task has no temperature."""
+    if not task.has_temperature:
+        raise TaskError(f"a {task.kind} target has no temperature; use .values")
+
+
+def as_logits(values: torch.Tensor, task: TaskSpec) -> torch.Tensor:
+    """Return values of a task as logits, float32: probabilities as their logs."""
+    values = values.detach().float()
+    return values.log() if task.value_kind == "probs" else values

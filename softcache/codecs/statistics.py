@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from softcache.codecs.base import Codec
+from softcache.codecs.fidelity import Errors, merge_errors
 
 Array = np.ndarray[Any, Any]
 # Few enough for a core's cache, and for torch to stay in this thread: the teacher needs its own.
@@ -44,9 +45,11 @@ def _of_chunk(values: torch.Tensor) -> dict[str, Any]:
 
 def merge_statistics(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the statistics of several shards as one. Means and deviations are combined exactly (Chan et al. 1979)."""
+    errors = [Errors.from_json(p["errors"]) for p in parts if "errors" in p]
+    merged = {"errors": merge_errors(errors).to_json()} if errors else {}
     parts = [p for p in parts if p.get("count")]
     if not parts:
-        return {"count": 0, "min": None, "max": None, "mean": None, "std": None}
+        return {"count": 0, "min": None, "max": None, "mean": None, "std": None} | merged
     counts = np.array([p["count"] for p in parts], np.float64)
     means, deviations = (np.array([p[k] for p in parts], np.float64) for k in ("mean", "std"))
     mean = float((counts * means).sum() / counts.sum())
@@ -57,4 +60,4 @@ def merge_statistics(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "max": max(p["max"] for p in parts),
         "mean": mean,
         "std": float(np.sqrt(variance)),
-    }
+    } | merged

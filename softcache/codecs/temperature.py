@@ -46,3 +46,9 @@ def temper(log_values: torch.Tensor, temperature: Temperature) -> torch.Tensor:
     values = log_values.float()
     # Relative to the largest, so that no temperature, however small, makes infinities meet.
     return torch.log_softmax((values - values.amax(dim=-1, keepdim=True)) / t, dim=-1)
+
+
+def inverse_temperatures(temperature: Temperature, rows: int, device: torch.device) -> torch.Tensor:
+    """Return 1 / T as float32 [rows, 1] or, where all rows have one T, [1, 1]. Raises as `check_temperature`."""
+    t = check_temperature(temperature, rows)
+    return 1 / torch.as_tensor(t, dtype=torch.float32, device=device).view(-1, 1)

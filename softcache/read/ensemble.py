@@ -47,6 +47,10 @@ class EnsembleDecoder:
     def task(self) -> TaskSpec:
         return self.members[0].task
 
+    @property
+    def covers_all(self) -> bool:
+        return all(member.covers_all for member in self.members)
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the members' values side by side, [B, K, *task.shape]."""
         return torch.stack([m.values(_own(columns, i)) for i, m in enumerate(self.members)], dim=1)
@@ -55,6 +59,9 @@ class EnsembleDecoder:
         """Return the log of the arithmetic mean of the members' p(T) (Hinton et al. 2015, section 1)."""
         each = [m.log_probs(_own(columns, i), temperature) for i, m in enumerate(self.members)]
         return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> None:
+        """Return None: the members' stored classes differ."""
 
 
 class Ensemble:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -9,12 +10,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from softcache.codecs import Temperature
-from softcache.errors import UnknownTarget
+from softcache.codecs import SparseLogProbs, Temperature
+from softcache.errors import TaskError, UnknownTarget
 from softcache.read.row_keys import KnownKeys, RowKeys
 from softcache.tasks import TaskSpec
 
 Array = np.ndarray[Any, Any]
+MAX_DENSE_BYTES = 4 * 2**30
 
 
 class Decoder(Protocol):
@@ -24,11 +26,18 @@ class Decoder(Protocol):
     def task(self) -> TaskSpec:
         """The task that the values answer."""
 
+    @property
+    def covers_all(self) -> bool:
+        """Whether every class has a probability of its own or a share of the rest's."""
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the stored values, rows first."""
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         """Return log p(T), float32 [B, ..., C]."""
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
+        """Return log p(T) of the stored classes and of the rest, None where every class is stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +73,12 @@ class SoftTargets:
 
     @property
     def values(self) -> torch.Tensor:
-        """The stored values [B, *task.shape] in the stored dtype; of an ensemble of K, [B, K, *task.shape]."""
+        """The stored values, rows first.
+
+        Of a dense target [B, *task.shape] in the stored dtype; of a quantized one the same as float32; of a top-k or
+        sampled one float32 [B, k], the stored classes' logits relative to the highest of all. An ensemble of K members
+        gives K tensors stacked on the second axis where their shapes are equal.
+        """
         return self.decoder.values(self.columns)
 
     @property
@@ -75,10 +89,27 @@ class SoftTargets:
     def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
         """Return log p(T), float32 [B, ..., C], NaN in masked rows.
 
-        `temperature` is a number or a tensor [B]. Raises TaskError if it is not finite and positive, or the target
-        has none.
+        `temperature` is a number or a tensor [B]. Classes that a compressed target does not store share their mass as
+        its codec says. Raises TaskError if the temperature is not finite and positive, or below what the target
+        answers; if the target has none; if the result would be larger than 4 GiB.
         """
+        size = 4 * len(self) * math.prod(self.task.shape)
+        if size > MAX_DENSE_BYTES:
+            raise TaskError(
+                f"log_probs of {len(self):,} rows of {list(self.task.shape)} would take {size / 2**30:.1f} GiB; take "
+                "fewer rows (soft[i:j]), or .sparse_log_probs; distillation_loss needs neither"
+            )
         return self.decoder.log_probs(self.columns, temperature)
+
+    def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
+        """Return the stored classes, their log p(T), and the log of the others' mass; NaN in masked rows.
+
+        Raises TaskError as `log_probs`, and for a target that stores every class or an ensemble.
+        """
+        found = self.decoder.sparse_log_probs(self.columns, temperature)
+        if found is None:
+            raise TaskError("this target has a value for every class; use .log_probs")
+        return found
 
     def probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
         """Return p(T), float32 [B, ..., C], NaN in masked rows. Raises as `log_probs`."""

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from softcache.codecs import codec_from_json
+from softcache.codecs.fidelity import Errors
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, Run, ShardReader
@@ -36,6 +37,7 @@ class Target:
         provenance: its declaration, fingerprint and the library versions that it was built with.
         stats: `rows`, `valid`, `bytes`, `skipped_rows`, and over the stored values `count`, `min`, `max`, `mean`,
             `std`.
+        errors: how far its answers are from the teacher's, measured when it was built; None for features.
     """
 
     def __init__(
@@ -70,6 +72,8 @@ class Target:
             "bytes": committed.bytes,
             "skipped_rows": committed.skipped_rows,
         }
+        measured = committed.statistics.get("errors")
+        self.errors = None if measured is None else Errors.from_json(measured)
         self._reader = ShardReader(files, shards, check=check)
         self._in_split: Array = np.ones(len(shards.rows), np.bool_)
         if split is not None:
@@ -173,7 +177,11 @@ class Target:
     def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:
         """Open the codec's columns, and `valid` unless the commit says that every row has an answer."""
         if self._columns is None:
-            columns = {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape) for c in self.codec.columns}
+            columns = {
+                c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape)
+                for c in self.codec.columns
+                if not c.companion
+            }
             everywhere = self.stats["valid"] == self.stats["rows"]
             self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
         return self._columns

@@ -31,7 +31,7 @@ def encode(
     views: np.ndarray[Any, Any],
 ) -> tuple[memoryview, tuple[Buffer, ...]]:
     """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
-    arrays = {name: fixed_size_array(column) for name, column in values.items()}
+    arrays = {n: pa.array(column) if column.ndim == 1 else fixed_size_array(column) for n, column in values.items()}
     arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
     data = dump(arrays)
     return data, locate(data)

@@ -66,8 +66,8 @@ def _head(commit: Commit) -> list[str]:
         "|---|---|---|---|--:|--:|",
     ]
     for name, target in commit.targets.items():
-        task, dtype = target.declaration["task"], target.declaration["codec"].get("dtype", "")
-        values = f"{task.get('value_kind') or 'values'}, {dtype}"
+        task, codec = target.declaration["task"], target.declaration["codec"]
+        values = f"{task.get('value_kind') or 'values'}, {codec.get('dtype') or codec.get('name')}"
         lines.append(
             f"| {name} | {task.get('kind')} | {task.get('shape')} | {values} | {target.rows:,} | {target.bytes:,} |"
         )

@@ -58,7 +58,7 @@ class CommittedTarget:
     rows: int
     valid: int
     bytes: int
-    statistics: dict[str, int | float | None]
+    statistics: dict[str, Any]
     skipped: list[list[Any]]
     skipped_rows: int
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from softcache.codecs.fidelity import Errors
 from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.buffers import DTYPES
@@ -254,6 +255,8 @@ def _statistics(text: str) -> dict[str, Any]:
     found = json.loads(text)
     if not isinstance(found, dict) or not isinstance(found.get("valid"), int):
         raise ValueError("statistics without a number of valid rows")
+    if "errors" in found:
+        Errors.from_json(found["errors"])
     return found
 
 

@@ -64,7 +64,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("tasks.digit.teachers=[a, x]", "tasks.digit.teachers: 'x' is not a teacher of this recipe; known: a, b"),
         (
             "tasks.digit.store.dtype=fp16",
-            "tasks.digit.store: dtype is 'fp16'; expected one of float32, float16, bfloat16",
+            "tasks.digit: store: dtype is 'fp16'; expected one of float32, float16, bfloat16",
         ),
         ("tasks.digit.label=truth", "tasks.digit.label: 'truth' is not in transfer_set.keep"),
         ("tasks.digit.name=x@y", "name is for a task with one teacher"),

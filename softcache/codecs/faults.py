@@ -1,0 +1,45 @@
+"""Values that must not be stored, found row by row."""
+
+from __future__ import annotations
+
+import torch
+
+from softcache.tasks import TaskSpec
+
+PROBS_SUM_TOLERANCE = 1e-2
+_WIDER = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float32)", "float32": ""}
+
+
+def value_faults(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Return what is wrong with `values` [B, N] of a task that become `dtype`: reason -> bool [B, N] or [B, 1]."""
+    faults = {"NaN": torch.isnan(values), "+Inf": values == torch.inf}
+    if not task.allow_masked:
+        faults["-Inf (declare allow_masked if the teacher rules classes out)"] = values == -torch.inf
+    overflow = torch.isinf(values.to(dtype)) & torch.isfinite(values)
+    name = str(dtype).removeprefix("torch.")
+    faults[f"a value too large for {name}{_WIDER[name]}"] = overflow
+    if task.value_kind == "probs":
+        off = (values.float().sum(1) - 1).abs() > PROBS_SUM_TOLERANCE
+        faults["values declared probs that are negative or do not sum to 1"] = ((values < 0).any(1) | off)[:, None]
+    elif task.value_kind == "log_probs":
+        off = torch.logsumexp(values.float(), 1).abs() > PROBS_SUM_TOLERANCE
+        faults["values declared log_probs whose exponentials do not sum to 1"] = off[:, None]
+    elif task.value_kind == "logits":
+        faults["every class is -Inf"] = (values == -torch.inf).all(1, keepdim=True)
+    return faults
+
+
+def by_row(faults: dict[str, torch.Tensor]) -> dict[int, str]:
+    """Return the rows with a fault, each with its first reason."""
+    found: dict[int, str] = {}
+    for reason, where in faults.items():
+        for row in where.any(1).nonzero()[:, 0].tolist():
+            found.setdefault(row, reason)
+    return found
+
+
+def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether all values are finite and stay so in `dtype`, as nearly always: told in one pass."""
+    low, high = torch.aminmax(values)
+    limit = torch.finfo(dtype).max
+    return -limit <= float(low) and float(high) <= limit

@@ -1,0 +1,138 @@
+"""How far a codec's answers are from the values that it was given, at temperatures across its range."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from softcache.codecs.base import Codec, as_logits
+from softcache.errors import FormatError
+
+TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
+WIDE = 60.0
+MEASURES = ("tail_mass", "tv", "kl")
+SHARE = 256
+_CHUNK = 2**22
+
+Extent = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The errors of some rows (docs/format.md, section 6).
+
+    Attributes:
+        rows: how many rows were measured.
+        wide: how many of all rows have logits further apart than 60 nats.
+        at: by temperature and measure, the largest and the mean error. `tail_mass` is the absolute error of the mass of
+            the classes that are not stored, absent where all are; `tv` half the sum of |p - q|; `kl` KL(p || q) in
+            nats, None where infinite; p is the teacher's distribution and q what `log_probs` answers.
+    """
+
+    rows: int
+    wide: int
+    at: dict[str, dict[str, Extent]]
+
+    @property
+    def worst(self) -> float:
+        """The largest error of the tail's mass over all temperatures, or where all classes are stored of `tv`."""
+        found = [m.get("tail_mass", m["tv"])[0] for m in self.at.values()]
+        return max((e for e in found if e is not None), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the errors as in statistics."""
+        at = {t: {name: list(extent) for name, extent in found.items()} for t, found in self.at.items()}
+        return {"rows": self.rows, "wide": self.wide, "at": at}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Errors:
+        """Read back `to_json`. Raises FormatError for anything else."""
+        try:
+            at = {
+                str(t): {str(name): _read_extent(extent) for name, extent in found.items()}
+                for t, found in data["at"].items()
+            }
+            if any("tv" not in found for found in at.values()):
+                raise KeyError("tv")
+            return cls(int(data["rows"]), int(data["wide"]), at)
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise FormatError(f"not measured errors: {e!r}") from e
+
+
+def _read_extent(data: Any) -> Extent:
+    largest, mean = data
+    return (None, None) if largest is None or mean is None else (float(largest), float(mean))
+
+
+def wide_rows(values: torch.Tensor) -> torch.Tensor:
+    """Return which rows of logits [B, C] have finite ones further apart than 60 nats: bool [B]."""
+    low, high = torch.aminmax(values, dim=1)
+    if bool((low == -torch.inf).any()):
+        low = values.masked_fill(values == -torch.inf, torch.inf).amin(1)
+    return high - low > WIDE
+
+
+def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor], wide: int = 0) -> Errors:
+    """Return the errors of rows: `values` [B, C] as the teacher gave them, `columns` as they were encoded."""
+    at_once = max(_CHUNK // values.shape[1], 1)
+    parts = []
+    for begin in range(0, len(values), at_once):
+        rows = slice(begin, begin + at_once)
+        parts.append(_measure(codec, values[rows], {name: column[rows] for name, column in columns.items()}))
+    return merge_errors([Errors(0, wide, {}), *parts])
+
+
+def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> Errors:
+    logits = as_logits(values, codec.task)
+    at = {}
+    for temperature in TEMPERATURES:
+        log_p = (logits / temperature).log_softmax(1)
+        log_q = codec.log_probs(columns, temperature)
+        p, there = log_p.exp(), log_p > -torch.inf
+        found = {
+            "tv": (p - log_q.exp()).abs().sum(1) / 2,
+            "kl": torch.where(there, p * (log_p - log_q), 0.0).sum(1).clamp(min=0),
+        }
+        sparse = codec.sparse_log_probs(columns, temperature)
+        if sparse is not None and codec.covers_all:
+            tail = p.scatter(1, sparse.ids, 0.0).sum(1)
+            found["tail_mass"] = (sparse.log_tail.exp() - tail).abs()
+        at[f"{temperature:g}"] = {name: _extent(errors) for name, errors in found.items()}
+    return Errors(len(values), 0, at)
+
+
+def _extent(errors: torch.Tensor) -> Extent:
+    largest, mean = float(errors.max()), float(errors.mean())
+    return (largest, mean) if math.isfinite(largest) else (None, None)
+
+
+def merge_errors(parts: Sequence[Errors]) -> Errors:
+    """Return the errors of several sets of rows as one."""
+    rows = sum(part.rows for part in parts)
+    measured = [part for part in parts if part.rows]
+    at: dict[str, dict[str, Extent]] = {}
+    for temperature, found in measured[0].at.items() if measured else ():
+        same = [part for part in measured if part.at.get(temperature, {}).keys() == found.keys()]
+        at[temperature] = {name: _merge([(part.rows, part.at[temperature][name]) for part in same]) for name in found}
+    return Errors(rows, sum(part.wide for part in parts), at)
+
+
+def _merge(parts: Sequence[tuple[int, Extent]]) -> Extent:
+    largest = [high for _, (high, _) in parts if high is not None]
+    means = [rows * mean for rows, (_, mean) in parts if mean is not None]
+    if len(means) < len(parts):
+        return None, None
+    return max(largest), sum(means) / sum(rows for rows, _ in parts)
+
+
+def better_settings(codec: Codec, values: torch.Tensor, max_error: float) -> str:
+    """Return which other settings or codec would store `values` [B, C] within `max_error`."""
+    for other in codec.finer():
+        if measure(other, values, other.encode(values)).worst <= max_error:
+            wanted = ", ".join(f"{name}: {value}" for name, value in other.to_json().items() if name != "name")
+            return f"store: {{codec: {other.name}, {wanted}}} would pass"
+    return "no setting of this codec would pass; store: {codec: dense, dtype: float32} would"

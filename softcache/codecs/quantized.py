@@ -1,0 +1,62 @@
+"""The quantized codec: every value in one byte, by an affine map of each row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from softcache.codecs.base import Codec, Column, as_logits, require_temperature
+from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.temperature import Temperature, temper
+from softcache.errors import CodecError
+
+LEVELS = 254
+MASKED = 255
+
+
+@dataclass(frozen=True)
+class QuantizedCodec(Codec):
+    """Stores each value as `low + step * code`, with `low` and `step` of its row, in 256 codes, one of them for -Inf.
+
+    A value is off by at most a 508th of its row's range.
+    """
+
+    name: ClassVar[str] = "quantized"
+
+    def __post_init__(self) -> None:
+        if self.task.value_kind == "probs":
+            raise CodecError("codec quantized would round small probabilities to 0; give logits or log_probs")
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return Column("codes", "uint8", self.task.shape, 0), Column("affine", "float32", (2,), math.nan)
+
+    def faults(self, values: torch.Tensor) -> dict[int, str]:
+        flat = values.detach().reshape(len(values), -1)
+        if self.task.value_kind in (None, "logits") and fits(flat, torch.float32):
+            return {}
+        return by_row(value_faults(flat, self.task, torch.float32))
+
+    def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        flat = values.detach().float().reshape(len(values), -1)
+        masked = flat == -torch.inf
+        low = flat.masked_fill(masked, torch.inf).amin(1, keepdim=True)
+        # Each is divided before the difference is taken, so that no range is too wide for float32.
+        step = flat.amax(1, keepdim=True) / LEVELS - low / LEVELS
+        codes = ((flat - low) / step.clamp(min=torch.finfo(step.dtype).tiny)).round().clamp(0, LEVELS)
+        codes = codes.nan_to_num(0.0).masked_fill(masked, MASKED).to(torch.uint8)
+        return {"codes": codes.view(-1, *self.task.shape), "affine": torch.cat([low, step], 1)}
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the values [B, *task.shape], float32."""
+        codes = columns["codes"].view(-1, *self.task.shape)
+        low, step = (part.view(-1, *(1,) * len(self.task.shape)) for part in columns["affine"].unbind(1))
+        return (low + step * codes.float()).masked_fill(codes == MASKED, -torch.inf)
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        require_temperature(self.task)
+        return temper(as_logits(self.values(columns), self.task), temperature)

@@ -1,0 +1,108 @@
+"""The sampled codec: classes drawn from the teacher's distribution (Anshumann et al. 2025)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from softcache.codecs.base import Codec, Column, as_logits, check_integer, require_distribution
+from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.sparse import SparseLogProbs
+from softcache.codecs.temperature import Temperature, inverse_temperatures
+from softcache.errors import CodecError
+
+MAX_DRAWS = 255
+_GOLDEN = 0.6180339887498949
+_HASHED = 8
+
+
+@dataclass(frozen=True)
+class SampledCodec(Codec):
+    """Stores `draws` classes drawn from the teacher's distribution at the temperature `proposal`, with their logits.
+
+    p(T) is estimated by weighting each class by its count and by p(T) / p(proposal). The draws are systematic: their
+    places in the cumulative distribution are evenly spaced, from a start that depends on the row alone, so that each
+    class is expected as often as its probability says, and a row encoded again is the same.
+    """
+
+    name: ClassVar[str] = "sampled"
+    draws: int = 50
+    proposal: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_distribution(self)
+        check_integer("draws", self.draws, 1, MAX_DRAWS)
+        if type(self.proposal) not in (int, float) or not 0.05 <= self.proposal <= 100:
+            raise CodecError(f"proposal is {self.proposal!r}; expected a temperature from 0.05 to 100")
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return self.task.shape[0]
+
+    @property
+    def covers_all(self) -> bool:
+        return False
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        return (
+            *id_columns(self.draws, self.classes),
+            Column("gaps", "uint16", (self.draws,), MISSING_CODE),
+            Column("counts", "uint8", (self.draws,), 0),
+        )
+
+    def faults(self, values: torch.Tensor) -> dict[int, str]:
+        if self.task.value_kind == "logits" and fits(values, torch.float32):
+            return {}
+        return by_row(value_faults(values, self.task, torch.float32))
+
+    def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = as_logits(values, self.task)
+        logits = logits - logits.amax(1, keepdim=True)
+        cumulative = (logits.double() / self.proposal).softmax(1).cumsum(1)
+        highest = logits.topk(min(_HASHED, self.classes), dim=1).indices
+        mixed = (highest * (2 * torch.arange(highest.shape[1], device=highest.device) + 1) ** 5).sum(1, keepdim=True)
+        start = (mixed.double() * _GOLDEN).remainder(1.0)
+        places = (torch.arange(self.draws, device=logits.device) + start) / self.draws * cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, places, right=True).clamp(max=self.classes - 1)
+        is_new = torch.cat([drawn[:, :1] >= 0, drawn[:, 1:] != drawn[:, :-1]], 1)
+        slot = is_new.cumsum(1) - 1
+        ids = torch.zeros_like(drawn).scatter_(1, slot, drawn)
+        counts = torch.zeros_like(drawn).scatter_add_(1, slot, torch.ones_like(drawn))
+        gaps = encode_gaps((-logits.gather(1, ids)).masked_fill(counts == 0, torch.inf))
+        return pack_ids(ids, self.classes) | {"gaps": gaps, "counts": counts.to(torch.uint8)}
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the drawn classes' logits relative to the highest of all, float32 [B, draws], -inf where unused."""
+        return -decode_gaps(columns["gaps"])
+
+    def class_ids(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the drawn classes, int64 [B, draws]; unused slots hold class 0."""
+        return read_ids(columns, self.classes)
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+        """Return the estimate of log p(T); it gives nothing to classes that were not drawn.
+
+        Unused slots are there as class 0 with -inf, beside class 0 itself where that was drawn.
+        """
+        values, counts = self.values(columns), columns["counts"].float()
+        beta = inverse_temperatures(temperature, len(values), values.device)
+        weights = torch.where(counts > 0, counts.log() + (beta - 1 / self.proposal) * values, -torch.inf)
+        return SparseLogProbs(
+            self.class_ids(columns), weights.log_softmax(1), torch.full_like(weights[:, 0], -torch.inf)
+        )
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return the estimate of log p(T), float32 [B, C], -inf for classes that were not drawn."""
+        ids, log_probs, _ = self.sparse_log_probs(columns, temperature)
+        probs = torch.zeros(len(ids), self.classes, device=ids.device).scatter_add_(1, ids, log_probs.exp())
+        return probs.log()
+
+    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        counts = columns["counts"].float()
+        return counts.new_zeros(len(counts), self.classes).scatter_add_(1, self.class_ids(columns), counts / self.draws)

@@ -1,0 +1,128 @@
+"""The tail sketch: the log of the tail's partition function at a ladder of inverse temperatures.
+
+With anchor a (the gap of the tail's largest logit, rounded up) and d_i = a - gap_i <= 0 over the tail,
+
+    B(beta) = log sum_i exp(beta * d_i),    tail mass(T) = exp(B(1/T) - a/T) / Z(T)
+
+is stored at nodes beta = m / 64 and interpolated by the polynomial in log(1 + beta / c) through them and beta = 0. The
+nodes are chosen so that each power exp(m * d / 64) is a product of ones before it: one exponential serves them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+STEP = 4096  # codes per nat
+UNIT = 64
+BETA_MAX = 2.0
+LAST_CODE, EMPTY_CODE = 65_534, 65_535
+# Numbers in flight: few enough for a core's cache on a CPU, many enough for a GPU.
+_CPU_NUMBERS, _GPU_NUMBERS = 2**18, 2**26
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Nodes m (beta = m / 64) and the constant c of the variable log(1 + beta / c)."""
+
+    nodes: tuple[int, ...]
+    c: float
+
+    def weights(self, beta: torch.Tensor) -> torch.Tensor:
+        """Return what B at beta = 0 and at the nodes counts for B at `beta` [R]: float32 [R, n + 1].
+
+        The barycentric formula (Berrut and Trefethen 2004, eq. 4.2).
+        """
+        nodes, factors = (t.to(beta.device) for t in _barycentric(self))
+        apart = torch.log1p(beta.double() / self.c)[:, None] - nodes
+        at_node = apart.abs() < 1e-9
+        terms = factors / torch.where(at_node, 1.0, apart)
+        weights = terms / terms.sum(1, keepdim=True)
+        return torch.where(at_node.any(1, keepdim=True), at_node.double(), weights).float()
+
+
+LADDERS = {
+    8: Ladder((2, 8, 16, 32, 48, 64, 96, 128), 0.3),
+    12: Ladder((2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128), 0.5),
+    16: Ladder((2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 104, 112, 120, 128), 0.6),
+    24: Ladder(
+        (1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128),
+        0.5,
+    ),
+}
+
+
+@cache
+def _barycentric(ladder: Ladder) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the nodes' places and barycentric factors, float64 [n + 1]."""
+    places = torch.log1p(torch.tensor([0, *ladder.nodes], dtype=torch.float64) / UNIT / ladder.c)
+    apart = places[:, None] - places
+    apart.fill_diagonal_(1.0)
+    factors = 1 / apart.prod(1)
+    return places, factors / factors.abs().max()
+
+
+@cache
+def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, bool], ...]:
+    """Return powers of two to multiply by, one after the other, beginning at 1; and whether a node is reached."""
+    steps: list[tuple[int, bool]] = []
+    at = 1
+    for node in nodes:
+        while at < node:
+            largest = 2 ** (min(node - at, at).bit_length() - 1)
+            at += largest
+            steps.append((largest, at == node))
+    return tuple(steps)
+
+
+def tail_sums(
+    logits: torch.Tensor, anchor: torch.Tensor, head: torch.Tensor, ladder: Ladder
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return sums over all classes but those of `head`, for each row, with d the logits less the anchor's.
+
+    `logits` float32 [R, V], `anchor` float32 [R, 1] (finite), `head` int64 [R, k]. The first is sum exp(beta * d) at
+    beta = 0 and at the nodes, float32 [R, n + 1]; the second the mean of d at beta = 1, float32 [R], 0 for no tail.
+    """
+    rows, classes = logits.shape
+    at_once = max((_CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS) // classes, 1)
+    parts = [
+        _sums_of_some(logits[i : i + at_once] - anchor[i : i + at_once], head[i : i + at_once], ladder)
+        for i in range(0, rows, at_once)
+    ]
+    return torch.cat([sums for sums, _ in parts]), torch.cat([mean for _, mean in parts])
+
+
+def _sums_of_some(d: torch.Tensor, head: torch.Tensor, ladder: Ladder) -> tuple[torch.Tensor, torch.Tensor]:
+    power = (d * (1 / UNIT)).exp_().scatter_(1, head, 0.0)
+    sums = [(power > 0).sum(1).float()]
+    mean = sums[0]
+    if ladder.nodes[0] == 1:
+        sums.append(power.sum(1))
+    steps = _steps(ladder.nodes)
+    needed = {step for step, _ in steps}
+    kept: dict[int, torch.Tensor] = {1: power.clone()}
+    at = 1
+    for step, is_node in steps:
+        power.mul_(kept[step])
+        at += step
+        if is_node:
+            sums.append(power.sum(1))
+        if at == UNIT:
+            mean = torch.where(power > 0, power * d, 0.0).sum(1) / power.sum(1).clamp(min=torch.finfo(d.dtype).tiny)
+        if at in needed and at not in kept:
+            kept[at] = power.clone()
+    return torch.stack(sums, 1), mean
+
+
+def encode_nodes(sums: torch.Tensor) -> torch.Tensor:
+    """Return sums (float32, any shape) as uint16 codes of their logs; a sum of 0 is an empty tail."""
+    codes = (sums.log() * STEP).round().clamp(0, LAST_CODE)
+    return codes.masked_fill(sums == 0, EMPTY_CODE).to(torch.int32).to(torch.uint16)
+
+
+def decode_nodes(codes: torch.Tensor) -> torch.Tensor:
+    """Return B at the nodes, float32 of the same shape; 0 for an empty tail, whose anchor is infinite."""
+    numbers = codes.to(torch.float32)
+    return (numbers / STEP).masked_fill(numbers == EMPTY_CODE, 0.0)

@@ -1,0 +1,172 @@
+"""The top-k codec: the k highest logits of a row, and a sketch of all others' mass at any temperature."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+
+from softcache.codecs.base import (
+    Codec,
+    Column,
+    as_logits,
+    check_choice,
+    check_integer,
+    require_distribution,
+)
+from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, decode_nodes, encode_nodes, tail_sums
+from softcache.codecs.sparse import SparseLogProbs
+from softcache.codecs.temperature import Temperature, inverse_temperatures
+from softcache.errors import TaskError
+
+MAX_K = 65_535
+
+
+@dataclass(frozen=True)
+class TopkCodec(Codec):
+    """Stores the classes of the `k` highest logits, their gaps to the highest, and a tail sketch of `nodes` nodes.
+
+    It answers at every T >= 0.5. With `companions`, each row also has its entropy, its first class and that class's
+    probability, and the tail's mass, all at T = 1, for those who read the shards without softcache.
+    """
+
+    name: ClassVar[str] = "topk"
+    k: int = 32
+    nodes: int = 16
+    companions: bool = True
+
+    def __post_init__(self) -> None:
+        require_distribution(self)
+        check_integer("k", self.k, 1, MAX_K)
+        check_choice("nodes", self.nodes, tuple(LADDERS))
+        check_choice("companions", self.companions, (True, False))
+
+    @property
+    def classes(self) -> int:
+        """C, the number of classes."""
+        return self.task.shape[0]
+
+    @property
+    def head(self) -> int:
+        """How many classes are stored by themselves."""
+        return min(self.k, self.classes)
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether any class is left over."""
+        return self.classes > self.k
+
+    @property
+    def _may_mask(self) -> bool:
+        """Whether the number of classes with a probability above 0 must be stored."""
+        return self.task.allow_masked or self.task.value_kind == "probs"
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        found = [
+            *id_columns(self.head, self.classes),
+            Column("gaps", "uint16", (self.head - (not self.has_tail),), MISSING_CODE),
+        ]
+        if self.has_tail:
+            found.append(Column("sketch", "uint16", (self.nodes + self._may_mask,), EMPTY_CODE))
+        if self.companions:
+            found.append(Column("entropy", "float16", (), math.nan, companion=True))
+            found.append(Column("top1", "int32", (), -1, companion=True))
+            found.append(Column("top1_prob", "float16", (), math.nan, companion=True))
+            found.append(Column("tail_mass", "float16", (), math.nan, companion=True))
+        return tuple(found)
+
+    def faults(self, values: torch.Tensor) -> dict[int, str]:
+        if self.task.value_kind == "logits" and fits(values, torch.float32):
+            return {}
+        return by_row(value_faults(values, self.task, torch.float32))
+
+    def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = as_logits(values, self.task)
+        top, ids = logits.topk(self.head + self.has_tail, dim=1)
+        gaps, ids = top[:, :1] - top[:, 1:], ids[:, : self.head]
+        columns = pack_ids(ids, self.classes)
+        if not self.has_tail:
+            columns["gaps"] = encode_gaps(gaps)
+            return columns | self._companions(columns, gaps.new_zeros(len(gaps)))
+        anchor = encode_gaps(gaps[:, -1:], up=True)
+        columns["gaps"] = torch.cat([encode_gaps(gaps[:, :-1]), anchor], 1)
+        shift = top[:, :1] - decode_gaps(anchor).nan_to_num(posinf=0.0)
+        sums, mean = tail_sums(logits, shift, ids, LADDERS[self.nodes])
+        columns["sketch"] = encode_nodes(sums if self._may_mask else sums[:, 1:])
+        return columns | self._companions(columns, mean)
+
+    def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the companions, with the tail's mean logit at T = 1 relative to the anchor, float32 [B]."""
+        if not self.companions:
+            return {}
+        ids, log_head, log_tail = self.sparse_log_probs(columns, 1.0)
+        head, tail = log_head.exp(), log_tail.exp()
+        log_anchor = log_head[:, 0] - decode_gaps(columns["gaps"][:, -1])
+        of_head = torch.where(head > 0, head * log_head, 0.0).sum(1)
+        of_tail = torch.where(tail > 0, tail * (log_anchor + tail_mean), 0.0)
+        return {
+            "entropy": -(of_head + of_tail).half(),
+            "top1": ids[:, 0].int(),
+            "top1_prob": head[:, 0].half(),
+            "tail_mass": tail.half(),
+        }
+
+    def finer(self) -> Iterator[TopkCodec]:
+        for k in (self.k, 2 * self.k, 4 * self.k, 8 * self.k, 16 * self.k):
+            for nodes in LADDERS:
+                if nodes >= self.nodes and (k, nodes) != (self.k, self.nodes) and k <= min(MAX_K, self.classes):
+                    yield replace(self, k=k, nodes=nodes)
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the stored logits relative to the highest, float32 [B, k], highest first."""
+        return -self._gaps(columns)[:, : self.head]
+
+    def class_ids(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the stored classes, int64 [B, k]."""
+        return read_ids(columns, self.classes)
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+        """Return log p(T) of the k classes and of the tail. Raises TaskError below T = 0.5 where there is a tail."""
+        gaps = self._gaps(columns)
+        beta = inverse_temperatures(temperature, len(gaps), gaps.device)
+        heads = -beta * gaps[:, : self.head]
+        if self.has_tail:
+            tail = self._tail(columns["sketch"], gaps[:, -1], beta)
+        else:
+            tail = torch.full_like(gaps[:, 0], -torch.inf)
+        total = torch.logaddexp(heads.logsumexp(1), tail)
+        return SparseLogProbs(self.class_ids(columns), heads - total[:, None], tail - total)
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return log p(T), float32 [B, C], the tail's mass spread evenly over its classes."""
+        ids, heads, tail = self.sparse_log_probs(columns, temperature)
+        if not self.has_tail:
+            return torch.empty_like(heads).scatter_(1, ids, heads)
+        each = tail - math.log(self.classes - self.head)
+        return each[:, None].expand(-1, self.classes).scatter(1, ids, heads)
+
+    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        gaps = self._gaps(columns)
+        return -gaps[:, -1:].expand(-1, self.classes).scatter(1, self.class_ids(columns), gaps[:, : self.head])
+
+    def _gaps(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the gaps of the k classes and, where there is a tail, of its anchor."""
+        gaps = decode_gaps(columns["gaps"])
+        return torch.cat([torch.where(gaps[:, :1].isnan(), torch.nan, 0.0), gaps], 1)
+
+    def _tail(self, codes: torch.Tensor, anchor: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
+        """Return the log of the tail's sum relative to the highest logit, float32 [B]; `beta` is [1, 1] or [B, 1]."""
+        if float(beta.amax()) > BETA_MAX:
+            raise TaskError(f"temperature {1 / float(beta.amax()):g}: a top-k target answers from T = 0.5 up")
+        nodes = decode_nodes(codes)
+        if not self._may_mask:
+            at_zero = math.log(self.classes - self.head)
+            nodes = torch.cat([nodes.new_full((len(nodes), 1), at_zero), nodes], 1)
+        weights = LADDERS[self.nodes].weights(beta[:, 0])
+        return (nodes * weights).sum(1) - beta[:, 0] * anchor

@@ -1,0 +1,58 @@
+"""How far a student's distribution is from a teacher's, row by row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from softcache.codecs import SparseLogProbs
+
+_NOTHING = -1e30
+
+
+def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Return KL(p || q) = sum p (log p - log q) over the last axis."""
+    # What p rules out is replaced on both sides: the gradient of an infinity that is not used is still not a number.
+    there = log_p > -torch.inf
+    log_p, log_q = torch.where(there, log_p, 0.0), torch.where(there, log_q, 0.0)
+    return torch.where(there, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
+
+
+def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Return KL(q || p) over the last axis: infinite where q gives something to what p rules out."""
+    return forward_kl(log_q, log_p)
+
+
+def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """Return (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, over the last axis: at most log 2 (Lin 1991)."""
+    log_m = torch.logaddexp(log_p.clamp(min=_NOTHING), log_q.clamp(min=_NOTHING)) - math.log(2)
+    return (forward_kl(log_p, log_m) + forward_kl(log_q, log_m)) / 2
+
+
+DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jensen_shannon": jensen_shannon,
+}
+
+
+def teacher_buckets(teacher: SparseLogProbs, classes: int) -> torch.Tensor:
+    """Return log p of the teacher's classes and, unless these are all, of the rest as one: [R, k + 1] or [R, C]."""
+    if teacher.ids.shape[1] == classes:
+        return teacher.log_probs
+    return torch.cat([teacher.log_probs, teacher.log_tail[:, None]], 1)
+
+
+def student_buckets(logits: torch.Tensor, teacher: SparseLogProbs) -> torch.Tensor:
+    """Return the log of softmax(logits [R, C]) over the same buckets.
+
+    The rest is summed by itself: one less the sum of the others would leave nothing of a mass below 1e-7.
+    """
+    total = logits.logsumexp(1, keepdim=True)
+    own = logits.gather(1, teacher.ids) - total
+    if teacher.ids.shape[1] == logits.shape[1]:
+        return own
+    rest = logits.scatter(1, teacher.ids, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([own, rest - total], 1)
