@@ -16,6 +16,7 @@ TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 WIDE = 60.0
 MEASURES = ("tail_mass", "tv", "kl")
 SHARE = 256
+NOISE = 2e-6
 _CHUNK = 2**22
 
 Extent = tuple[float | None, float | None]
@@ -44,8 +45,8 @@ class Errors:
         return max((e for e in found if e is not None), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the errors as in statistics."""
-        at = {t: {name: list(extent) for name, extent in found.items()} for t, found in self.at.items()}
+        """Return the errors as in statistics, rounded."""
+        at = {t: {name: [*map(_rounded, extent)] for name, extent in found.items()} for t, found in self.at.items()}
         return {"rows": self.rows, "wide": self.wide, "at": at}
 
     @classmethod
@@ -108,6 +109,11 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
 def _extent(errors: torch.Tensor) -> Extent:
     largest, mean = float(errors.max()), float(errors.mean())
     return (largest, mean) if math.isfinite(largest) else (None, None)
+
+
+def _rounded(error: float | None) -> float | None:
+    """Return an error without the noise of float32, in which processors differ."""
+    return None if error is None else float(f"{error:.3g}") if error >= NOISE else 0.0
 
 
 def merge_errors(parts: Sequence[Errors]) -> Errors:

@@ -65,9 +65,7 @@ class SampledCodec(Codec):
         logits = as_logits(values, self.task)
         logits = logits - logits.amax(1, keepdim=True)
         cumulative = (logits.double() / self.proposal).softmax(1).cumsum(1)
-        highest = logits.topk(min(_HASHED, self.classes), dim=1).indices
-        mixed = (highest * (2 * torch.arange(highest.shape[1], device=highest.device) + 1) ** 5).sum(1, keepdim=True)
-        start = (mixed.double() * _GOLDEN).remainder(1.0)
+        start = _start(logits)
         places = (torch.arange(self.draws, device=logits.device) + start) / self.draws * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, places, right=True).clamp(max=self.classes - 1)
         is_new = torch.cat([drawn[:, :1] >= 0, drawn[:, 1:] != drawn[:, :-1]], 1)
@@ -101,8 +99,16 @@ class SampledCodec(Codec):
         """Return the estimate of log p(T), float32 [B, C], -inf for classes that were not drawn."""
         ids, log_probs, _ = self.sparse_log_probs(columns, temperature)
         probs = torch.zeros(len(ids), self.classes, device=ids.device).scatter_add_(1, ids, log_probs.exp())
-        return probs.log()
+        return probs.log().masked_fill_(log_probs[:, :1].isnan(), torch.nan)
 
     def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         counts = columns["counts"].float()
         return counts.new_zeros(len(counts), self.classes).scatter_add_(1, self.class_ids(columns), counts / self.draws)
+
+
+def _start(logits: torch.Tensor) -> torch.Tensor:
+    """Return a number in [0, 1) for each row, float64 [B, 1], from its highest logits, relative to the first."""
+    highest, ids = logits.topk(min(_HASHED, logits.shape[1]), dim=1)
+    factors = (2 * torch.arange(highest.shape[1], device=logits.device) + 1) ** 4
+    mixed = ((ids * 31 + encode_gaps(-highest).to(torch.int64)) * factors).sum(1, keepdim=True)
+    return (mixed.double() * _GOLDEN).remainder(1.0)

@@ -147,7 +147,7 @@ class TopkCodec(Codec):
         """Return log p(T), float32 [B, C], the tail's mass spread evenly over its classes."""
         ids, heads, tail = self.sparse_log_probs(columns, temperature)
         if not self.has_tail:
-            return torch.empty_like(heads).scatter_(1, ids, heads)
+            return torch.full_like(heads, torch.nan).scatter_(1, ids, heads)
         each = tail - math.log(self.classes - self.head)
         return each[:, None].expand(-1, self.classes).scatter(1, ids, heads)
 

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 RowLoss = Callable[[torch.Tensor, slice], torch.Tensor]
 # Numbers worked on at once: a few copies of them must be small beside the logits.
-_CPU_NUMBERS, _GPU_NUMBERS = 2**21, 2**25
+_CPU_NUMBERS, _GPU_NUMBERS = 2**19, 2**25
 
 
 def by_rows(logits: torch.Tensor, loss: RowLoss, mask: torch.Tensor) -> torch.Tensor:

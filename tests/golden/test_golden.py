@@ -1,9 +1,11 @@
 """Format version 1: its values for ever, and its bytes as the pinned pyarrow writes them."""
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from make import HERE, make
@@ -23,10 +25,52 @@ def test_values() -> None:
         assert soft.mask.tolist() == [True] * 4 + [False]
         assert soft.values.dtype == dtype
         assert torch.equal(soft.values[:4], VALUES.to(dtype))
+    check_compressed(cache)
     assert torch.equal(cache["maps"].lookup(IDS[:4]).values, VALUES[:, None].expand(-1, 2, -1))
     assert cache["cls"].task.labels == ("x", "y", "z")
     assert cache.commit.targets["cls@g"].skipped == [["42", 0, "NaN"]]
     assert softcache.open(GOLDEN, commit=1).commit.rows == 3
+
+
+def check_compressed(cache: softcache.Cache) -> None:
+    """The compressed targets give what docs/format.md says of their bytes, at temperatures on the nodes and off."""
+    for temperature in (0.5, 0.77, 2.0, 20.0):
+        whole = torch.full((4, 67), 1.0).double() * (VALUES.double().amin(1, keepdim=True) - 4)
+        whole[:, 64:] = VALUES
+        expected = (whole / temperature).log_softmax(1)
+        ids, log_probs, log_tail = cache["top"].lookup(IDS).sparse_log_probs(temperature)
+        assert sorted(ids[0].tolist()) == [69_997, 69_998, 69_999]
+        assert ids[1].tolist() == [69_998, 69_997, 69_999]
+        place = ids[:4] - 69_997 + 64
+        assert torch.allclose(log_probs[:4].double().exp(), expected.gather(1, place).exp(), atol=2e-3)
+        assert torch.allclose(log_tail[:4].double().exp(), expected[:, :64].exp().sum(1), atol=2e-3)
+        assert log_probs[4].isnan().all()
+        assert torch.allclose(
+            cache["quant"].lookup(IDS[:1]).log_probs(temperature).double().exp(),
+            (VALUES[:1].double() / temperature).softmax(1),
+            atol=0.01,
+        )
+    drawn = cache["drawn"].lookup(IDS[:4])
+    assert drawn.columns["counts"].int().sum(1).tolist() == [4] * 4
+
+
+def test_a_sketch_by_hand() -> None:
+    """The columns of one row of `top`, read with pyarrow and worked out from the format page alone."""
+    with pa.ipc.open_stream(next((GOLDEN / "data/top@g").iterdir())) as stream:
+        row = stream.read_next_batch().to_pylist()[0]
+    gaps = [code / 1024 if code <= 49_152 else 48 + (code - 49_152) / 32 for code in row["gaps"]]
+    nodes = [0, *(m / 64 for m in (2, 8, 16, 32, 48, 64, 96, 128))]
+    sketch = [code / 4096 for code in row["sketch"]]
+    u = [math.log(1 + beta / 0.3) for beta in nodes]
+    for temperature in (0.6, 1.0, 5.0):
+        x = math.log(1 + 1 / temperature / 0.3)
+        lagrange = (math.prod((x - b) / (a - b) for b in u if b != a) for a in u)
+        tail = sum(weight * value for weight, value in zip(lagrange, sketch, strict=True)) - gaps[-1] / temperature
+        heads = [-gap / temperature for gap in (0, *gaps[:-1])]
+        total = math.log(sum(map(math.exp, (*heads, tail))))
+        soft = softcache.open(GOLDEN)["top"].lookup([row["sample_id"]]).sparse_log_probs(temperature)
+        assert soft.log_probs[0].tolist() == pytest.approx([h - total for h in heads], abs=1e-5)
+        assert float(soft.log_tail[0]) == pytest.approx(tail - total, abs=1e-5)
 
 
 def test_the_same_bytes_are_written_today(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A teacher whose answers are in the samples: no arithmetic, so the same bytes on every machine."""
+"""A teacher whose answers are in the samples: hardly any arithmetic, so the same bytes on every machine."""
 
 import torch
 from torch import nn
@@ -8,11 +8,25 @@ ROWS = {
     "logits": [[1.5, -2.0, 0.25], [0.0, 60.0, -60.0], [3.0, 3.0, 3.0], [-0.5, 8.0, 1e-3], [float("nan"), 0.0, 0.0]],
     "label": [0, 1, 2, 1, 0],
 }
+CLASSES = 70_000
 
 
 class Given(nn.Module):
     def forward(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"cls": rows, "half": rows, "maps": rows[:, None].expand(-1, 2, -1).contiguous()}
+        return {
+            "cls": rows,
+            "half": rows,
+            "maps": rows[:, None].expand(-1, 2, -1).contiguous(),
+            "top": top(rows),
+        }
+
+
+def top(rows: torch.Tensor) -> torch.Tensor:
+    """The given logits as of the last three classes; the first 64 lie 4 below the lowest, others are ruled out."""
+    logits = torch.full((len(rows), CLASSES), -torch.inf)
+    logits[:, :64] = rows.amin(1, keepdim=True) - 4
+    logits[:, -3:] = rows
+    return logits
 
 
 def rows() -> dict[str, list]:
