@@ -12,13 +12,17 @@ NEAR_STEPS, FAR_STEPS = 1024, 32  # per nat
 NEAR = 48
 NEAR_CODES = NEAR * NEAR_STEPS
 LAST_CODE, INFINITE_CODE, MISSING_CODE = 65_533, 65_534, 65_535
+FARTHEST = NEAR + (LAST_CODE - NEAR_CODES) / FAR_STEPS
 ID_BITS = 16
 
 
 def encode_gaps(gaps: torch.Tensor, *, up: bool = False) -> torch.Tensor:
     """Return gaps >= 0 in nats (float32, any shape, also inf) as uint16 codes: the nearest, or with `up` the next."""
-    codes = torch.where(gaps <= NEAR, gaps * NEAR_STEPS, (gaps - NEAR) * FAR_STEPS + NEAR_CODES)
-    codes = (codes.ceil() if up else codes.round()).clamp(max=LAST_CODE)
+    is_near = gaps <= NEAR
+    steps = torch.where(is_near, gaps * NEAR_STEPS, (gaps - NEAR) * FAR_STEPS)
+    # Rounded before the far ones are moved up: the sum has no room for their fractions.
+    codes = (steps.ceil() if up else steps.round()) + torch.where(is_near, 0, NEAR_CODES)
+    codes = codes.clamp(max=LAST_CODE)
     return codes.masked_fill(gaps == torch.inf, INFINITE_CODE).to(torch.int32).to(torch.uint16)
 
 

@@ -20,7 +20,7 @@ UNIT = 64
 BETA_MAX = 2.0
 LAST_CODE, EMPTY_CODE = 65_534, 65_535
 # Numbers in flight: few enough for a core's cache on a CPU, many enough for a GPU.
-_CPU_NUMBERS, _GPU_NUMBERS = 2**18, 2**26
+_CPU_NUMBERS, _GPU_NUMBERS = 2**19, 2**26
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Ladder:
 
     nodes: tuple[int, ...]
     c: float
+
+    @property
+    def at_one(self) -> int:
+        """The position of the node beta = 1."""
+        return self.nodes.index(UNIT)
 
     def weights(self, beta: torch.Tensor) -> torch.Tensor:
         """Return what B at beta = 0 and at the nodes counts for B at `beta` [R]: float32 [R, n + 1].
@@ -65,15 +70,15 @@ def _barycentric(ladder: Ladder) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @cache
-def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, bool], ...]:
-    """Return powers of two to multiply by, one after the other, beginning at 1; and whether a node is reached."""
-    steps: list[tuple[int, bool]] = []
+def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, int, bool], ...]:
+    """Return how to climb from 1: the power reached, by which power of two to multiply, and if that gives a node."""
+    steps: list[tuple[int, int, bool]] = []
     at = 1
     for node in nodes:
         while at < node:
-            largest = 2 ** (min(node - at, at).bit_length() - 1)
-            at += largest
-            steps.append((largest, at == node))
+            step = 2 ** (min(node - at, at).bit_length() - 1)
+            steps.append((at, step, at + step == node))
+            at += step
     return tuple(steps)
 
 
@@ -83,37 +88,32 @@ def tail_sums(
     """Return sums over all classes but those of `head`, for each row, with d the logits less the anchor's.
 
     `logits` float32 [R, V], `anchor` float32 [R, 1] (finite), `head` int64 [R, k]. The first is sum exp(beta * d) at
-    beta = 0 and at the nodes, float32 [R, n + 1]; the second the mean of d at beta = 1, float32 [R], 0 for no tail.
+    the nodes, float32 [R, n]; the second sum exp(d) * logits, float32 [R].
     """
     rows, classes = logits.shape
     at_once = max((_CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS) // classes, 1)
-    parts = [
-        _sums_of_some(logits[i : i + at_once] - anchor[i : i + at_once], head[i : i + at_once], ladder)
-        for i in range(0, rows, at_once)
-    ]
-    return torch.cat([sums for sums, _ in parts]), torch.cat([mean for _, mean in parts])
-
-
-def _sums_of_some(d: torch.Tensor, head: torch.Tensor, ladder: Ladder) -> tuple[torch.Tensor, torch.Tensor]:
-    power = (d * (1 / UNIT)).exp_().scatter_(1, head, 0.0)
-    sums = [(power > 0).sum(1).float()]
-    mean = sums[0]
-    if ladder.nodes[0] == 1:
-        sums.append(power.sum(1))
-    steps = _steps(ladder.nodes)
-    needed = {step for step, _ in steps}
-    kept: dict[int, torch.Tensor] = {1: power.clone()}
-    at = 1
-    for step, is_node in steps:
-        power.mul_(kept[step])
-        at += step
-        if is_node:
-            sums.append(power.sum(1))
-        if at == UNIT:
-            mean = torch.where(power > 0, power * d, 0.0).sum(1) / power.sum(1).clamp(min=torch.finfo(d.dtype).tiny)
-        if at in needed and at not in kept:
-            kept[at] = power.clone()
-    return torch.stack(sums, 1), mean
+    factors = sorted({step for at, step, _ in _steps(ladder.nodes) if step != at})
+    # The same few buffers for all rows: fresh memory for each operation would cost more than the operation.
+    space = logits.new_empty(2 + len(factors), min(at_once, rows), classes)
+    sums, energies = logits.new_empty(rows, len(ladder.nodes)), logits.new_empty(rows)
+    for begin in range(0, rows, at_once):
+        some = slice(begin, min(begin + at_once, rows))
+        power, scratch, *kept = space[:, : some.stop - some.start]
+        torch.add(anchor[some] * (-1 / UNIT), logits[some], alpha=1 / UNIT, out=power).exp_()
+        power.scatter_(1, head[some], 0.0)
+        found = [power.sum(1)] if ladder.nodes[0] == 1 else []
+        by_factor = dict(zip(factors, kept, strict=True))
+        for at, step, is_node in _steps(ladder.nodes):
+            if at in by_factor:
+                by_factor[at].copy_(power)
+            power.mul_(power if step == at else by_factor[step])
+            if is_node:
+                found.append(power.sum(1))
+            if at + step == UNIT:
+                # What is ruled out gives 0 * -inf.
+                energies[some] = torch.mul(power, logits[some], out=scratch).nansum(1)
+        sums[some] = torch.stack(found, 1)
+    return sums, energies
 
 
 def encode_nodes(sums: torch.Tensor) -> torch.Tensor:

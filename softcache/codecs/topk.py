@@ -17,7 +17,7 @@ from softcache.codecs.base import (
     check_integer,
     require_distribution,
 )
-from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
 from softcache.codecs.faults import by_row, fits, value_faults
 from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, decode_nodes, encode_nodes, tail_sums
 from softcache.codecs.sparse import SparseLogProbs
@@ -25,6 +25,7 @@ from softcache.codecs.temperature import Temperature, inverse_temperatures
 from softcache.errors import TaskError
 
 MAX_K = 65_535
+TINY = torch.finfo(torch.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,13 @@ class TopkCodec(Codec):
         return self.classes > self.k
 
     @property
-    def _may_mask(self) -> bool:
-        """Whether the number of classes with a probability above 0 must be stored."""
-        return self.task.allow_masked or self.task.value_kind == "probs"
-
-    @property
     def columns(self) -> tuple[Column, ...]:
         found = [
             *id_columns(self.head, self.classes),
             Column("gaps", "uint16", (self.head - (not self.has_tail),), MISSING_CODE),
         ]
         if self.has_tail:
-            found.append(Column("sketch", "uint16", (self.nodes + self._may_mask,), EMPTY_CODE))
+            found.append(Column("sketch", "uint16", (self.nodes + 1,), EMPTY_CODE))
         if self.companions:
             found.append(Column("entropy", "float16", (), math.nan, companion=True))
             found.append(Column("top1", "int32", (), -1, companion=True))
@@ -97,9 +93,12 @@ class TopkCodec(Codec):
         anchor = encode_gaps(gaps[:, -1:], up=True)
         columns["gaps"] = torch.cat([encode_gaps(gaps[:, :-1]), anchor], 1)
         shift = top[:, :1] - decode_gaps(anchor).nan_to_num(posinf=0.0)
-        sums, mean = tail_sums(logits, shift, ids, LADDERS[self.nodes])
-        columns["sketch"] = encode_nodes(sums if self._may_mask else sums[:, 1:])
-        return columns | self._companions(columns, mean)
+        sums, energies = tail_sums(logits, shift, ids, LADDERS[self.nodes])
+        tail_mean = energies / sums[:, LADDERS[self.nodes].at_one].clamp(min=TINY) - shift[:, 0]
+        lowest = top[:, :1] - FARTHEST
+        count = (logits >= lowest).sum(1, keepdim=True) - (top[:, : self.head] >= lowest).sum(1, keepdim=True)
+        columns["sketch"] = encode_nodes(torch.cat([count, sums], 1))
+        return columns | self._companions(columns, tail_mean)
 
     def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the companions, with the tail's mean logit at T = 1 relative to the anchor, float32 [B]."""
@@ -164,9 +163,5 @@ class TopkCodec(Codec):
         """Return the log of the tail's sum relative to the highest logit, float32 [B]; `beta` is [1, 1] or [B, 1]."""
         if float(beta.amax()) > BETA_MAX:
             raise TaskError(f"temperature {1 / float(beta.amax()):g}: a top-k target answers from T = 0.5 up")
-        nodes = decode_nodes(codes)
-        if not self._may_mask:
-            at_zero = math.log(self.classes - self.head)
-            nodes = torch.cat([nodes.new_full((len(nodes), 1), at_zero), nodes], 1)
         weights = LADDERS[self.nodes].weights(beta[:, 0])
-        return (nodes * weights).sum(1) - beta[:, 0] * anchor
+        return (decode_nodes(codes) * weights).sum(1) - beta[:, 0] * anchor

@@ -131,7 +131,7 @@ def test_other_readers(workshop: Workshop) -> None:
     assert {name: array.shape for name, array in group.arrays()} == {
         "ids": (SHARE + 40, 16),
         "gaps": (SHARE + 40, 16),
-        "sketch": (SHARE + 40, 24),
+        "sketch": (SHARE + 40, 25),
         **dict.fromkeys(("valid", "sample_id", "view"), (SHARE + 40,)),
     }
     assert group["ids"][41].tolist() == row["ids"]
