@@ -83,19 +83,19 @@ def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, int, bool], ...]:
 
 
 def tail_sums(
-    logits: torch.Tensor, anchor: torch.Tensor, head: torch.Tensor, ladder: Ladder
+    logits: torch.Tensor, anchor: torch.Tensor, head: torch.Tensor, ladder: Ladder, *, energies: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return sums over all classes but those of `head`, for each row, with d the logits less the anchor's.
 
     `logits` float32 [R, V], `anchor` float32 [R, 1] (finite), `head` int64 [R, k]. The first is sum exp(beta * d) at
-    the nodes, float32 [R, n]; the second sum exp(d) * logits, float32 [R].
+    the nodes, float32 [R, n]; the second sum exp(d) * logits, float32 [R], 0 unless `energies`.
     """
     rows, classes = logits.shape
     at_once = max((_CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS) // classes, 1)
     factors = sorted({step for at, step, _ in _steps(ladder.nodes) if step != at})
     # The same few buffers for all rows: fresh memory for each operation would cost more than the operation.
     space = logits.new_empty(2 + len(factors), min(at_once, rows), classes)
-    sums, energies = logits.new_empty(rows, len(ladder.nodes)), logits.new_empty(rows)
+    sums, energy = logits.new_empty(rows, len(ladder.nodes)), logits.new_zeros(rows)
     for begin in range(0, rows, at_once):
         some = slice(begin, min(begin + at_once, rows))
         power, scratch, *kept = space[:, : some.stop - some.start]
@@ -109,11 +109,18 @@ def tail_sums(
             power.mul_(power if step == at else by_factor[step])
             if is_node:
                 found.append(power.sum(1))
-            if at + step == UNIT:
+            if energies and at + step == UNIT:
                 # What is ruled out gives 0 * -inf.
-                energies[some] = torch.mul(power, logits[some], out=scratch).nansum(1)
+                energy[some] = torch.mul(power, logits[some], out=scratch).nansum(1)
         sums[some] = torch.stack(found, 1)
-    return sums, energies
+    return sums, energy
+
+
+def count_at_least(logits: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+    """Return how many logits [R, V] of each row are at least `lowest` [R, 1]: nearly always all, told in one pass."""
+    if bool((logits.amin(1, keepdim=True) >= lowest).all()):
+        return torch.full_like(lowest[:, 0], logits.shape[1])
+    return (logits >= lowest).sum(1).to(lowest.dtype)
 
 
 def encode_nodes(sums: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from softcache.codecs.base import (
 )
 from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
 from softcache.codecs.faults import by_row, fits, value_faults
-from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, decode_nodes, encode_nodes, tail_sums
+from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, count_at_least, decode_nodes, encode_nodes, tail_sums
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, inverse_temperatures
 from softcache.errors import TaskError
@@ -93,11 +93,13 @@ class TopkCodec(Codec):
         anchor = encode_gaps(gaps[:, -1:], up=True)
         columns["gaps"] = torch.cat([encode_gaps(gaps[:, :-1]), anchor], 1)
         shift = top[:, :1] - decode_gaps(anchor).nan_to_num(posinf=0.0)
-        sums, energies = tail_sums(logits, shift, ids, LADDERS[self.nodes])
-        tail_mean = energies / sums[:, LADDERS[self.nodes].at_one].clamp(min=TINY) - shift[:, 0]
-        lowest = top[:, :1] - FARTHEST
-        count = (logits >= lowest).sum(1, keepdim=True) - (top[:, : self.head] >= lowest).sum(1, keepdim=True)
-        columns["sketch"] = encode_nodes(torch.cat([count, sums], 1))
+        ladder = LADDERS[self.nodes]
+        sums, energies = tail_sums(logits, shift, ids, ladder, energies=self.companions)
+        tail_mean = energies / sums[:, ladder.at_one].clamp(min=TINY) - shift[:, 0]
+        count = count_at_least(logits, top[:, :1] - FARTHEST) - count_at_least(
+            top[:, : self.head], top[:, :1] - FARTHEST
+        )
+        columns["sketch"] = encode_nodes(torch.cat([count[:, None], sums], 1))
         return columns | self._companions(columns, tail_mean)
 
     def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
