@@ -79,7 +79,7 @@ def wide_rows(values: torch.Tensor) -> torch.Tensor:
 
 def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor], wide: int = 0) -> Errors:
     """Return the errors of rows: `values` [B, C] as the teacher gave them, `columns` as they were encoded."""
-    at_once = max(_CHUNK // values.shape[1], 1)
+    at_once = max(_CHUNK // (values.shape[1] * len(TEMPERATURES)), 1)
     parts = []
     for begin in range(0, len(values), at_once):
         rows = slice(begin, begin + at_once)
@@ -88,26 +88,31 @@ def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tens
 
 
 def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> Errors:
-    logits = as_logits(values, codec.task)
-    at = {}
-    for temperature in TEMPERATURES:
-        log_p = (logits / temperature).log_softmax(1)
-        log_q = codec.log_probs(columns, temperature)
-        p, there = log_p.exp(), log_p > -torch.inf
-        found = {
-            "tv": (p - log_q.exp()).abs().sum(1) / 2,
-            "kl": torch.where(there, p * (log_p - log_q), 0.0).sum(1).clamp(min=0),
-        }
-        sparse = codec.sparse_log_probs(columns, temperature)
-        if sparse is not None and codec.covers_all:
-            tail = p.scatter(1, sparse.ids, 0.0).sum(1)
-            found["tail_mass"] = (sparse.log_tail.exp() - tail).abs()
-        at[f"{temperature:g}"] = {name: _extent(errors) for name, errors in found.items()}
+    """Measure rows at all temperatures at once: each row is there once for each of them."""
+    rows = torch.arange(len(values), device=values.device).repeat_interleave(len(TEMPERATURES))
+    temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
+    columns = {name: column[rows] for name, column in columns.items()}
+    log_p = (as_logits(values, codec.task)[rows] / temperatures[:, None]).log_softmax(1)
+    log_q = codec.log_probs(columns, temperatures)
+    p, there = log_p.exp(), log_p > -torch.inf
+    found = {
+        "tv": (p - log_q.exp()).abs().sum(1) / 2,
+        "kl": torch.where(there, p * (log_p - log_q), 0.0).sum(1).clamp(min=0),
+    }
+    sparse = codec.sparse_log_probs(columns, temperatures)
+    if sparse is not None and codec.covers_all:
+        tail = p.scatter(1, sparse.ids, 0.0).sum(1)
+        found["tail_mass"] = (sparse.log_tail.exp() - tail).abs()
+    errors = {name: e.view(-1, len(TEMPERATURES)) for name, e in found.items()}
+    extents = {name: (e.amax(0).tolist(), e.mean(0).tolist()) for name, e in errors.items()}
+    at = {
+        f"{t:g}": {name: _extent(largest[i], mean[i]) for name, (largest, mean) in extents.items()}
+        for i, t in enumerate(TEMPERATURES)
+    }
     return Errors(len(values), 0, at)
 
 
-def _extent(errors: torch.Tensor) -> Extent:
-    largest, mean = float(errors.max()), float(errors.mean())
+def _extent(largest: float, mean: float) -> Extent:
     return (largest, mean) if math.isfinite(largest) else (None, None)
 
 
