@@ -52,6 +52,7 @@ def train(cache: softcache.Cache, seed: int, temperature: float | None) -> float
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # for so small a model threads cost more than they bring, above all on a busy machine
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", help="the cache that softcache build made")
     parser.add_argument("--seeds", type=int, default=10)
