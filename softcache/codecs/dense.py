@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from softcache.codecs.base import Codec, Column, as_logits, check_choice, require_temperature
-from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.faults import by_row, faults_as
 from softcache.codecs.temperature import Temperature, temper
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -39,15 +39,13 @@ class DenseCodec(Codec):
         return (Column("values", self.dtype, self.task.shape, math.nan),)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        flat = values.detach().reshape(len(values), -1)
-        if self.task.value_kind in (None, "logits") and fits(flat, self.torch_dtype):
-            return {}
-        faults = value_faults(flat, self.task, self.torch_dtype)
+        found = faults_as(values, self.task, self.torch_dtype)
         if self.task.value_kind == "probs":
-            lost = (flat.to(self.torch_dtype).double() - flat.double()).abs()
-            coarse = (flat > 0) & (lost > torch.finfo(self.torch_dtype).eps * flat.double())
-            faults[f"a probability too small for {self.dtype} (store float32, or give logits)"] = coarse
-        return by_row(faults)
+            lost = (values.to(self.torch_dtype).double() - values.double()).abs()
+            coarse = (values > 0) & (lost > torch.finfo(self.torch_dtype).eps * values.double())
+            reason = f"a probability too small for {self.dtype} (store float32, or give logits)"
+            found = by_row({reason: coarse}) | found
+        return found
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         stored = values.detach().to(self.torch_dtype)

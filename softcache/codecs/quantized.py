@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from softcache.codecs.base import Codec, Column, as_logits, require_temperature
-from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.faults import faults_as
 from softcache.codecs.temperature import Temperature, temper
 from softcache.errors import CodecError
 
@@ -36,10 +36,7 @@ class QuantizedCodec(Codec):
         return Column("codes", "uint8", self.task.shape, 0), Column("affine", "float32", (2,), math.nan)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        flat = values.detach().reshape(len(values), -1)
-        if self.task.value_kind in (None, "logits") and fits(flat, torch.float32):
-            return {}
-        return by_row(value_faults(flat, self.task, torch.float32))
+        return faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         flat = values.detach().float().reshape(len(values), -1)

@@ -10,7 +10,7 @@ import torch
 
 from softcache.codecs.base import Codec, Column, as_logits, check_integer, require_distribution
 from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
-from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.faults import faults_as
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, inverse_temperatures
 from softcache.errors import CodecError
@@ -57,9 +57,7 @@ class SampledCodec(Codec):
         )
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        if self.task.value_kind == "logits" and fits(values, torch.float32):
-            return {}
-        return by_row(value_faults(values, self.task, torch.float32))
+        return faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = as_logits(values, self.task)

@@ -18,7 +18,7 @@ from softcache.codecs.base import (
     require_distribution,
 )
 from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
-from softcache.codecs.faults import by_row, fits, value_faults
+from softcache.codecs.faults import faults_as
 from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, count_at_least, decode_nodes, encode_nodes, tail_sums
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, inverse_temperatures
@@ -78,9 +78,7 @@ class TopkCodec(Codec):
         return tuple(found)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        if self.task.value_kind == "logits" and fits(values, torch.float32):
-            return {}
-        return by_row(value_faults(values, self.task, torch.float32))
+        return faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = as_logits(values, self.task)
