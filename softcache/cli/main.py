@@ -281,4 +281,7 @@ def _describe_errors(errors: Any) -> None:
 
 
 def _extent(largest: float | None, mean: float | None) -> str:
-    return "unbounded          " if largest is None or mean is None else f"{largest:.1e} ({mean:.1e})"
+    if largest is None or mean is None:
+        return "unbounded          "
+    largest_text, mean_text = (f"{error:.1e}" if error else "below 2e-6" for error in (largest, mean))
+    return largest_text if largest == 0 else f"{largest_text} ({mean_text})"
