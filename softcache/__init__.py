@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from softcache.read.cache import open_cache as open
     from softcache.read.ensemble import ensemble
     from softcache.read.join import join
+    from softcache.read.soft_sequences import SoftSequences
     from softcache.read.soft_targets import SoftBatch, SoftTargets
     from softcache.read.target import Target
     from softcache.read.verify import verify
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Cache",
     "SoftBatch",
+    "SoftSequences",
     "SoftTargets",
     "SoftcacheError",
     "Target",
@@ -44,6 +46,7 @@ __all__ = [
 _HOMES = {
     "Cache": ("softcache.read.cache", "Cache"),
     "SoftBatch": ("softcache.read.soft_targets", "SoftBatch"),
+    "SoftSequences": ("softcache.read.soft_sequences", "SoftSequences"),
     "SoftTargets": ("softcache.read.soft_targets", "SoftTargets"),
     "Target": ("softcache.read.target", "Target"),
     "attach": ("softcache.read.attach", "attach"),

@@ -8,7 +8,8 @@ from typing import Any
 
 from softcache.errors import FormatError, TaskError
 
-KINDS = ("classification", "features")
+KINDS = ("classification", "features", "sequence", "causal_lm")
+SEQUENCES = ("sequence", "causal_lm")
 VALUE_KINDS = ("logits", "log_probs", "probs")
 MAX_NUMBERS = 2**40
 MAX_DIMENSIONS = 32
@@ -19,11 +20,14 @@ class TaskSpec:
     """One task.
 
     Attributes:
-        kind: `classification` (one distribution over C classes) or `features` (a vector or map without temperature).
-        shape: shape of one row; `(C,)` for classification.
+        kind: `classification` (one distribution over C classes), `features` (a vector or map without temperature),
+            `sequence` (a distribution at each of a varying number of positions) or `causal_lm` (the same, position t
+            answering token t + 1 of a row's tokens).
+        shape: shape of one row, of sequences that of one position; `(C,)` where there are classes.
         value_kind: what the stored numbers are, one of `VALUE_KINDS`; None for features.
         labels: names of the classes in the order of the values, or None.
         allow_masked: whether -Inf may appear (a class that the teacher rules out).
+        tokenizer: of causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.1).
     """
 
     kind: str
@@ -31,6 +35,7 @@ class TaskSpec:
     value_kind: str | None = None
     labels: tuple[str, ...] | None = None
     allow_masked: bool = False
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         problems = self.problems()
@@ -46,6 +51,8 @@ class TaskSpec:
             found.append(f"shape is {list(self.shape)}; expected sizes of at least 1, at most {MAX_NUMBERS:,} numbers")
         if len(self.shape) > MAX_DIMENSIONS:
             found.append(f"shape has {len(self.shape)} dimensions; at most {MAX_DIMENSIONS} can be stored")
+        if (self.tokenizer is not None) != (self.kind == "causal_lm"):
+            found.append("a tokenizer belongs to causal_lm, and to nothing else")
         if self.kind == "features":
             if self.value_kind is not None or self.labels is not None or self.allow_masked:
                 found.append("features have no value_kind, labels or allow_masked")
@@ -55,7 +62,7 @@ class TaskSpec:
                 f"value_kind is {self.value_kind!r}; expected one of {', '.join(VALUE_KINDS)}: it is never guessed"
             )
         if len(self.shape) != 1 or self.shape[0] < 2:
-            found.append(f"classification needs one size of at least 2, not {list(self.shape)}")
+            found.append(f"{self.kind} needs one size of at least 2, not {list(self.shape)}")
         if self.labels is not None and len(self.labels) != self.shape[0]:
             found.append(f"{len(self.labels)} labels for {self.shape[0]} classes")
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
@@ -68,6 +75,11 @@ class TaskSpec:
     def has_temperature(self) -> bool:
         """Whether a temperature means anything for this task."""
         return self.kind != "features"
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether a row has a varying number of positions, each with values of `shape`."""
+        return self.kind in SEQUENCES
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as in a target's declaration (docs/format.md, section 3)."""
@@ -86,6 +98,7 @@ class TaskSpec:
                 value_kind=data["value_kind"],
                 labels=None if labels is None else tuple(str(x) for x in labels),
                 allow_masked=bool(data["allow_masked"]),
+                tokenizer=data["tokenizer"],
             )
         except (KeyError, TypeError, ValueError, TaskError) as e:
             raise FormatError(f"not a task: {e!r}") from e

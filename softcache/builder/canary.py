@@ -7,16 +7,21 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from softcache.builder.pipeline import Job, Runner
+from softcache.builder.jobs import Job
+from softcache.builder.pipeline import Runner
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Stored, Unit
 from softcache.errors import TeacherError
-from softcache.read.gather import FixedColumn, FlagColumn, ShardReader
+from softcache.read.gather import FlagColumn, ShardReader
+from softcache.read.row_keys import KnownKeys
+from softcache.read.sequences import SequenceReader
+from softcache.read.target import open_columns
 from softcache.store.files import Files
 from softcache.store.manifest import LiveShard, Manifest, dump_manifest
 from softcache.store.shards import Shard
 
 ROWS = 2
+ITEMS = 16
 TOLERANCE = 1e-3
 
 
@@ -39,15 +44,22 @@ def check_canaries(
 
 
 def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job, shard: Shard) -> None:
-    values, valid = _read(files, shard, target)
-    answered = np.flatnonzero(valid)
+    stored = _Stored(files, shard, target)
+    answered = np.flatnonzero(stored.valid)
     rows = np.unique(answered[np.linspace(0, len(answered) - 1, ROWS).astype(int)])
     answers = runner.predict_rows(job, rows.tolist())[target.name]
-    now = target.codec.compared(answers.tensors())
-    for row in rows.tolist():
-        old, new = values[row].double(), now[row].double()
+    columns, owners = stored.items(rows)
+    now = answers.encoded()
+    if not target.task.is_sequence:
+        now = {name: column[rows] for name, column in now.items()}
+    picked = np.unique(np.linspace(0, len(owners) - 1, ITEMS).astype(int)) if len(owners) else owners
+    same = all(len(now[name]) == len(column) for name, column in columns.items())
+    for item in picked.tolist():
+        row = int(owners[item])
+        old = target.codec.compared({name: column[[item]] for name, column in columns.items()})[0].double()
+        new = target.codec.compared({name: now[name][[item]] for name in columns})[0].double() if same else old * np.nan
         scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
-        allowed = scale * (TOLERANCE + torch.finfo(now.dtype).eps)
+        allowed = scale * (TOLERANCE + stored.eps)
         if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
             sample = job.fragment.sample_ids[row].as_py()
             worst = float((old - new).abs().nan_to_num(torch.inf).max())
@@ -57,13 +69,22 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
             )
 
 
-def _read(files: Files, shard: Shard, target: BuildTarget) -> tuple[torch.Tensor, np.ndarray]:
-    """Read the values and `valid` of one shard, committed or not, with its blocks checked."""
-    alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).shards_of(target.name)
-    reader, first, rows = ShardReader(files, alone), np.zeros(shard.rows, np.int64), np.arange(shard.rows)
-    columns = {
-        c.name: FixedColumn(reader, c.name, c.dtype, c.shape).take(first, rows)
-        for c in target.codec.columns
-        if not c.companion
-    }
-    return target.codec.compared(columns), FlagColumn(reader, "valid").take(first, rows)
+class _Stored:
+    """The values and `valid` of one shard, committed or not, read with its blocks checked."""
+
+    def __init__(self, files: Files, shard: Shard, target: BuildTarget) -> None:
+        alone = Manifest(dump_manifest([LiveShard(shard, "train", 0, 0, 1, 0)]), shard.unit_key).shards_of(target.name)
+        self._reader = ShardReader(files, alone)
+        self._target, self._first = target, np.zeros(shard.rows, np.int64)
+        self.valid = FlagColumn(self._reader, "valid").take(self._first, np.arange(shard.rows))
+        empty = target.codec.compared(target.codec.missing(1))
+        self.eps = torch.finfo(empty.dtype).eps
+
+    def items(self, rows: np.ndarray) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        """Return the codec's columns of some rows, an item for each or for each position, and the items' rows."""
+        columns, first = open_columns(self._reader, self._target.codec), self._first[rows]
+        if isinstance(columns, SequenceReader):
+            keys = KnownKeys(rows, np.zeros_like(rows))
+            found = columns.take(first, rows, np.ones(len(rows), np.bool_), keys, None)
+            return dict(found.columns), rows[found.row.numpy()]
+        return {name: column.take(first, rows) for name, column in columns.items()}, rows

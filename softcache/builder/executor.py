@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from softcache.builder.answers import Answers
 from softcache.builder.canary import check_canaries
 from softcache.builder.estimate import check_space, estimated_bytes
-from softcache.builder.pipeline import Answers, Job, Runner
+from softcache.builder.jobs import Job
+from softcache.builder.pipeline import Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
 from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
@@ -32,6 +34,7 @@ from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
+from softcache.store.target_tables import read_tables, write_tables
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
@@ -149,6 +152,9 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
                 prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep
             )
             receipts[unit.key] = write_rows(prepared.files, unit, kept, prepared.rows_declaration)
+    for target in {u.target.name: u.target for u in todo if u.target is not None}.values():
+        if target.tables and not stop.is_set():
+            write_tables(prepared.files, target.name, target.fingerprint, target.tables)
     jobs = teacher_jobs(prepared)
     answered = 0
     total = sum(job.fragment.rows for of_teacher in jobs.values() for job in of_teacher)
@@ -211,6 +217,7 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
         prepared.work.plan,
         prepared.units,
         prepared.targets,
+        {t.name: read_tables(prepared.files, t.fingerprint).tables if t.tables else {} for t in prepared.targets},
         prepared.rows_declaration["keep"],
         described,
     )

@@ -37,6 +37,7 @@ class Publication:
     plan: Plan
     units: Sequence[Unit]
     targets: Sequence[BuildTarget]
+    tables: dict[str, dict[str, StoredFile]]
     keep: dict[str, str]
     transfer_set: dict[str, Any]
 
@@ -152,11 +153,11 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
     shards: dict[str, list[LiveShard]] = {}
     for (name, _), shard in live.items():
         shards.setdefault(name, []).append(shard)
-    described = {t.name: (t.declaration, t.fingerprint) for t in build.targets}
+    described = {t.name: (t.declaration, t.fingerprint, build.tables[t.name]) for t in build.targets}
     result = {}
     for name in sorted(set(shards) - {ROWS}):
         old, new = committed.get(name), receipts.get(name, [])
-        declaration, digest = described.get(name) or (old.declaration, old.fingerprint)  # type: ignore[union-attr]
+        declaration, digest, tables = described.get(name) or (old.declaration, old.fingerprint, old.tables)  # type: ignore[union-attr]
         untouched = {s.fragment for s in shards[name]} - redone.get(name, set())
         before = _still_skipped(old, build.plan, untouched)
         skipped = before + [list(s) for r in new for s in r.skipped]
@@ -170,6 +171,7 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
             statistics=merge_statistics([s.shard.statistics for s in shards[name]]),
             skipped=skipped[:SKIPPED_LISTED],
             skipped_rows=sum(s.shard.rows - s.shard.statistics["valid"] for s in shards[name]),
+            tables=tables,
         )
     return result
 

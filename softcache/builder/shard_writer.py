@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softcache.builder.pipeline import Answers, Job
+from softcache.builder.answers import Answers
+from softcache.builder.jobs import Job
 from softcache.builder.targets import rows_fingerprint, versions
 from softcache.builder.units import Unit
 from softcache.codecs.fidelity import merge_errors
@@ -33,14 +34,14 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
         files,
         target.format,
         shard_stem(target.name, fragment.split, fragment.number),
-        answers.columns,
+        answers.columns(),
         valid,
         ids,
         views,
         {"target": target.name, "codec": target.codec.to_json()},
         {column.name: column.missing for column in target.codec.columns},
     )
-    statistics = value_statistics(target.codec, answers.tensors(), valid)
+    statistics = value_statistics(target.codec, answers.encoded(), valid)
     if answers.errors:
         statistics["errors"] = merge_errors(answers.errors).to_json()
     skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]

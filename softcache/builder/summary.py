@@ -53,7 +53,7 @@ def summarise(
 ) -> Summary:
     """Return the summary of the newest commit, read back from the cache as any user would."""
     cache = Cache(files)
-    labels = {t.name: t.label for t in targets if t.label is not None and t.task.has_temperature}
+    labels = {t.name: t.label for t in targets if t.label is not None and t.task.kind == "classification"}
     kept = cache.rows.table() if labels else None
     found = []
     for name in cache.targets:

@@ -15,12 +15,20 @@ import torch
 import softcache
 from softcache.codecs import Codec, make_codec
 from softcache.errors import RecipeError, SoftcacheError
-from softcache.recipe import Recipe, TeacherRecipe
+from softcache.recipe import CausalLMRecipe, Recipe, TaskRecipe, TeacherRecipe
 from softcache.store.checksums import fingerprint
 from softcache.store.layout import ROWS
 from softcache.tasks import TaskSpec
-from softcache.teachers import Fingerprint, TorchTeacher
+from softcache.teachers import Fingerprint, Teacher, TorchTeacher
+from softcache.teachers.causal_lm import (
+    CausalLMInputs,
+    CausalLMSource,
+    CausalLMTeacher,
+    causal_lm_fingerprint,
+    causal_lm_vocabulary,
+)
 from softcache.teachers.torch_module import torch_fingerprint
+from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash, vocabulary_size
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class BuildTarget:
     declaration: dict[str, Any]
     label: str | None
     max_error: float | None
+    tables: dict[str, pa.RecordBatch]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -44,7 +53,7 @@ class BuildTarget:
 
 
 def build_targets(recipe: Recipe) -> list[BuildTarget]:
-    """Return a recipe's targets. Raises RecipeError with all problems of callables, weights and sources."""
+    """Return a recipe's targets. Raises RecipeError with all problems of their teachers and of what they answer."""
     problems: list[str] = []
     identities: dict[str, Fingerprint] = {}
     for name, teacher in recipe.teachers.items():
@@ -52,12 +61,16 @@ def build_targets(recipe: Recipe) -> list[BuildTarget]:
             identities[name] = teacher_fingerprint(recipe, teacher)
         except SoftcacheError as e:
             problems.append(f"teachers.{name}: {e}")
+    targets = []
+    for target, (task, name) in recipe.targets().items():
+        try:
+            if name in identities:
+                targets.append(_target(recipe, target, task, name, identities[name]))
+        except SoftcacheError as e:
+            problems.append(f"tasks.{task}: {e}")
     if problems:
         raise RecipeError(problems)
-    return [
-        _target(recipe, target, task, teacher, identities[teacher])
-        for target, (task, teacher) in recipe.targets().items()
-    ]
+    return targets
 
 
 def rows_declaration(keep: pa.Schema, id_type: pa.DataType) -> dict[str, Any]:
@@ -72,6 +85,8 @@ def rows_fingerprint(declaration: dict[str, Any]) -> str:
 
 def teacher_fingerprint(recipe: Recipe, teacher: TeacherRecipe) -> Fingerprint:
     """Return what decides a teacher's answers. Raises RecipeError or TeacherError if something of it cannot be read."""
+    if isinstance(teacher, CausalLMRecipe):
+        return causal_lm_fingerprint(_source(recipe, teacher), _inputs(teacher), dtype=teacher.dtype)
     return torch_fingerprint(
         model=teacher.model,
         arguments=teacher.arguments,
@@ -83,16 +98,47 @@ def teacher_fingerprint(recipe: Recipe, teacher: TeacherRecipe) -> Fingerprint:
     )
 
 
-def load_teacher(recipe: Recipe, name: str) -> TorchTeacher:
+def load_teacher(recipe: Recipe, name: str) -> Teacher:
     """Load a teacher on the recipe's device. Raises TeacherError or RecipeError."""
-    teacher = recipe.teachers[name]
+    teacher, device = recipe.teachers[name], recipe.build.device
+    if isinstance(teacher, CausalLMRecipe):
+        return CausalLMTeacher.load(
+            _source(recipe, teacher),
+            _inputs(teacher),
+            dtype=teacher.dtype,
+            tokens_at_once=teacher.tokens_at_once,
+            device=device,
+        )
     return TorchTeacher.load(
         model=teacher.model,
         arguments=teacher.arguments,
         weights=_optional(recipe, teacher.weights),
         preprocess=teacher.preprocess,
-        device=recipe.build.device,
+        device=device,
     )
+
+
+def _source(recipe: Recipe, teacher: CausalLMRecipe) -> CausalLMSource:
+    local = recipe.path(teacher.model)
+    return CausalLMSource(str(local) if local.is_dir() else teacher.model, teacher.gguf, teacher.revision)
+
+
+def _inputs(teacher: CausalLMRecipe) -> CausalLMInputs:
+    return CausalLMInputs(
+        teacher.text, teacher.input_ids, teacher.loss_mask, teacher.max_length, teacher.add_special_tokens
+    )
+
+
+def _tables(recipe: Recipe, task: TaskRecipe, teacher: TeacherRecipe) -> dict[str, pa.RecordBatch]:
+    """Return the tables that are known before the teacher runs. Raises RecipeError where task and teacher disagree."""
+    if task.kind != "causal_lm":
+        return {}
+    if not isinstance(teacher, CausalLMRecipe):
+        raise RecipeError("causal_lm tasks take teachers with adapter: causal_lm, whose tokenizer is known")
+    table = causal_lm_vocabulary(_source(recipe, teacher))
+    if (size := vocabulary_size(table)) != task.spec("").shape[0]:
+        raise RecipeError(f"classes is {task.spec('').shape[0]:,}; the teacher's tokenizer has {size:,}")
+    return {VOCABULARY: table}
 
 
 def versions() -> dict[str, str]:
@@ -126,9 +172,10 @@ def _optional(recipe: Recipe, path: str | None) -> Path | None:
 
 def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerprint) -> BuildTarget:
     task = recipe.tasks[key]
-    spec = task.spec()
+    tables = _tables(recipe, task, recipe.teachers[teacher])
+    spec = task.spec(vocabulary_hash(tables[VOCABULARY]) if VOCABULARY in tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
-    output = task.output or key
+    output = task.output or ("logits" if spec.kind == "causal_lm" else key)
     declaration = {
         "task": spec.to_json(),
         "teacher": identity.to_json() | {"output": output},
@@ -136,5 +183,5 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerp
         "format": task.store.format,
     }
     return BuildTarget(
-        name, teacher, spec, codec, task.store.format, output, declaration, task.label, task.store.max_error
+        name, teacher, spec, codec, task.store.format, output, declaration, task.label, task.store.max_error, tables
     )

@@ -256,24 +256,25 @@ def _describe(target: Any) -> None:
     settings = (f"{k}={v}" for k, v in declaration["codec"].items() if k != "name")
     codec = " ".join([declaration["codec"]["name"], *settings])
     click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
-    click.echo(f"  {stats['rows']:,} rows, {stats['valid']:,} with an answer, {human_bytes(stats['bytes'])}")
+    positions = f", {stats['positions']:,} positions" if "positions" in stats else ""
+    click.echo(f"  {stats['rows']:,} rows, {stats['valid']:,} with an answer{positions}, {human_bytes(stats['bytes'])}")
     if stats.get("count"):
         click.echo(
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
         )
     if target.errors is not None:
-        _describe_errors(target.errors)
+        _describe_errors(target.errors, "positions" if task.is_sequence else "rows")
     for what, value in declaration["teacher"].items():
         click.echo(f"  teacher {what}: {value}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
 
 
-def _describe_errors(errors: Any) -> None:
+def _describe_errors(errors: Any, unit: str) -> None:
     if errors.wide:
-        click.echo(f"  {errors.wide:,} rows have logits more than 60 nats apart")
+        click.echo(f"  {errors.wide:,} {unit} have logits more than 60 nats apart")
     if not errors.rows:
         return
-    click.echo(f"  off the teacher, over {errors.rows:,} rows, at most (on average):")
+    click.echo(f"  off the teacher, over {errors.rows:,} {unit}, at most (on average):")
     for temperature in SHOWN:
         found = errors.at.get(temperature, {})
         shown = (f"{title} {_extent(*found[name])}" for name, title in MEASURES.items() if name in found)

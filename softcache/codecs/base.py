@@ -79,6 +79,11 @@ class Codec(ABC):
         """Whether classes that are not stored by themselves have a share of the rest, and not none at all."""
         return True
 
+    @property
+    def has_all_values(self) -> bool:
+        """Whether the stored values are one for each class, or number of the row."""
+        return True
+
     def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
         """Return log p(T) of the stored classes and of the others' mass, None where every class is stored."""
         return None

@@ -49,6 +49,10 @@ class SampledCodec(Codec):
         return False
 
     @property
+    def has_all_values(self) -> bool:
+        return False
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         return (
             *id_columns(self.draws, self.classes),

@@ -15,14 +15,24 @@ from softcache.codecs.fidelity import Errors, merge_errors
 Array = np.ndarray[Any, Any]
 # Few enough for a core's cache, and for torch to stay in this thread: the teacher needs its own.
 _CHUNK = 32_768
+_ITEMS = 16_384
 
 
 def value_statistics(codec: Codec, columns: Mapping[str, torch.Tensor], valid: Array) -> dict[str, Any]:
-    """Return a shard's statistics over the finite stored values of valid rows (docs/format.md, section 6)."""
-    values = codec.values(columns)
-    flat = (values if valid.all() else values[torch.from_numpy(valid)]).reshape(-1)
-    chunks = [_of_chunk(flat[i : i + _CHUNK].double()) for i in range(0, len(flat), _CHUNK)]
-    return {"valid": int(valid.sum())} | merge_statistics(chunks)
+    """Return a shard's statistics over the finite stored values of valid rows (docs/format.md, section 6).
+
+    `columns` have an item for each row, or where rows are sequences for each position that is stored.
+    """
+    items = len(next(iter(columns.values())))
+    chunks: list[dict[str, Any]] = []
+    for begin in range(0, items, _ITEMS):
+        values = codec.values({name: column[begin : begin + _ITEMS] for name, column in columns.items()})
+        if not codec.task.is_sequence and not valid[begin : begin + _ITEMS].all():
+            values = values[torch.from_numpy(valid[begin : begin + _ITEMS])]
+        flat = values.reshape(-1)
+        chunks += [_of_chunk(flat[i : i + _CHUNK].double()) for i in range(0, len(flat), _CHUNK)]
+    counts = {"valid": int(valid.sum())} | ({"positions": items} if codec.task.is_sequence else {})
+    return counts | merge_statistics(chunks)
 
 
 def _of_chunk(values: torch.Tensor) -> dict[str, Any]:
@@ -46,7 +56,9 @@ def _of_chunk(values: torch.Tensor) -> dict[str, Any]:
 def merge_statistics(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the statistics of several shards as one. Means and deviations are combined exactly (Chan et al. 1979)."""
     errors = [Errors.from_json(p["errors"]) for p in parts if "errors" in p]
-    merged = {"errors": merge_errors(errors).to_json()} if errors else {}
+    merged: dict[str, Any] = {"errors": merge_errors(errors).to_json()} if errors else {}
+    if parts and all("positions" in p for p in parts):
+        merged["positions"] = sum(p["positions"] for p in parts)
     parts = [p for p in parts if p.get("count")]
     if not parts:
         return {"count": 0, "min": None, "max": None, "mean": None, "std": None} | merged

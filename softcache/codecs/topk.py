@@ -63,6 +63,10 @@ class TopkCodec(Codec):
         return self.classes > self.k
 
     @property
+    def has_all_values(self) -> bool:
+        return False
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         found = [
             *id_columns(self.head, self.classes),

@@ -14,7 +14,7 @@ from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
 from softcache.read.join import field_of, readables, with_soft
 from softcache.read.row_keys import ids_to_numpy
-from softcache.read.soft_targets import SoftBatch, concatenate
+from softcache.read.soft_targets import SoftBatch
 from softcache.store.keys import duplicates, id_array
 from softcache.transfer import from_object
 from softcache.transfer.content import hash_rows
@@ -101,7 +101,7 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
         plain, parts = [{k: v for k, v in b.items() if k != "soft"} for b in batch], [b["soft"] for b in batch]
     else:
         plain, parts = [b[0] for b in batch], [b[1] for b in batch]
-    soft = SoftBatch({name: concatenate([p[name] for p in parts]) for name in parts[0]})
+    soft = SoftBatch({name: type(first).concatenate([p[name] for p in parts]) for name, first in parts[0].items()})
     return with_soft(samples(plain), soft)
 
 

@@ -76,6 +76,10 @@ class Ensemble:
                 raise TaskError(f"{member!r} is not a target; use cache[name]")
             if not member.task.has_temperature:
                 raise TaskError(f"{member.name} is a {member.task.kind} target; an ensemble averages probabilities")
+            if member.task.is_sequence:
+                raise TaskError(
+                    f"{member.name} is a {member.task.kind} target; ensembles of sequences are not there yet"
+                )
             if (member.task.kind, member.task.shape, member.task.labels) != (
                 first.task.kind,
                 first.task.shape,

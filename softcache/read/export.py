@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from softcache.errors import StorageError, TaskError
 from softcache.read.cache import Cache
-from softcache.store.arrow import fixed_size_array
+from softcache.read.target import Target
+from softcache.store.arrow import column_array
 from softcache.store.layout import ROWS
 
 _CHUNK = 65_536
@@ -32,9 +32,10 @@ class Exported:
 def export(cache: Cache, output: str | os.PathLike[str], to: str = "parquet") -> list[Exported]:
     """Write each target's committed rows as `<output>/<target>/<split>.parquet`.
 
-    Columns are `values` (a list of the row's numbers; bfloat16 becomes float32), `valid`, `sample_id`, `view`; `rows`
-    has its own. Raises TaskError for another format than `parquet`, StorageError if a file is there already or cannot
-    be written.
+    Columns are `values` (a list of the row's numbers; bfloat16 becomes float32), `valid`, `sample_id`, `view`. Where
+    not every class has a value, and where rows are sequences, the columns are those of the shards (docs/format.md,
+    section 11); `rows` has its own. Raises TaskError for another format than `parquet`, StorageError if a file is there
+    already or cannot be written.
     """
     if to != "parquet":
         raise TaskError(f"cannot export to {to!r}; expected parquet")
@@ -43,26 +44,25 @@ def export(cache: Cache, output: str | os.PathLike[str], to: str = "parquet") ->
         narrowed = cache.split(split)
         written.append(_write(Path(output, ROWS, f"{split}.parquet"), [narrowed.rows.table()]))
         for name in cache.targets:
-            rows = narrowed[name].covered_rows()
-            chunks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-            if chunks:
-                written.append(
-                    _write(Path(output, name, f"{split}.parquet"), (_table(narrowed, name, c) for c in chunks))
-                )
+            if len(narrowed[name].covered_rows()):
+                written.append(_write(Path(output, name, f"{split}.parquet"), _tables(narrowed[name])))
     return written
 
 
-def _table(cache: Cache, name: str, rows: np.ndarray) -> pa.Table:
-    soft = cache[name].read(rows)
-    values = soft.values.float() if soft.values.dtype == torch.bfloat16 else soft.values
-    return pa.table(
-        {
-            "values": fixed_size_array(values.numpy()),
-            "valid": pa.array(soft.mask.numpy()),
-            "sample_id": pa.array(soft.ids),
-            "view": pa.array(soft.views, pa.int32()),
-        }
-    )
+def _tables(target: Target) -> Iterator[pa.Table]:
+    """Yield a target's rows: their values where every class has one, else the columns as they are stored."""
+    if target.task.is_sequence:
+        yield target.table()
+        return
+    rows = target.covered_rows()
+    for begin in range(0, len(rows), _CHUNK):
+        soft = target.read(rows[begin : begin + _CHUNK])
+        stored = {name: column_array(column.numpy()) for name, column in soft.columns.items()}
+        if target.codec.has_all_values:
+            values = soft.values.float() if soft.values.dtype == torch.bfloat16 else soft.values
+            stored = {"values": column_array(values.numpy())}
+        keys = {"sample_id": pa.array(soft.ids), "view": pa.array(soft.views, pa.int32())}
+        yield pa.table(stored | {"valid": pa.array(soft.mask.numpy())} | keys)
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> Exported:

@@ -143,12 +143,14 @@ class Window:
 
 
 class FixedColumn:
-    """A column of `shape` numbers of `dtype` per row."""
+    """A column of `shape` numbers of `dtype` per row, or of `items` (int64 [shards]) items in each shard."""
 
-    def __init__(self, reader: ShardReader, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, reader: ShardReader, name: str, dtype: str, shape: tuple[int, ...], items: Array | None = None
+    ) -> None:
         width = math.prod(shape)
         self._shape = shape
-        self._window = Window(reader, name, dtype, dtype, width, width, reader.shards.rows)
+        self._window = Window(reader, name, dtype, dtype, width, width, reader.shards.rows if items is None else items)
 
     def take(self, shard: Array, local: Array) -> torch.Tensor:
         """Return rows as a fresh tensor [n, *shape] in the stored dtype."""
@@ -157,6 +159,48 @@ class FixedColumn:
     def take_runs(self, runs: Sequence[Run]) -> torch.Tensor:
         """Return runs of rows, each (shard, first row within it, rows), as a fresh tensor [n, *shape]."""
         return torch.from_numpy(self._window.take_runs(runs).reshape(-1, *self._shape))
+
+
+class Bounds:
+    """Where the items of rows' lists, or their bytes, begin and end in a shard that has `items` (int64 [shards])."""
+
+    def __init__(self, reader: ShardReader, name: str, items: Array) -> None:
+        self._reader, self._name, self._items = reader, name, items
+        self._window = Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, reader.shards.rows)
+
+    def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
+        """Return where each row's items begin, and how many they are, int64 [n]. Raises FormatError."""
+        bounds = self._window.take(shard, local).astype(np.int64).reshape(-1, 2)
+        begin, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
+        if (begin < 0).any() or (lengths < 0).any() or (bounds[:, 1] > self._items[shard]).any():
+            raise self._reader.bad(self._name, "has offsets outside its data")
+        return begin, lengths
+
+
+class ListColumns:
+    """Columns of lists that begin and end alike, each item of a column `shape` numbers of `dtype`."""
+
+    def __init__(self, reader: ShardReader, columns: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
+        name, dtype, shape = columns[0]
+        position = reader.shards.column(name)
+        if position is None:
+            raise reader.bad(name, "is not there")
+        items = reader.shards.sizes[:, position] // (NUMPY_DTYPES[dtype].itemsize * math.prod(shape))
+        self.bounds = Bounds(reader, name, items)
+        self._columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
+
+    def take(self, shard: Array, begin: Array, lengths: Array) -> dict[str, torch.Tensor]:
+        """Return `lengths` items of each row from `begin` on, all one after the other, by column."""
+        shards, items = np.repeat(shard, lengths), ranges(begin, lengths)
+        return {name: column.take(shards, items) for name, column in self._columns.items()}
+
+
+def ranges(begin: Array, lengths: Array) -> Array:
+    """Return the numbers of ranges, each from its `begin` on (int64 [n]), one after the other."""
+    ends = lengths.cumsum()
+    numbers: Array = np.repeat(begin - (ends - lengths), lengths)
+    numbers += np.arange(len(numbers))
+    return numbers
 
 
 class FlagColumn:
@@ -183,11 +227,10 @@ class TextColumn:
     def __init__(self, reader: ShardReader, name: str) -> None:
         self._reader, self._name = reader, name
         shards = reader.shards
-        self._bounds = Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, shards.rows)
         position = shards.column(f"{name}.data")
         if position is None:
             raise reader.bad(name, "has no data")
-        self._offsets, self._sizes = shards.offsets[:, position], shards.sizes[:, position]
+        self._bounds, self._offsets = Bounds(reader, name, shards.sizes[:, position]), shards.offsets[:, position]
         self._span = reader.span(shards.columns[position][2])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
@@ -197,10 +240,7 @@ class TextColumn:
             parts = [self.take(shard[i : i + _CHUNK], local[i : i + _CHUNK]) for i in chunks]
             ends = np.cumsum(np.concatenate([[0], *(np.diff(offsets) for _, offsets in parts)]))
             return np.concatenate([data for data, _ in parts]), ends
-        bounds = self._bounds.take(shard, local).astype(np.int64).reshape(-1, 2)
-        begin, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
-        if (begin < 0).any() or (lengths < 0).any() or (bounds[:, 1] > self._sizes[shard]).any():
-            raise self._reader.bad(self._name, "has offsets outside its data")
+        begin, lengths = self._bounds.take(shard, local)
         first = self._span.starts[shard] + self._offsets[shard] + begin
         last = first + np.maximum(lengths, 1) - 1
         ends = np.concatenate([[0], np.cumsum(lengths)])

@@ -8,6 +8,7 @@ from typing import Any
 from softcache.errors import AlignmentError
 from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
+from softcache.read.soft_sequences import SoftSequences
 from softcache.read.soft_targets import SoftBatch
 
 
@@ -18,15 +19,25 @@ class Join:
     """
 
     def __init__(
-        self, loader: Iterable[Any], targets: Mapping[str, Readable], id: str | int, view: str | int | None
+        self,
+        loader: Iterable[Any],
+        targets: Mapping[str, Readable],
+        id: str | int,
+        view: str | int | None,
+        input_ids: str | int | None,
     ) -> None:
-        self._loader, self._targets, self._id, self._view = loader, targets, id, view
+        self._loader, self._targets, self._id, self._view, self._input_ids = loader, targets, id, view, input_ids
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
             ids = field_of(batch, self._id)
             views = None if self._view is None else field_of(batch, self._view)
-            yield with_soft(batch, SoftBatch({name: t.lookup(ids, views) for name, t in self._targets.items()}))
+            found = {name: target.lookup(ids, views) for name, target in self._targets.items()}
+            if self._input_ids is not None:
+                for soft in found.values():
+                    if isinstance(soft, SoftSequences) and soft.tokens is not None:
+                        soft.check_input_ids(field_of(batch, self._input_ids))
+            yield with_soft(batch, SoftBatch(found))
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]
@@ -39,15 +50,18 @@ def join(
     id: str | int,
     targets: Sequence[str | Readable] | None = None,
     view: str | int | None = None,
+    input_ids: str | int | None = None,
 ) -> Join:
     """Add soft targets to the batches of any loader.
 
     `id` names the sample ids in a batch: a key of dict batches, a position of tuple batches; `view` likewise, for
-    caches with several views. `targets` are names or ensembles, by default every target. A dict batch comes back as a
-    dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has its own
-    `.name`. Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks.
+    caches with several views. `input_ids` names the token ids, [B, L] padded, which are then compared with those that
+    the teachers of causal_lm targets saw. `targets` are names or ensembles, by default every target. A dict batch comes
+    back as a dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has
+    its own `.name`. Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache
+    lacks and for other tokens.
     """
-    return Join(loader, readables(cache, targets), id, view)
+    return Join(loader, readables(cache, targets), id, view, input_ids)
 
 
 def readables(cache: Cache, targets: Sequence[str | Readable] | None) -> dict[str, Readable]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -93,12 +93,7 @@ class SoftTargets:
         its codec says. Raises TaskError if the temperature is not finite and positive, or below what the target
         answers; if the target has none; if the result would be larger than 4 GiB.
         """
-        size = 4 * len(self) * math.prod(self.task.shape)
-        if size > MAX_DENSE_BYTES:
-            raise TaskError(
-                f"log_probs of {len(self):,} rows of {list(self.task.shape)} would take {size / 2**30:.1f} GiB; take "
-                "fewer rows (soft[i:j]), or .sparse_log_probs; distillation_loss needs neither"
-            )
+        check_dense_size(len(self), self.task)
         return self.decoder.log_probs(self.columns, temperature)
 
     def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
@@ -135,8 +130,22 @@ class SoftTargets:
             rows = slice(rows, rows + 1 or None)
         here = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
         there = rows if isinstance(rows, (slice, torch.Tensor)) else torch.as_tensor(rows, device=self.device)
-        picked = self._map(lambda t: t[there])
-        return replace(picked, keys=self.keys.take(here))
+        return self._picked(here, there)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Any]) -> SoftTargets:
+        """Return batches of one target as one."""
+        first: SoftTargets = parts[0]
+        return replace(
+            first,
+            columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
+            mask=torch.cat([p.mask for p in parts]),
+            keys=KnownKeys(np.concatenate([p.ids for p in parts]), np.concatenate([p.views for p in parts])),
+        )
+
+    def _picked(self, here: Any, there: Any) -> SoftTargets:
+        """Return some rows: which, as numpy or slice, and the same for tensors."""
+        return replace(self._map(lambda t: t[there]), keys=self.keys.take(here))
 
     def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SoftTargets:
         columns = {name: change(column) for name, column in self.columns.items()}
@@ -173,15 +182,14 @@ class SoftBatch(Mapping[str, SoftTargets]):
         return SoftBatch({n: s[rows] for n, s in self._targets.items()})
 
 
-def concatenate(parts: list[SoftTargets]) -> SoftTargets:
-    """Return batches of one target as one."""
-    first = parts[0]
-    return replace(
-        first,
-        columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
-        mask=torch.cat([p.mask for p in parts]),
-        keys=KnownKeys(np.concatenate([p.ids for p in parts]), np.concatenate([p.views for p in parts])),
-    )
+def check_dense_size(rows: int, task: TaskSpec) -> None:
+    """Raise TaskError if so many rows of a task's distributions would take too much memory."""
+    size = 4 * rows * math.prod(task.shape)
+    if size > MAX_DENSE_BYTES:
+        raise TaskError(
+            f"log_probs of {rows:,} rows of {list(task.shape)} would take {size / 2**30:.1f} GiB; take fewer rows "
+            "(soft[i:j]), or .sparse_log_probs; distillation_loss needs neither"
+        )
 
 
 def resolve_name(name: str, targets: Mapping[str, object]) -> str:

@@ -11,18 +11,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from softcache.codecs import codec_from_json
+from softcache.codecs import Codec, codec_from_json
 from softcache.codecs.fidelity import Errors
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, Run, ShardReader
 from softcache.read.lookup import Keys
 from softcache.read.row_keys import DeferredKeys, RowKeys
+from softcache.read.sequences import SequenceReader, Spans, read_spans
+from softcache.read.soft_sequences import SoftSequences
 from softcache.read.soft_targets import SoftTargets
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
+from softcache.store.target_tables import open_table
 from softcache.tasks import TaskSpec
+from softcache.transfer.vocabulary import VOCABULARY, vocabulary, vocabulary_differences, vocabulary_hash
 
 Array = np.ndarray[Any, Any]
 
@@ -72,25 +76,72 @@ class Target:
             "bytes": committed.bytes,
             "skipped_rows": committed.skipped_rows,
         }
+        self._tables = committed.tables
         measured = committed.statistics.get("errors")
         self.errors = None if measured is None else Errors.from_json(measured)
         self._reader = ShardReader(files, shards, check=check)
         self._in_split: Array = np.ones(len(shards.rows), np.bool_)
         if split is not None:
             self._in_split = pc.equal(shards.splits, split).to_numpy(zero_copy_only=False)
-        self._columns: tuple[dict[str, FixedColumn], FlagColumn | None] | None = None
+        self._columns: tuple[dict[str, FixedColumn] | SequenceReader, FlagColumn | None] | None = None
 
-    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None, input_ids: Any = None) -> SoftTargets:
         """Return soft targets joined by sample id, in the order of `ids`, repeats included.
 
         `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while
-        the cache has one view; `hashes` [B], content hashes of the samples, are compared where given. Raises
-        AlignmentError for keys that the cache or this target lacks, and for samples that have changed.
+        the cache has one view; `hashes` [B], content hashes of the samples, are compared where given, and so are
+        `input_ids` [B, L], the samples' tokens (`SoftSequences.check_input_ids`). Where rows are sequences the result
+        is a `SoftSequences`. Raises AlignmentError for keys that the cache or this target lacks, and for samples that
+        have changed.
         """
         keys, rows = self._keys.find(ids, views)
         if hashes is not None:
             self._keys.check_contents(keys, rows, hashes)
-        return self._gather(rows, keys)
+        found = self._gather(rows, keys)
+        if input_ids is not None:
+            self._sequences(found).check_input_ids(input_ids)
+        return found
+
+    def lookup_spans(
+        self, ids: Any, starts: Any, lengths: Any, views: Any = None, *, input_ids: Any = None
+    ) -> SoftSequences:
+        """Return runs of positions of sequences, joined by sample id: a student may cut and pack as it likes.
+
+        Span i is what a student sees that is given `lengths[i]` tokens (of other sequences: positions) of sample
+        `ids[i]` from `starts[i]` on; its position t is that of the token `starts[i] + t`. Where a span ends with its
+        sample's last token, that has no next one and no answer. For a student that is given several spans in one row,
+        without padding, the spans in order and its logits as [sum of lengths, C] belong together. `ids` may repeat.
+
+        Raises AlignmentError for unknown keys, spans beyond a sample's end and other `input_ids` than the teacher's
+        (compared where given), TaskError where rows are not sequences.
+        """
+        self._require_sequences()
+        keys, rows = self._keys.find(ids, views)
+        found = self._sequences(self._gather(rows, keys, spans=read_spans(starts, lengths, len(rows))))
+        if input_ids is not None:
+            found.check_input_ids(input_ids)
+        return found
+
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Compare a student's tokenizer (of the transformers library) with the teacher's: what each id means.
+
+        Raises AlignmentError with the difference, TaskError unless the target is causal_lm.
+        """
+        table = self.table_of(VOCABULARY)
+        if vocabulary_hash(theirs := vocabulary(tokenizer)) != self.task.tokenizer:
+            raise AlignmentError(
+                f"{self.name}: the student's token ids mean something else than the teacher's: "
+                f"{vocabulary_differences(table, theirs)}"
+            )
+
+    def table_of(self, name: str) -> pa.RecordBatch:
+        """Return one of the target's own tables, such as `vocabulary`, memory-mapped, checked.
+
+        Raises TaskError if it has none of that name.
+        """
+        if name not in self._tables:
+            raise TaskError(f"{self.name} ({self.task.kind}) has no table {name!r}")
+        return open_table(self._files, self._tables[name])
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number: a slice or integers [B].
@@ -154,9 +205,15 @@ class Target:
     def __repr__(self) -> str:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
-    def _gather(self, rows: Array | range, keys: RowKeys, runs: Sequence[Run] | None = None) -> SoftTargets:
-        """Return rows, copied whole where they are known to lie in `runs`."""
+    def _gather(
+        self, rows: Array | range, keys: RowKeys, runs: Sequence[Run] | None = None, spans: Spans | None = None
+    ) -> SoftTargets:
+        """Return rows, copied whole where they are known to lie in `runs`; of sequences perhaps some spans."""
         columns, valid = self._open_columns()
+        if isinstance(columns, SequenceReader):
+            shard, local = self._locate(np.asarray(rows), keys)
+            there = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
+            return columns.take(shard, local, there, keys, spans)
         if runs is None or valid is not None:
             shard, local = self._locate(np.asarray(rows), keys)
         if runs is None:
@@ -174,17 +231,24 @@ class Target:
             raise self._uncovered(rows[~covered], keys.take(~covered))
         return shard, local
 
-    def _open_columns(self) -> tuple[dict[str, FixedColumn], FlagColumn | None]:
+    def _open_columns(self) -> tuple[dict[str, FixedColumn] | SequenceReader, FlagColumn | None]:
         """Open the codec's columns, and `valid` unless the commit says that every row has an answer."""
         if self._columns is None:
-            columns = {
-                c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape)
-                for c in self.codec.columns
-                if not c.companion
-            }
             everywhere = self.stats["valid"] == self.stats["rows"]
-            self._columns = columns, None if everywhere else FlagColumn(self._reader, "valid")
+            self._columns = (
+                open_columns(self._reader, self.codec),
+                (None if everywhere else FlagColumn(self._reader, "valid")),
+            )
         return self._columns
+
+    def _sequences(self, found: SoftTargets) -> SoftSequences:
+        self._require_sequences()
+        assert isinstance(found, SoftSequences)
+        return found
+
+    def _require_sequences(self) -> None:
+        if not self.task.is_sequence:
+            raise TaskError(f"{self.name} is a {self.task.kind} target: its rows are no sequences")
 
     def _uncovered(self, rows: Array, keys: RowKeys) -> AlignmentError:
         by_row = isinstance(keys, DeferredKeys)
@@ -197,3 +261,10 @@ class Target:
     def _require_arrow(self) -> None:
         if self.format != "arrow":
             raise TaskError(f"{self.name} is stored with Zarr; use .read or .lookup, or open its shards with zarr")
+
+
+def open_columns(reader: ShardReader, codec: Codec) -> dict[str, FixedColumn] | SequenceReader:
+    """Return what reads a codec's columns."""
+    if codec.task.is_sequence:
+        return SequenceReader(reader, codec)
+    return {c.name: FixedColumn(reader, c.name, c.dtype, c.shape) for c in codec.columns if not c.companion}

@@ -9,10 +9,10 @@ from typing import Any
 
 from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
-from softcache.read.verify_contents import check_commit, check_index, check_shard, has_its_keys
+from softcache.read.verify_contents import check_commit, check_index, check_shard, check_tables, has_its_keys
 from softcache.store.card import render
 from softcache.store.checksums import block_checksums, sha256
-from softcache.store.commits import Commit, FileReference, check_parent, latest_number, read_commit
+from softcache.store.commits import Commit, CommittedTarget, FileReference, check_parent, latest_number, read_commit
 from softcache.store.files import Files, connect
 from softcache.store.layout import CARD, commit_path
 from softcache.store.manifest import LiveShard, Manifest
@@ -20,6 +20,7 @@ from softcache.store.plan import Plan, read_plan
 from softcache.store.receipts import read_receipt, receipt_keys
 from softcache.store.shards import StoredFile, own_checksum_bytes
 from softcache.store.state import read_reference
+from softcache.store.target_tables import read_tables, tables_path
 
 LEVELS = ("quick", "full")
 
@@ -115,12 +116,23 @@ class _Verifier:
             manifest = self._try(commit.manifest.path, _open_manifest, data, commit.manifest.path)
         for segment in commit.index:
             self._read_reference(segment)
+        for target in commit.targets.values():
+            self._check_tables(target)
         if manifest is not None:
             for live in self._try(commit.manifest.path, list, manifest.live()) or []:
                 self._check_files(live.shard.files)
                 self._receipts.add(live.shard.unit_key)
                 self._check_place(live, plan, commit.manifest.path)
         return manifest
+
+    def _check_tables(self, target: CommittedTarget) -> None:
+        if not target.tables or (path := tables_path(target.fingerprint)) in self._seen:
+            return
+        found = self._try(path, read_tables, self._files, target.fingerprint)
+        self._count(path, 0)
+        self._check_files(tuple(target.tables.values()))
+        if found is not None and found.tables != target.tables:
+            self._add(path, "not the tables that the commit names")
 
     def _read_reference(self, reference: FileReference | StoredFile) -> Any:
         self._count(reference.path, reference.bytes)
@@ -186,6 +198,8 @@ class _Verifier:
         """Check what whole-file hashes cannot show: that keys, shapes, statistics, index and plan agree."""
         broken = {p.path for p in self._result.problems}
         self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
+        for name in cache.targets:
+            self._add_all(tables_path(cache.commit.targets[name].fingerprint), check_tables, cache[name])
         plan = self._plan(cache.commit.plan)
         checked: set[int] = set()
         for shard in live:

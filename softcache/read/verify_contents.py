@@ -21,6 +21,7 @@ from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.state import read_reference
+from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 
 
 def has_its_keys(fragment: Fragment) -> bool:
@@ -49,6 +50,12 @@ def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
             yield f"target {name} has {said}; its shards have {found}"
 
 
+def check_tables(target: Target) -> Iterator[str]:
+    """Yield where a target's tables are not what its declaration says. Raises whatever reading them raises."""
+    if target.task.kind == "causal_lm" and vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer:
+        yield f"the vocabulary of {target.name} is not that of its tokenizer"
+
+
 def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
     """Yield what is wrong inside a shard whose files are intact. Raises whatever reading it raises."""
     if live.shard.files[0].path.endswith(".arrow"):
@@ -58,6 +65,8 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
         return
     target = cache[live.shard.target]
     yield from _check_values(target, live)
+    if target.task.is_sequence:
+        yield from _check_lists(files, target, live)
     if target.format == "zarr":
         yield from _check_zarr(files, target, fragment, live)
 
@@ -131,6 +140,26 @@ def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
     recorded = {name: value for name, value in live.shard.statistics.items() if name != "errors"}
     if not _close(found, recorded):
         yield f"its values have the statistics {found}; {live.shard.statistics} were recorded"
+
+
+def _check_lists(files: Files, target: Target, live: LiveShard) -> Iterator[str]:
+    """Yield where the lists of a row do not belong together."""
+    batch = arrow.load(files.read(live.shard.files[0].path), live.shard.files[0].path)
+    lengths = np.diff(arrow.numbers(batch[target.codec.columns[0].name].offsets))
+    alike = [column.name for column in target.codec.columns] + (
+        ["positions"] if "positions" in batch.schema.names else []
+    )
+    for name in alike:
+        if not np.array_equal(np.diff(arrow.numbers(batch[name].offsets)), lengths):
+            yield f"the lists of {name} are not as long as those of {alike[0]}"
+    if target.task.kind != "causal_lm":
+        return
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    tokens, positions = np.diff(arrow.numbers(batch["input_ids"].offsets)), arrow.numbers(batch["positions"].values)
+    if len(positions) != len(row) or (positions < 0).any() or (positions >= tokens[row] - 1).any():
+        yield "positions are not those of its tokens"
+    elif ((np.diff(positions) <= 0) & (np.diff(row) == 0)).any():
+        yield "positions do not ascend"
 
 
 def _close(found: dict[str, Any], recorded: dict[str, Any]) -> bool:

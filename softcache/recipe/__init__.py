@@ -4,6 +4,27 @@ A recipe names code that will be run: it is trusted. Nothing here runs it yet.
 """
 
 from softcache.recipe.loading import load_recipe
-from softcache.recipe.models import DatasetSource, FilesSource, ImagesSource, PythonSource, Recipe, TeacherRecipe
+from softcache.recipe.models import (
+    CausalLMRecipe,
+    DatasetSource,
+    FilesSource,
+    ImagesSource,
+    PythonSource,
+    Recipe,
+    TaskRecipe,
+    TeacherRecipe,
+    TorchRecipe,
+)
 
-__all__ = ["DatasetSource", "FilesSource", "ImagesSource", "PythonSource", "Recipe", "TeacherRecipe", "load_recipe"]
+__all__ = [
+    "CausalLMRecipe",
+    "DatasetSource",
+    "FilesSource",
+    "ImagesSource",
+    "PythonSource",
+    "Recipe",
+    "TaskRecipe",
+    "TeacherRecipe",
+    "TorchRecipe",
+    "load_recipe",
+]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from softcache.errors import RecipeError
 from softcache.recipe.models import (
     BuildRecipe,
+    CausalLMRecipe,
     DatasetSource,
     FilesSource,
     ImagesSource,
@@ -21,7 +22,7 @@ from softcache.recipe.models import (
     Recipe,
     StoreRecipe,
     TaskRecipe,
-    TeacherRecipe,
+    TorchRecipe,
     TransferSetRecipe,
 )
 from softcache.store.layout import is_name_part
@@ -132,7 +133,10 @@ def _override(data: dict[str, Any], text: str) -> str | None:
 
 
 def _explain(error: Any) -> list[str]:
-    where = ".".join(str(part) for part in error["loc"])
+    location = error["loc"]
+    # The tag of a teacher's model is not a key of the recipe.
+    shown = (*location[:2], *location[3:]) if location[:1] == ("teachers",) else location
+    where = ".".join(map(str, shown))
     if error["type"] == "value_error":
         lines = str(error["ctx"]["error"]).split("\n")
         return [f"{where}: {line}" if where else line for line in lines]
@@ -162,8 +166,8 @@ def _known_keys(location: tuple[Any, ...]) -> Collection[str]:
             model: type[BaseModel] = sources[kind]
         case ("transfer_set", _):
             model = TransferSetRecipe
-        case ("teachers", _, _):
-            model = TeacherRecipe
+        case ("teachers", _, adapter, _):
+            model = CausalLMRecipe if adapter == "causal_lm" else TorchRecipe
         case ("tasks", _, _):
             model = TaskRecipe
         case ("tasks", _, "store", _):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
 
 from softcache.codecs import make_codec
-from softcache.errors import CodecError, TaskError
+from softcache.errors import CodecError, RecipeError, TaskError
 from softcache.store.checksums import canonical_json
 from softcache.store.layout import is_split_name, is_target_name
 from softcache.store.shards import FORMATS
 from softcache.tasks import KINDS, TaskSpec
+
+PACKAGE = "package:"
 
 
 def _finite(value: JsonValue) -> JsonValue:
@@ -84,7 +87,7 @@ class TransferSetRecipe(_Model):
         return self
 
 
-class TeacherRecipe(_Model):
+class TorchRecipe(_Model):
     """A torch module made by `model(**arguments)`, its weights, and its preprocessing of one sample."""
 
     adapter: Literal["torch"] = "torch"
@@ -100,6 +103,48 @@ class TeacherRecipe(_Model):
         if self.reads is not None and len(set(self.reads)) != len(self.reads):
             raise ValueError("reads: a column is there twice")
         return self
+
+
+class CausalLMRecipe(_Model):
+    """A causal language model of the transformers library, and the column of text or token ids that it reads.
+
+    `model` is a folder, `package:NAME` for the folder of an installed Python package, or a name on the Hub.
+    """
+
+    adapter: Literal["causal_lm"]
+    model: str
+    gguf: str | None = None
+    revision: str | None = None
+    text: str | None = None
+    input_ids: str | None = None
+    loss_mask: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    add_special_tokens: bool = True
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    tokens_at_once: int = Field(default=2048, ge=1)
+
+    @property
+    def reads(self) -> list[str]:
+        """The columns that the teacher reads."""
+        return [column for column in (self.text, self.input_ids, self.loss_mask) if column is not None]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give text or input_ids, the column to read")
+        if self.loss_mask is not None and self.input_ids is None:
+            raise ValueError("loss_mask has an entry for each token, so it needs input_ids")
+        return self
+
+
+def _adapter(teacher: Any) -> str:
+    given = teacher.get("adapter", "torch") if isinstance(teacher, dict) else teacher.adapter
+    return str(given)
+
+
+TeacherRecipe = Annotated[
+    Annotated[TorchRecipe, Tag("torch")] | Annotated[CausalLMRecipe, Tag("causal_lm")], Discriminator(_adapter)
+]
 
 
 class StoreRecipe(_Model):
@@ -144,15 +189,15 @@ class TaskRecipe(_Model):
     name: str | None = None
     store: StoreRecipe = StoreRecipe()
 
-    def spec(self) -> TaskSpec:
-        """Return the task. Raises TaskError where it contradicts itself."""
+    def spec(self, tokenizer: str | None = None) -> TaskSpec:
+        """Return the task, of causal_lm with its tokenizer's hash. Raises TaskError where it contradicts itself."""
         if self.kind not in KINDS:
             raise TaskError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if self.kind == "classification":
+        if self.kind != "features":
             if self.shape is not None:
-                raise TaskError("classification takes classes or labels, not shape")
+                raise TaskError(f"{self.kind} takes classes or labels, not shape")
             if self.classes is None and self.labels is None:
-                raise TaskError("classification needs classes (a number) or labels (their names)")
+                raise TaskError(f"{self.kind} needs classes (a number) or labels (their names)")
             shape: tuple[int, ...] = (self.classes if self.classes is not None else len(self.labels or ()),)
         else:
             if self.shape is None:
@@ -161,16 +206,19 @@ class TaskRecipe(_Model):
                 raise TaskError(f"{self.kind} has no classes")
             shape = tuple(self.shape)
         labels = None if self.labels is None else tuple(self.labels)
-        return TaskSpec(self.kind, shape, self.value_kind, labels, self.allow_masked)
+        return TaskSpec(self.kind, shape, self.value_kind, labels, self.allow_masked, tokenizer)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         try:
-            make_codec(self.store.codec, self.spec(), self.store.settings())
+            spec = self.spec(tokenizer="not known yet" if self.kind == "causal_lm" else None)
+            make_codec(self.store.codec, spec, self.store.settings())
         except TaskError as e:
             raise ValueError(str(e)) from e
         except CodecError as e:
             raise ValueError(f"store: {e}") from e
+        if spec.is_sequence and self.store.format != "arrow":
+            raise ValueError(f"store: {self.kind} targets are stored in Arrow shards alone")
         if self.name is not None and not is_target_name(self.name):
             raise ValueError(f"name {self.name!r}: expected part@part of lower-case letters, digits and _.-")
         if self.name is not None and len(self.teachers) != 1:
@@ -206,5 +254,13 @@ class Recipe(_Model):
         return {target: (key, teacher) for target, key, teacher in named}
 
     def path(self, text: str) -> Path:
-        """Return a path of the recipe: relative to its folder."""
-        return self.folder / text
+        """Return a path of the recipe: relative to its folder, or `package:NAME`, the folder of a Python package.
+
+        Raises RecipeError if there is no such package.
+        """
+        if not text.startswith(PACKAGE):
+            return self.folder / text
+        found = find_spec(text.removeprefix(PACKAGE))
+        if found is None or not found.submodule_search_locations:
+            raise RecipeError(f"{text}: no package of that name is installed")
+        return Path(found.submodule_search_locations[0])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from softcache.errors import FormatError
-from softcache.store.buffers import Buffer
+from softcache.store.buffers import Buffer, ListColumn
 
 _DTYPES = {
     pa.uint8(): "uint8",
@@ -25,20 +25,26 @@ _DTYPES = {
 
 
 def encode(
-    values: Mapping[str, np.ndarray[Any, Any]],
+    values: Mapping[str, np.ndarray[Any, Any] | ListColumn],
     valid: np.ndarray[Any, Any],
     sample_ids: pa.Array,
     views: np.ndarray[Any, Any],
 ) -> tuple[memoryview, tuple[Buffer, ...]]:
     """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
-    arrays = {n: pa.array(column) if column.ndim == 1 else fixed_size_array(column) for n, column in values.items()}
+    arrays = {name: column_array(column) for name, column in values.items()}
     arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
     data = dump(arrays)
     return data, locate(data)
 
 
-def fixed_size_array(values: np.ndarray[Any, Any]) -> pa.Array:
-    """Return `values` [rows, ...] as FixedSizeList rows of their flattened numbers."""
+def column_array(values: np.ndarray[Any, Any] | ListColumn) -> pa.Array:
+    """Return `values` [rows, ...] as rows of their flattened numbers, and lists of them as lists."""
+    if isinstance(values, ListColumn):
+        items = column_array(values.values)
+        kind = pa.list_(pa.field("item", items.type, nullable=False))
+        return pa.ListArray.from_arrays(pa.array(values.offsets, pa.int32()), items, type=kind)
+    if values.ndim == 1:
+        return pa.array(values)
     size = math.prod(values.shape[1:])
     item = pa.field("item", pa.from_numpy_dtype(values.dtype), nullable=False)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(item, size))
@@ -105,22 +111,30 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 
 
 def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:
-    """Return where fixed-width columns lie in a stream's bytes; of strings and bytes, their offsets and data."""
+    """Return where columns of numbers, of lists of numbers, of strings and of bytes lie in a stream's bytes."""
     whole = pa.py_buffer(data)
     batch = load(whole, "shard")
-    found = []
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if pa.types.is_fixed_size_list(column.type):
-            column = column.flatten()
-        buffers = column.buffers()
-        if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
-            found.append(_buffer(whole, f"{name}.offsets", "int32", buffers[1], 4 * (len(column) + 1)))
-            found.append(_buffer(whole, f"{name}.data", "bytes", buffers[2], None))
-        elif column.type in _DTYPES:
-            dtype = _DTYPES[column.type]
-            size = -(-len(column) // 8) if dtype == "bit" else len(column) * column.type.byte_width
-            found.append(_buffer(whole, name, dtype, buffers[1], size))
-    return tuple(found)
+    return tuple(
+        b for name, column in zip(batch.schema.names, batch.columns, strict=True) for b in _of(whole, name, column)
+    )
+
+
+def _of(whole: pa.Buffer, name: str, column: pa.Array) -> Iterator[Buffer]:
+    """Yield the buffers of a column, none if it is of another type."""
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        _, offsets, content = column.buffers()
+        yield _buffer(whole, f"{name}.offsets", "int32", offsets, 4 * (len(column) + 1))
+        yield _buffer(whole, f"{name}.data", "bytes", content, None)
+        return
+    items = column.values if pa.types.is_list(column.type) else column
+    numbers = items.values if pa.types.is_fixed_size_list(items.type) else items
+    if numbers.type not in _DTYPES:
+        return
+    if items is not column:
+        yield _buffer(whole, f"{name}.offsets", "int32", column.buffers()[1], 4 * (len(column) + 1))
+    dtype = _DTYPES[numbers.type]
+    size = -(-len(numbers) // 8) if dtype == "bit" else len(numbers) * numbers.type.byte_width
+    yield _buffer(whole, name, dtype, numbers.buffers()[1], size)
 
 
 def _buffer(whole: pa.Buffer, name: str, dtype: str, buffer: pa.Buffer | None, size: int | None) -> Buffer:

@@ -13,6 +13,17 @@ NUMPY_DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "int32", "i
 DTYPES = (*NUMPY_DTYPES, "bit", "bytes")
 
 
+@dataclass(frozen=True, eq=False)
+class ListColumn:
+    """A column of lists: their items one after the other, `values` [N, ...], and where each row's begin.
+
+    `offsets` is int32 [rows + 1], from 0 to N.
+    """
+
+    values: np.ndarray[Any, Any]
+    offsets: np.ndarray[Any, Any]
+
+
 @dataclass(frozen=True)
 class Buffer:
     """One contiguous run of numbers of a column.

@@ -61,6 +61,11 @@ class CommittedTarget:
     statistics: dict[str, Any]
     skipped: list[list[Any]]
     skipped_rows: int
+    tables: dict[str, StoredFile]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the target as in commits."""
+        return vars(self) | {"tables": {name: table.to_json() for name, table in self.tables.items()}}
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Commit:
         body = vars(self) | {
             "manifest": vars(self.manifest),
             "index": [segment.to_json() for segment in self.index],
-            "targets": {name: vars(target) for name, target in self.targets.items()},
+            "targets": {name: target.to_json() for name, target in self.targets.items()},
         }
         del body["sha256"]
         return body

@@ -13,6 +13,7 @@ from softcache.store.marker import require_marker
 from softcache.store.plan import extensions, read_plan_chain
 from softcache.store.receipts import read_receipt, receipt_keys
 from softcache.store.state import read_reference
+from softcache.store.target_tables import read_tables, tables_path
 
 DAY = 86_400.0
 
@@ -74,6 +75,9 @@ def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
     for number in range(1, latest_number(files) + 1):
         commit = read_commit(files, number)
         needed |= {commit_path(number), commit.manifest.path, *(r.path for r in commit.index)}
+        for target in commit.targets.values():
+            if target.tables:
+                needed |= {tables_path(target.fingerprint), *(table.path for table in target.tables.values())}
         if commit.plan not in heads:
             needed |= {f"plan/{head}.arrow" for head in read_plan_chain(files, commit.plan)}
             heads.add(commit.plan)
@@ -81,8 +85,13 @@ def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
             committed.add(live.shard.unit_key)
             needed |= {f.path for f in live.shard.files}
     unfinished = {f"plan/{head}.arrow" for parent in heads for head in extensions(files, parent)}
+    tabled = {name.removesuffix(".json") for name in files.names("tables") if name.endswith(".json")}
     for key in receipt_keys(files):
-        named = {f"receipts/{key}.json", *(f.path for f in read_receipt(files, key).shard.files)}
+        receipt = read_receipt(files, key)
+        named = {f"receipts/{key}.json", *(f.path for f in receipt.shard.files)}
+        if receipt.fingerprint in tabled:
+            tables = read_tables(files, receipt.fingerprint).tables.values()
+            named |= {tables_path(receipt.fingerprint), *(table.path for table in tables)}
         if key in committed:
             needed |= named
         else:
@@ -95,4 +104,4 @@ def _is_ours(path: str) -> bool:
     """Whether a file lies where softcache writes; what a user put beside the cache is left alone."""
     folder, _, name = path.rpartition("/")
     top = folder.partition("/")[0]
-    return name.startswith(TEMPORARY) or top in ("data", "plan", "receipts", "manifests", "index")
+    return name.startswith(TEMPORARY) or top in ("data", "plan", "receipts", "manifests", "index", "tables")

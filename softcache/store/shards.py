@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from softcache.store import arrow, zarr
-from softcache.store.buffers import Buffer
+from softcache.store.buffers import Buffer, ListColumn
 from softcache.store.checksums import Bytes, block_checksums, sha256
 from softcache.store.files import Files
 from softcache.store.layout import check_path
@@ -70,7 +70,7 @@ def write_shard(
     files: Files,
     form: str,
     stem: str,
-    values: Mapping[str, np.ndarray[Any, Any]],
+    values: Mapping[str, np.ndarray[Any, Any] | ListColumn],
     valid: np.ndarray[Any, Any],
     sample_ids: pa.Array,
     views: np.ndarray[Any, Any],
@@ -80,13 +80,14 @@ def write_shard(
     """Write one target's shard durably; return its files and where its columns lie in them.
 
     `form` is `arrow` or `zarr`, `stem` the path up to the hash. `values` [rows, ...] are the codec's columns in order,
-    `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows]. `attributes` go to a Zarr group,
-    `fills` (by column) are its arrays' fill values.
+    lists in Arrow shards alone; `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows].
+    `attributes` go to a Zarr group, `fills` (by column) are its arrays' fill values.
     """
     if form == "arrow":
         data, columns = arrow.encode(values, valid, sample_ids, views)
         return (put_file(files, f"{stem}-", data),), columns
-    parts, columns = zarr.encode(values, valid, sample_ids, views, attributes, fills)
+    arrays = {name: column for name, column in values.items() if not isinstance(column, ListColumn)}
+    parts, columns = zarr.encode(arrays, valid, sample_ids, views, attributes, fills)
     digest = sha256(zarr.listing({name: sha256(part) for name, part in parts.items()}))
     stored = []
     for name, part in parts.items():

@@ -1,6 +1,6 @@
 """Teachers: the protocol, fingerprints, and one adapter a module."""
 
-from softcache.teachers.protocol import Fingerprint, Teacher
+from softcache.teachers.protocol import Fingerprint, Sequences, Teacher
 from softcache.teachers.torch_module import TorchTeacher
 
-__all__ = ["Fingerprint", "Teacher", "TorchTeacher"]
+__all__ = ["Fingerprint", "Sequences", "Teacher", "TorchTeacher"]

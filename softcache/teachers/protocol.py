@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 
@@ -30,6 +31,31 @@ class Fingerprint:
         return asdict(self) | {"weights": list(self.weights)}
 
 
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """A batch's answers of varying length, worked out while they are taken, so that they never exist as a whole.
+
+    Attributes:
+        lengths: how many positions each sample has that are to be stored [B].
+        chunks: pairs of places (int64 [n], counted through all samples' positions) and their values [n, C], in any
+            order, each place once.
+        tokens: of a causal language model, each sample's token ids [B][L].
+        positions: likewise, the numbers of the stored positions of each sample, ascending: position t answers token
+            t + 1, so that L tokens have L - 1 of them.
+    """
+
+    lengths: Sequence[int]
+    chunks: Iterable[tuple[Any, torch.Tensor]]
+    tokens: Sequence[Any] | None = None
+    positions: Sequence[Any] | None = None
+
+    @classmethod
+    def from_padded(cls, values: torch.Tensor, lengths: Sequence[int]) -> Sequences:
+        """Return the answers that are the first `lengths` [B] positions of `values` [B, L, C]."""
+        there = torch.arange(values.shape[1]) < torch.as_tensor(lengths)[:, None]
+        return cls([int(n) for n in lengths], [(np.arange(int(there.sum())), values[there.to(values.device)])])
+
+
 class Teacher(Protocol):
     """A frozen model, loaded and ready."""
 
@@ -39,5 +65,5 @@ class Teacher(Protocol):
         May raise anything for a bad sample; it is then tried alone and named.
         """
 
-    def predict(self, batch: Any) -> Mapping[str, torch.Tensor]:
-        """Answer a batch: tensors [B, ...] by output name; a single unnamed output is called `output`."""
+    def predict(self, batch: Any) -> Mapping[str, torch.Tensor | Sequences]:
+        """Answer a batch: by output name tensors [B, ...] or `Sequences`; an unnamed output is called `output`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from softcache.errors import TeacherError
-from softcache.teachers.protocol import Fingerprint
+from softcache.teachers.files import file_sha256
+from softcache.teachers.protocol import Fingerprint, Sequences
 from softcache.transfer.python import load_callable, source_files
 
 UNNAMED = "output"
@@ -23,7 +23,7 @@ class TorchTeacher:
 
     `model(**arguments)` makes the module, `weights` fills it (strictly), `preprocess(sample)` turns one sample, a
     dict of its columns, into the module's input tensor; inputs are stacked to [B, ...]. The module returns a tensor
-    [B, ...] or a mapping of them.
+    [B, ...], `Sequences`, or a mapping of them.
     """
 
     def __init__(
@@ -65,15 +65,17 @@ class TorchTeacher:
         """Return preprocessed samples as one tensor [B, ...]."""
         return torch.stack([torch.as_tensor(self._preprocess(sample)) for sample in samples])
 
-    def predict(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the module's outputs, each [B, ...], on its device."""
+    def predict(self, batch: torch.Tensor) -> dict[str, torch.Tensor | Sequences]:
+        """Return the module's outputs, each [B, ...] or `Sequences`, on its device."""
         with torch.inference_mode():
             answer = self._model(batch.to(self._device))
-        if isinstance(answer, torch.Tensor):
+        if isinstance(answer, torch.Tensor | Sequences):
             return {UNNAMED: answer}
         if isinstance(answer, Mapping):
             return dict(answer)
-        raise TeacherError(f"the module returned {type(answer).__name__}; expected a tensor or a mapping of tensors")
+        raise TeacherError(
+            f"the module returned {type(answer).__name__}; expected a tensor, Sequences, or a mapping of them"
+        )
 
 
 def torch_fingerprint(
@@ -95,7 +97,7 @@ def torch_fingerprint(
     return Fingerprint(
         adapter="torch",
         config={"model": model, "arguments": dict(arguments), "preprocess": preprocess, "reads": reads and list(reads)},
-        weights=() if weights is None else (_file_sha256(weights),),
+        weights=() if weights is None else (file_sha256(weights),),
         sources=_source_hashes(code, folder),
     )
 
@@ -108,16 +110,8 @@ def _source_hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
         name = path.relative_to(folder.resolve()).as_posix() if inside else path.name
         while name in found:
             name += "~"
-        found[name] = _file_sha256(path)
+        found[name] = file_sha256(path)
     return found
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as e:
-        raise TeacherError(f"{path}: {e}") from e
 
 
 def _keywords(arguments: Mapping[str, Any]) -> str:

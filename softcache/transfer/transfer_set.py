@@ -96,7 +96,8 @@ class TransferSet:
 
     def stored(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
         """Return columns of samples as stored."""
-        return self.source.read(positions, columns)
+        # A dataset of no columns has no rows either.
+        return self.source.read(positions, columns) if columns else pa.table({})
 
     def samples(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> list[Sample]:
         """Return decoded samples, one dict each. Whatever the decoder raises comes through."""

@@ -108,7 +108,7 @@ GUARDS = [
     Guard("read/gather.py", "+ self._size).any():", "+ self._size).any() and False:", f"{FORGED} -k window"),
     Guard("read/gather.py", "(begin < 0).any() or", "", f"{FORGED} -k text"),
     Guard("read/gather.py", "(lengths < 0).any() or", "", f"{FORGED} -k text"),
-    Guard("read/gather.py", "or (bounds[:, 1] > self._sizes[shard]).any()", "", f"{FORGED} -k text"),
+    Guard("read/gather.py", "or (bounds[:, 1] > self._items[shard]).any()", "", f"{FORGED} -k text"),
     Guard("read/gather.py", "strings.validate(full=True)", "pass", f"{FORGED} -k text"),
     Guard(
         "read/lookup.py",

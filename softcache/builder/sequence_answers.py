@@ -1,0 +1,139 @@
+"""One target's answers for a fragment whose rows are sequences: as many items a row as it has positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from softcache.builder.answers import Answers, kind_of
+from softcache.builder.jobs import Batch
+from softcache.builder.targets import BuildTarget
+from softcache.errors import CodecError, TeacherError
+from softcache.store.buffers import ListColumn
+from softcache.teachers import Sequences
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(eq=False)
+class _Part:
+    """A batch's answers while they come in: for each item its row, whether it is there, and the codec's columns."""
+
+    batch: Batch
+    rows: Array
+    there: Array
+    columns: dict[str, Array]
+    bad: dict[int, str]
+
+
+class SequenceAnswers(Answers):
+    """Answers of one target to samples of varying length. A row without an answer has no items."""
+
+    def __init__(self, target: BuildTarget, rows: int) -> None:
+        super().__init__(target)
+        self._lengths, self._token_lengths = np.zeros(rows, np.int64), np.zeros(rows, np.int64)
+        self._parts = [self._room(0)]
+        self._tokens, self._positions = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
+
+    def begin(self, output: Sequences, batch: Batch) -> _Part:
+        """Make room for a batch. Raises TeacherError unless its lengths, tokens and positions are as the task says."""
+        _check(output, self.target, batch)
+        lengths = np.asarray(output.lengths, np.int64)
+        rows = np.repeat(np.asarray(batch.rows, np.int64), lengths)
+        return _Part(batch, rows, np.zeros(len(rows), np.bool_), self._room(len(rows)), {})
+
+    def take(self, part: _Part, places: Array, chunk: Any, *, skip_bad: bool) -> None:
+        """Take some items' values. Raises TeacherError or CodecError as `RowAnswers.add`."""
+        values = self.checked(chunk, len(places), part.batch)
+        faults = self.target.codec.faults(values)
+        part.bad |= {int(part.rows[places[i]]): reason for i, reason in faults.items()}
+        self.refuse(part.bad, part.batch.job, skip_bad=skip_bad)
+        part.there[places] = True
+        good = [i for i in range(len(places)) if i not in faults]
+        values, places = (values[good], places[good]) if faults else (values, places)
+        encoded = self.target.codec.encode(values)
+        for name, column in encoded.items():
+            part.columns[name][places] = column.cpu().numpy()
+        self.measure(values, encoded, int(self._lengths.sum()) + places, part.rows[places], part.batch.job)
+
+    def end(self, part: _Part, output: Sequences) -> None:
+        """Keep a batch but for its bad rows. Raises TeacherError if an item has had no values."""
+        if not part.there.all():
+            missing = np.sum(~part.there)
+            raise TeacherError(f"{self.target.name}: {missing:,} positions of samples {part.batch.named} lack values")
+        good = ~np.isin(part.rows, list(part.bad))
+        self._parts.append({name: column[good] for name, column in part.columns.items()} if part.bad else part.columns)
+        for i, row in enumerate(part.batch.rows):
+            if row in part.bad:
+                continue
+            self._lengths[row] = output.lengths[i]
+            if output.tokens is not None and output.positions is not None:
+                self._token_lengths[row] = len(output.tokens[i])
+                self._tokens.append(np.asarray(output.tokens[i], np.int32))
+                self._positions.append(np.asarray(output.positions[i], np.int32))
+
+    def columns(self) -> Mapping[str, ListColumn]:
+        offsets = _offsets(self._lengths)
+        found = {name: ListColumn(column.numpy(), offsets) for name, column in self.encoded().items()}
+        if self.target.task.kind == "causal_lm":
+            found["input_ids"] = ListColumn(np.concatenate(self._tokens), _offsets(self._token_lengths))
+            found["positions"] = ListColumn(np.concatenate(self._positions), offsets)
+        return found
+
+    def encoded(self) -> dict[str, torch.Tensor]:
+        # Joined once: the shard and its statistics ask for the same.
+        if len(self._parts) > 1:
+            self._parts = [{name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}]
+        return {name: torch.from_numpy(column) for name, column in self._parts[0].items()}
+
+    def _room(self, items: int) -> dict[str, Array]:
+        return {name: column.numpy() for name, column in self.target.codec.missing(items).items()}
+
+
+def add_sequences(answers: Sequence[SequenceAnswers], output: Any, batch: Batch, *, skip_bad: bool) -> None:
+    """Take the teacher's answer to a batch for several targets at once, since it is worked out while it is taken.
+
+    Raises TeacherError for one that is not as the tasks say, CodecError for values that cannot be stored.
+    """
+    first = answers[0].target
+    if not isinstance(output, Sequences):
+        raise TeacherError(
+            f"{first.name}: output {first.output!r} is {kind_of(output)}; a {first.task.kind} task takes "
+            "softcache.teachers.Sequences"
+        )
+    parts = [answer.begin(output, batch) for answer in answers]
+    for places, chunk in output.chunks:
+        numbers = np.asarray(places, np.int64)
+        for answer, part in zip(answers, parts, strict=True):
+            answer.take(part, numbers, chunk, skip_bad=skip_bad)
+    for answer, part in zip(answers, parts, strict=True):
+        answer.end(part, output)
+
+
+def _check(output: Sequences, target: BuildTarget, batch: Batch) -> None:
+    def wrong(what: str) -> TeacherError:
+        return TeacherError(f"{target.name}: output {target.output!r} {what} (samples {batch.named})")
+
+    if len(output.lengths) != len(batch.rows):
+        raise wrong(f"has {len(output.lengths)} lengths for {len(batch.rows)} samples")
+    if target.task.kind != "causal_lm":
+        return
+    if output.tokens is None or output.positions is None:
+        raise wrong("lacks tokens and positions, which causal_lm needs")
+    for i, row in enumerate(batch.rows):
+        tokens, positions = output.tokens[i], np.asarray(output.positions[i])
+        fits = len(positions) == output.lengths[i] and not (np.diff(positions) <= 0).any()
+        if not fits or (len(positions) and not 0 <= positions[0] <= positions[-1] < len(tokens) - 1):
+            sample = batch.job.ids([row])[0]
+            raise wrong(f"of sample {sample!r} does not have {output.lengths[i]} of its {len(tokens) - 1} positions")
+
+
+def _offsets(lengths: Array) -> Array:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    if offsets[-1] >= 2**31:
+        raise CodecError(f"{offsets[-1]:,} positions in one fragment; at most 2^31 - 1 fit: lower build.fragment_rows")
+    return offsets.astype(np.int32)

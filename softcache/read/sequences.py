@@ -1,0 +1,112 @@
+"""Rows of a target whose rows are sequences, whole or in spans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from softcache.codecs import Codec
+from softcache.errors import AlignmentError, counted, name_some
+from softcache.read.gather import ListColumns, ShardReader, ranges
+from softcache.read.row_keys import RowKeys
+from softcache.read.soft_sequences import NO_TOKEN, SoftSequences
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """For each of n rows a run of positions: from `starts` on, `lengths` of them (int64 [n])."""
+
+    starts: Array
+    lengths: Array
+
+
+class SequenceReader:
+    """Gathers sequences from a target's shards."""
+
+    def __init__(self, reader: ShardReader, codec: Codec) -> None:
+        stored = [(c.name, c.dtype, c.shape) for c in codec.columns if not c.companion]
+        self._codec, self._has_tokens = codec, codec.task.kind == "causal_lm"
+        self._values = ListColumns(reader, stored)
+        if self._has_tokens:
+            self._positions = ListColumns(reader, [("positions", "int32", ())])
+            self._tokens = ListColumns(reader, [("input_ids", "int32", ())])
+
+    def take(self, shard: Array, local: Array, mask: Array, keys: RowKeys, spans: Spans | None) -> SoftSequences:
+        """Return rows, or spans of them; `mask` (bool [n]) says which have an answer.
+
+        Raises AlignmentError for spans that reach beyond their row's tokens or positions.
+        """
+        begin, stored = self._values.bounds.take(shard, local)
+        token_begin, token_count = self._tokens.bounds.take(shard, local) if self._has_tokens else (begin, stored)
+        positions = np.maximum(token_count - 1, 0) if self._has_tokens else stored
+        spans = spans or Spans(np.zeros_like(begin), positions)
+        _check(spans, token_count, mask, keys)
+        if np.array_equal(stored, positions):
+            # Every position is stored, so that a span's items are a run of the row's.
+            first = np.minimum(spans.starts, stored)
+            counts = np.minimum(spans.starts + spans.lengths, stored) - first
+            begin, row = begin + first, np.repeat(np.arange(len(shard)), counts)
+            place = ranges(first - spans.starts, counts)
+            columns = self._values.take(shard, begin, counts)
+        else:
+            columns, row, place = self._some(shard, begin, stored, spans)
+        longest = int(spans.lengths.max(initial=0))
+        there = torch.zeros(len(shard), longest, dtype=torch.bool)
+        rows, places = torch.from_numpy(row), torch.from_numpy(place)
+        there[rows, places] = True
+        return SoftSequences(
+            decoder=self._codec,
+            columns=columns,
+            mask=there,
+            keys=keys,
+            row=rows,
+            place=places,
+            lengths=torch.from_numpy(spans.lengths.copy()),
+            tokens=self._take_tokens(shard, token_begin, token_count, spans, longest) if self._has_tokens else None,
+        )
+
+    def _some(
+        self, shard: Array, begin: Array, stored: Array, spans: Spans
+    ) -> tuple[dict[str, torch.Tensor], Array, Array]:
+        """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
+        row = np.repeat(np.arange(len(shard)), stored)
+        place = self._positions.take(shard, begin, stored)["positions"].numpy().astype(np.int64) - spans.starts[row]
+        inside = (place >= 0) & (place < spans.lengths[row])
+        items = ranges(begin, stored)[inside]
+        row, place = row[inside], place[inside]
+        return self._values.take(shard[row], items, np.ones_like(items)), row, place
+
+    def _take_tokens(self, shard: Array, begin: Array, count: Array, spans: Spans, longest: int) -> torch.Tensor:
+        first = np.minimum(spans.starts, count)
+        counts = np.minimum(spans.starts + spans.lengths + 1, count) - first
+        found = torch.full((len(shard), longest + 1), NO_TOKEN, dtype=torch.int32)
+        row = torch.from_numpy(np.repeat(np.arange(len(shard)), counts))
+        place = torch.from_numpy(ranges(np.zeros_like(counts), counts))
+        found[row, place] = self._tokens.take(shard, begin + first, counts)["input_ids"]
+        return found
+
+
+def read_spans(starts: Any, lengths: Any, rows: int) -> Spans:
+    """Return spans, `starts` and `lengths` integers [rows] or one number. Raises AlignmentError for anything else."""
+    found = []
+    for name, given in (("starts", starts), ("lengths", lengths)):
+        numbers = np.asarray(given)
+        if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (rows,)) or (numbers < 0).any():
+            raise AlignmentError(f"{name} must be integers from 0, one or [{rows}]")
+        found.append(np.broadcast_to(numbers, (rows,)).astype(np.int64))
+    return Spans(*found)
+
+
+def _check(spans: Spans, counts: Array, mask: Array, keys: RowKeys) -> None:
+    beyond = np.flatnonzero(mask & (spans.starts + spans.lengths > counts))
+    if len(beyond):
+        first = beyond[0]
+        raise AlignmentError(
+            f"{counted(len(beyond), 'span')} of samples {name_some(keys.ids[beyond].tolist())} beyond their end: "
+            f"{spans.lengths[first]:,} from {spans.starts[first]:,} of {counts[first]:,}"
+        )

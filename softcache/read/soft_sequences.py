@@ -1,0 +1,182 @@
+"""Soft targets of rows that are sequences: a distribution at each of a varying number of positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from softcache.codecs import SparseLogProbs, Temperature, check_temperature
+from softcache.errors import AlignmentError, TaskError, counted, name_some
+from softcache.read.row_keys import KnownKeys
+from softcache.read.soft_targets import SoftTargets, check_dense_size
+
+NO_TOKEN = -100
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSequences(SoftTargets):
+    """A batch of B sequences of one target, with N stored positions in all.
+
+    What is asked of it comes padded to the longest sequence, L positions: `values`, `log_probs` and `mask` are [B, L,
+    ...]. A student that sees the same tokens has its logits of position t in the same place.
+
+    Attributes:
+        columns: the codec's columns, each [N, ...].
+        mask: bool [B, L], False where there is nothing: past a sequence's end, at positions that are not stored (of a
+            language model the last token, whose next one is not known), in samples without an answer.
+        row, place: int64 [N], the sequence and the position in it of each stored one.
+        lengths: int64 [B], the positions of each sequence.
+        tokens: of causal_lm int32 [B, L + 1], the sequence's tokens and the one after it; -100 where there is none.
+    """
+
+    row: torch.Tensor
+    place: torch.Tensor
+    lengths: torch.Tensor
+    tokens: torch.Tensor | None
+
+    @property
+    def packed(self) -> SoftTargets:
+        """The stored positions one after the other, [N, ...], each with the key of its sample."""
+        keys = self.keys.take(self.row.cpu().numpy())
+        return SoftTargets(self.decoder, self.columns, torch.ones_like(self.row, dtype=torch.bool), keys)
+
+    @property
+    def values(self) -> torch.Tensor:
+        """The stored values as `SoftTargets.values` has them, [B, L, ...]; NaN (0 for integers) where not `mask`."""
+        return self._padded(self.decoder.values(self.columns))
+
+    def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
+        """Return log p(T), float32 [B, L, C], NaN where not `mask`.
+
+        `temperature` is a number or a tensor [B]. Raises TaskError as `SoftTargets.log_probs`.
+        """
+        check_dense_size(self.mask.numel(), self.task)
+        return self._padded(self.decoder.log_probs(self.columns, self.temperatures(temperature)))
+
+    def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
+        """Return the stored classes [B, L, k], their log p(T), and the log of the others' mass [B, L].
+
+        NaN where not `mask`. Raises TaskError as `SoftTargets.sparse_log_probs`.
+        """
+        found = self.packed.sparse_log_probs(self.temperatures(temperature))
+        return SparseLogProbs(*map(self._padded, found))
+
+    def temperatures(self, temperature: Temperature) -> Temperature:
+        """Return a temperature for each stored position from one for all, or one for each sequence [B]."""
+        t = check_temperature(temperature, len(self))
+        return t.to(self.device)[self.row] if isinstance(t, torch.Tensor) else t
+
+    def index(self, shape: Sequence[int]) -> torch.Tensor:
+        """Return which stored position answers each of a student's logits, int64 of `shape`, -1 where none does.
+
+        `shape` is [B, L'] with L' >= L, or [sum of lengths] for sequences one after the other without padding. Raises
+        TaskError for any other.
+        """
+        total = int(self.lengths.sum())
+        if len(shape) == 2 and shape[0] == len(self) and shape[1] >= self.mask.shape[1]:
+            place = self.row * shape[1] + self.place
+        elif len(shape) == 1 and shape[0] == total:
+            place = (self.lengths.cumsum(0) - self.lengths)[self.row] + self.place
+        else:
+            raise TaskError(
+                f"the student answers {list(shape)} positions; expected [{len(self)}, {self.mask.shape[1]}] or longer, "
+                f"or [{total}] for all sequences one after the other"
+            )
+        found = torch.full((math.prod(shape),), -1, dtype=torch.int64, device=self.device)
+        found[place] = torch.arange(len(place), device=self.device)
+        return found.view(*shape)
+
+    def next_tokens(self) -> torch.Tensor:
+        """Return the token that follows each position, int64 [B, L], -100 where none is stored: hard labels.
+
+        Raises TaskError unless the target is causal_lm.
+        """
+        return torch.where(self.mask, self._tokens()[:, 1:].long(), NO_TOKEN)
+
+    def check_input_ids(self, input_ids: Any) -> None:
+        """Compare the student's token ids [B, at least L] with those that the teacher saw.
+
+        Raises AlignmentError naming samples whose ids differ, TaskError unless the target is causal_lm.
+        """
+        tokens = self._tokens()
+        ids = torch.as_tensor(np.asarray(input_ids) if isinstance(input_ids, list) else input_ids)
+        ids = ids.to(self.device)
+        if ids.ndim != 2 or len(ids) != len(self) or ids.shape[1] < self.mask.shape[1]:
+            raise AlignmentError(
+                f"input_ids are {list(ids.shape)}; expected [{len(self)}, {self.mask.shape[1]}] or longer, padded"
+            )
+        width = min(ids.shape[1], tokens.shape[1])
+        # Those that the answers depend on: the token after the last position is not among them.
+        ours = torch.arange(width, device=self.device) < self.lengths[:, None]
+        wrong = (ours & (ids[:, :width] != tokens[:, :width]) & (tokens[:, :width] != NO_TOKEN)).any(1).cpu().numpy()
+        if wrong.any():
+            names = name_some(self.ids[wrong].tolist())
+            raise AlignmentError(
+                f"not the token ids that the teacher saw: {counted(int(wrong.sum()), 'sample')}, {names}; tokenise "
+                "them as the teacher's tokenizer does, or build for these"
+            )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Any]) -> SoftSequences:
+        """Return batches of one target as one."""
+        first: SoftSequences = parts[0]
+        longest = max(p.mask.shape[1] for p in parts)
+        begins = np.cumsum([0, *(len(p) for p in parts)])[:-1].tolist()
+        tokens = None if first.tokens is None else torch.cat([_widen(p.tokens, longest + 1, NO_TOKEN) for p in parts])
+        return replace(
+            first,
+            columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
+            mask=torch.cat([_widen(p.mask, longest, False) for p in parts]),
+            keys=KnownKeys(np.concatenate([p.ids for p in parts]), np.concatenate([p.views for p in parts])),
+            row=torch.cat([p.row + begin for p, begin in zip(parts, begins, strict=True)]),
+            place=torch.cat([p.place for p in parts]),
+            lengths=torch.cat([p.lengths for p in parts]),
+            tokens=tokens,
+        )
+
+    def _picked(self, here: Any, there: Any) -> SoftSequences:
+        chosen = torch.arange(len(self), device=self.device)[there]
+        # A sequence may be picked several times: each pick takes its items along.
+        counts = torch.bincount(self.row, minlength=len(self))
+        order, begins = torch.argsort(self.row, stable=True), counts.cumsum(0) - counts
+        row = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), counts[chosen])
+        ends = counts[chosen].cumsum(0) - counts[chosen]
+        items = order[begins[chosen][row] + torch.arange(len(row), device=self.device) - ends[row]]
+        lengths = self.lengths[chosen]
+        longest = int(lengths.max()) if len(lengths) else 0
+        return replace(
+            self,
+            columns={name: column[items] for name, column in self.columns.items()},
+            mask=self.mask[chosen, :longest],
+            keys=self.keys.take(here),
+            row=row,
+            place=self.place[items],
+            lengths=lengths,
+            tokens=None if self.tokens is None else self.tokens[chosen, : longest + 1],
+        )
+
+    def _map(self, change: Any) -> SoftSequences:
+        moved = {name: change(getattr(self, name)) for name in ("row", "place", "lengths")}
+        tokens = None if self.tokens is None else change(self.tokens)
+        columns = {name: change(column) for name, column in self.columns.items()}
+        return replace(self, columns=columns, mask=change(self.mask), tokens=tokens, **moved)
+
+    def _padded(self, items: torch.Tensor) -> torch.Tensor:
+        fill = math.nan if items.is_floating_point() else 0
+        found = torch.full((*self.mask.shape, *items.shape[1:]), fill, dtype=items.dtype, device=items.device)
+        found[self.row, self.place] = items
+        return found
+
+    def _tokens(self) -> torch.Tensor:
+        if self.tokens is None:
+            raise TaskError(f"a {self.task.kind} target has no tokens")
+        return self.tokens
+
+
+def _widen(rows: torch.Tensor, width: int, fill: int | bool) -> torch.Tensor:
+    return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=fill)

@@ -1,0 +1,62 @@
+"""What all shards of a target share: tables that are stored once (docs/format.md, section 6.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from softcache.errors import FormatError
+from softcache.store import arrow
+from softcache.store.documents import dump_document, load_document, parse
+from softcache.store.files import Files
+from softcache.store.shards import StoredFile, put_file
+from softcache.store.state import read_reference
+
+
+@dataclass(frozen=True)
+class TargetTables:
+    """The tables of the target with a fingerprint, each a file."""
+
+    target: str
+    fingerprint: str
+    tables: dict[str, StoredFile]
+
+
+def tables_path(fingerprint: str) -> str:
+    """Return the path of what names a target's tables."""
+    return f"tables/{fingerprint}.json"
+
+
+def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, pa.RecordBatch]) -> TargetTables:
+    """Publish a target's tables; return those in force, which are another writer's if that was first."""
+    stored = {
+        name: put_file(files, "tables/", arrow.dump(dict(zip(table.schema.names, table.columns, strict=True))))
+        for name, table in tables.items()
+    }
+    body = {
+        "target": target,
+        "fingerprint": fingerprint,
+        "tables": {name: file.to_json() for name, file in stored.items()},
+    }
+    if files.create(tables_path(fingerprint), dump_document(body)):
+        return TargetTables(target, fingerprint, stored)
+    in_force = read_tables(files, fingerprint)
+    for path in (tables_path(fingerprint), *(file.path for file in in_force.tables.values())):
+        files.touch(path)  # for garbage collection, which leaves what is new: no receipt may name this target yet
+    return in_force
+
+
+def read_tables(files: Files, fingerprint: str) -> TargetTables:
+    """Read what names a target's tables. Raises FileNotFoundError, IntegrityError, FormatError."""
+    where = f"{files.url}/{tables_path(fingerprint)}"
+    found = parse(TargetTables, load_document(files.read(tables_path(fingerprint)), where), where)
+    if found.fingerprint != fingerprint:
+        raise FormatError(f"{where}: holds the tables of another target, {found.fingerprint}")
+    return found
+
+
+def open_table(files: Files, file: StoredFile) -> pa.RecordBatch:
+    """Return a table, memory-mapped, compared with its hash. Raises IntegrityError, FormatError."""
+    return arrow.load(read_reference(files, file), f"{files.url}/{file.path}")

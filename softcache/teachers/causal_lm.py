@@ -1,0 +1,241 @@
+"""Teachers that are causal language models of the transformers library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from softcache.errors import MissingExtra, TeacherError
+from softcache.teachers.files import file_sha256
+from softcache.teachers.protocol import Fingerprint, Sequences
+from softcache.transfer.vocabulary import vocabulary, vocabulary_size
+
+Array = np.ndarray[Any, Any]
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+CODE = (".json", ".txt", ".model", ".jinja")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_LOGITS_AT_ONCE = 2**24
+_PROBE = 8
+_PROBE_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class CausalLMSource:
+    """Where a model and its tokenizer are: a folder or a name on the Hub, and in it perhaps a GGUF file."""
+
+    model: str
+    gguf: str | None = None
+    revision: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what `from_pretrained` is told."""
+        given = {"gguf_file": self.gguf, "revision": self.revision}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class CausalLMInputs:
+    """How a sample becomes token ids: from a column of text, or from one of token ids.
+
+    `loss_mask` is a column of 0 and 1 beside the token ids: position t is stored where token t + 1 has a 1. Samples are
+    cut at `max_length` tokens; without it, one that is longer than the model's context is a bad sample.
+    """
+
+    text: str | None = None
+    input_ids: str | None = None
+    loss_mask: str | None = None
+    max_length: int | None = None
+    add_special_tokens: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [column for column in (self.text, self.input_ids, self.loss_mask) if column is not None]
+
+
+class CausalLMTeacher:
+    """Answers with the logits of every next token. A batch is run in parts of samples of similar length."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, inputs: CausalLMInputs, *, tokens_at_once: int = 2048, device: str = "cpu"
+    ) -> None:
+        """Take a model and its tokenizer. Raises TeacherError if its output head cannot be applied by itself."""
+        self._model = model.to(device).eval().requires_grad_(False)
+        self._tokenizer, self._inputs, self._tokens_at_once = tokenizer, inputs, tokens_at_once
+        self._device, self._head = torch.device(device), _head(model)
+        self._classes = vocabulary_size(vocabulary(tokenizer))
+        self._check_head()
+
+    @classmethod
+    def load(
+        cls, source: CausalLMSource, inputs: CausalLMInputs, *, dtype: str, tokens_at_once: int, device: str
+    ) -> CausalLMTeacher:
+        """Load a teacher. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
+        try:
+            model = _transformers().AutoModelForCausalLM.from_pretrained(
+                source.model, dtype=DTYPES[dtype], **source.options()
+            )
+            return cls(model, load_tokenizer(source), inputs, tokens_at_once=tokens_at_once, device=device)
+        except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as e:
+            raise TeacherError(f"{source.model}: cannot be loaded as a causal language model: {e}") from e
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[Array, Array]]:
+        """Return each sample's token ids and which positions are to be stored, int32."""
+        return [self._encode(sample) for sample in samples]
+
+    def predict(self, batch: list[tuple[Array, Array]]) -> dict[str, Sequences]:
+        """Return `logits` of every stored position, [n, classes]."""
+        tokens, positions = [t for t, _ in batch], [p for _, p in batch]
+        lengths = [len(p) for p in positions]
+        return {"logits": Sequences(lengths, self._chunks(tokens, positions), tokens, positions)}
+
+    def _encode(self, sample: Mapping[str, Any]) -> tuple[Array, Array]:
+        inputs = self._inputs
+        if inputs.text is not None:
+            text = sample[inputs.text]
+            if not isinstance(text, str):
+                raise TypeError(f"column {inputs.text!r} is {type(text).__name__}; expected text")
+            found = self._tokenizer(text, add_special_tokens=inputs.add_special_tokens)["input_ids"]
+        else:
+            found = sample[str(inputs.input_ids)]
+        tokens = np.asarray(found, np.int64)[: inputs.max_length]
+        if tokens.ndim != 1 or not len(tokens) or not 0 <= tokens.min() <= tokens.max() < self._classes:
+            raise ValueError(
+                f"token ids {tokens.tolist()!r:.80}; expected at least one, from 0 to {self._classes - 1:,}"
+            )
+        longest = getattr(self._model.config, "max_position_embeddings", None)
+        if longest is not None and len(tokens) > longest:
+            raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
+        positions = np.arange(len(tokens) - 1, dtype=np.int32)
+        if inputs.loss_mask is not None:
+            mask = np.asarray(sample[inputs.loss_mask])
+            if mask.shape != np.shape(found):
+                raise ValueError(f"{inputs.loss_mask!r} has {mask.size:,} entries for {np.size(found):,} tokens")
+            positions = positions[mask[1 : len(tokens)].astype(bool)]
+        return tokens.astype(np.int32), positions
+
+    def _chunks(self, tokens: Sequence[Array], positions: Sequence[Array]) -> Iterator[tuple[Array, torch.Tensor]]:
+        ends = np.cumsum([0, *(len(p) for p in positions)])
+        at_once = max(_LOGITS_AT_ONCE // self._classes, 1)
+        for samples in self._parts(tokens):
+            hidden = self._hidden([tokens[i] for i in samples], [positions[i] for i in samples])
+            places = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in samples])
+            for begin in range(0, len(places), at_once):
+                with torch.inference_mode():
+                    logits = self._head(hidden[begin : begin + at_once])[:, : self._classes]
+                yield places[begin : begin + at_once], logits
+
+    def _parts(self, tokens: Sequence[Array]) -> Iterator[list[int]]:
+        """Yield samples of similar length together, as many as have so many tokens when padded."""
+        order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
+        while order:
+            count = max(self._tokens_at_once // len(tokens[order[0]]), 1)
+            yield order[:count]
+            order = order[count:]
+
+    @torch.inference_mode()
+    def _hidden(self, tokens: Sequence[Array], positions: Sequence[Array]) -> torch.Tensor:
+        """Return the last hidden states of the stored positions of some samples, one after the other, [n, d]."""
+        longest = max(map(len, tokens))
+        ids, mask = np.zeros((len(tokens), longest), np.int64), np.zeros((len(tokens), longest), np.int64)
+        for i, sample in enumerate(tokens):
+            ids[i, : len(sample)], mask[i, : len(sample)] = sample, 1
+        found = self._model.base_model(
+            input_ids=torch.from_numpy(ids).to(self._device),
+            attention_mask=torch.from_numpy(mask).to(self._device),
+            use_cache=False,
+        ).last_hidden_state
+        rows = np.repeat(np.arange(len(tokens)), [len(p) for p in positions])
+        columns = np.concatenate(positions).astype(np.int64)
+        return found[torch.from_numpy(rows), torch.from_numpy(columns)]  # type: ignore[no-any-return]
+
+    def _check_head(self) -> None:
+        """Compare the logits of a few tokens with those that the model itself gives."""
+        tokens = np.arange(min(_PROBE, self._classes), dtype=np.int32)
+        with torch.inference_mode():
+            expected = self._model(torch.from_numpy(tokens[None].astype(np.int64)).to(self._device)).logits[0].float()
+            found = self._head(self._hidden([tokens], [np.arange(len(tokens), dtype=np.int32)])).float()
+        if expected.shape[1] < self._classes:
+            raise TeacherError(f"the model answers {expected.shape[1]:,} tokens, its tokenizer has {self._classes:,}")
+        if not torch.allclose(found, expected, atol=_PROBE_TOLERANCE, rtol=_PROBE_TOLERANCE):
+            raise TeacherError(
+                f"{type(self._model).__name__} does more to its logits than softcache knows of; give it as a torch "
+                "teacher that answers softcache.teachers.Sequences"
+            )
+
+
+def causal_lm_fingerprint(source: CausalLMSource, inputs: CausalLMInputs, *, dtype: str) -> Fingerprint:
+    """Return what decides the teacher's answers. Raises TeacherError if it cannot be read."""
+    folder = _folder(source)
+    names = [source.gguf] if source.gguf else sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS)
+    if not names:
+        raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
+    others = [] if source.gguf else sorted(p for p in folder.iterdir() if p.suffix in CODE and p.is_file())
+    config = {
+        "dtype": dtype,
+        "columns": inputs.columns,
+        "max_length": inputs.max_length,
+        "add_special_tokens": inputs.add_special_tokens,
+    }
+    weights = tuple(file_sha256(folder / name) for name in names)
+    return Fingerprint("causal_lm", config, weights, {path.name: file_sha256(path) for path in others})
+
+
+def causal_lm_vocabulary(source: CausalLMSource) -> pa.RecordBatch:
+    """Return the vocabulary of a model's tokenizer. Raises MissingExtra or TeacherError."""
+    return vocabulary(load_tokenizer(source))
+
+
+@cache
+def load_tokenizer(source: CausalLMSource) -> Any:
+    """Return a model's tokenizer. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
+    try:
+        return _transformers().AutoTokenizer.from_pretrained(source.model, **source.options())
+    except (OSError, ValueError, RuntimeError, ImportError) as e:
+        raise TeacherError(f"{source.model}: its tokenizer cannot be loaded: {e}") from e
+
+
+def _folder(source: CausalLMSource) -> Path:
+    """Return the folder with a model's files, fetched from the Hub if it is a name there."""
+    if Path(source.model).is_dir():
+        return Path(source.model)
+    _transformers()
+    from huggingface_hub import snapshot_download
+
+    patterns = [source.gguf] if source.gguf else [f"*{suffix}" for suffix in (*WEIGHTS, *CODE)]
+    try:
+        return Path(snapshot_download(source.model, revision=source.revision, allow_patterns=patterns))
+    except Exception as e:
+        raise TeacherError(f"{source.model}: no folder, and not to be had from the Hub: {e}") from e
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as e:
+        raise MissingExtra("a causal_lm teacher needs transformers: pip install 'softcache[transformers]'") from e
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def _head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what turns hidden states [n, d] into logits [n, C]: the output matrix, and what models do after it."""
+    output, config = model.get_output_embeddings(), model.config
+    if output is None:
+        raise TeacherError(f"{type(model).__name__} has no output head")
+    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def logits(hidden: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = output(hidden) * scale if scale != 1 else output(hidden)
+        return found if cap is None else cap * torch.tanh(found / cap)
+
+    return logits
