@@ -47,7 +47,7 @@ class Answers(ABC):
         name, task = self.target.name, self.target.task
         if not isinstance(values, torch.Tensor) or values.layout != torch.strided or values.is_meta or values.is_nested:
             raise TeacherError(f"{name}: output {self.target.output!r} is {kind_of(values)}; expected a dense tensor")
-        expected = (items, *task.shape)
+        expected = (items, *self.target.codec.given_shape)
         if tuple(values.shape) != expected:
             what = "positions" if task.is_sequence else "samples"
             raise TeacherError(
@@ -77,7 +77,7 @@ class Answers(ABC):
         target = self.target
         if not target.task.has_temperature or not len(numbers):
             return
-        wide = wide_rows(as_logits(values, target.task)).nonzero()[:, 0].tolist()
+        wide = wide_rows(as_logits(values, target.task)).nonzero()[:, 0].tolist() if target.codec.sees_logits else []
         picked = sorted({*np.flatnonzero(numbers % SHARE == 0).tolist(), *wide[:1]})
         if not picked:
             self.errors.append(Errors(0, len(wide), {}))

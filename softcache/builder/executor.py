@@ -24,6 +24,7 @@ from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
+from softcache.builder.tables import with_tables
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, RecipeError, counted
@@ -34,7 +35,7 @@ from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
-from softcache.store.target_tables import read_tables, write_tables
+from softcache.store.target_tables import read_tables
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
@@ -152,9 +153,6 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
                 prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep
             )
             receipts[unit.key] = write_rows(prepared.files, unit, kept, prepared.rows_declaration)
-    for target in {u.target.name: u.target for u in todo if u.target is not None}.values():
-        if target.tables and not stop.is_set():
-            write_tables(prepared.files, target.name, target.fingerprint, target.tables)
     jobs = teacher_jobs(prepared)
     answered = 0
     total = sum(job.fragment.rows for of_teacher in jobs.values() for job in of_teacher)
@@ -217,7 +215,7 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
         prepared.work.plan,
         prepared.units,
         prepared.targets,
-        {t.name: read_tables(prepared.files, t.fingerprint).tables if t.tables else {} for t in prepared.targets},
+        {t.name: read_tables(prepared.files, t.fingerprint).tables if t.has_tables else {} for t in prepared.targets},
         prepared.rows_declaration["keep"],
         described,
     )
@@ -263,9 +261,14 @@ def make_runner(prepared: Prepared, name: str) -> Runner:
 def _run_teacher(
     prepared: Prepared, name: str, jobs: list[Job], stop: threading.Event, progress: Callable[[int], object]
 ) -> dict[str, Receipt]:
-    runner = make_runner(prepared, name)
+    runner, files = make_runner(prepared, name), prepared.files
+    targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
-        check_canaries(prepared.files, runner, target, prepared.units, prepared.work.positions, prepared.stored)
+        begun = any(u.name == target.name and prepared.stored.has(u) for u in prepared.units)
+        own = [job for job in jobs if target in job.targets]
+        targets[target.name] = with_tables(files, runner, target, own, begun=begun)
+        check_canaries(files, runner, targets[target.name], prepared.units, prepared.work.positions, prepared.stored)
+    jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
     units = {(u.name, u.fragment.number): u for u in prepared.units}
     receipts: dict[str, Receipt] = {}
 

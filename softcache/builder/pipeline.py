@@ -11,17 +11,21 @@ from copy import copy
 from functools import partial
 from typing import Any
 
+import torch
+
 from softcache.builder.answers import Answers, RowAnswers
 from softcache.builder.jobs import Batch, Job
 from softcache.builder.sequence_answers import SequenceAnswers, add_sequences
 from softcache.builder.targets import BuildTarget
 from softcache.errors import SoftcacheError, TeacherError, TransferSetError, name_some
-from softcache.teachers import Teacher
+from softcache.teachers import Sequences, Teacher
 from softcache.teachers.torch_module import UNNAMED
 from softcache.transfer import TransferSet
 
 BATCHES_AHEAD = 4
 SHARDS_BEHIND = 4
+SAMPLED_BATCHES = 16
+_GOLDEN = 0.6180339887498949
 
 
 class Runner:
@@ -74,22 +78,61 @@ class Runner:
                 reader.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    @property
+    def teacher(self) -> Teacher:
+        """The loaded teacher."""
+        return self._teacher
+
+    def sample(self, target: BuildTarget, jobs: Sequence[Job], items: int) -> torch.Tensor:
+        """Return a target's values for about so many items [n, ...], evenly over the jobs; bad samples are left out.
+
+        Raises TeacherError if there is none.
+        """
+        cuts = list(self._cuts(jobs))
+        # Each further one falls into the widest gap between those before.
+        order = sorted(range(len(cuts)), key=lambda i: i * _GOLDEN % 1)
+        share = -(-items // min(len(cuts), SAMPLED_BATCHES))
+        found: list[torch.Tensor] = []
+        for job, rows in (cuts[i] for i in order):
+            if sum(map(len, found)) >= items:
+                break
+            batch = self._lenient()._load(job, rows, last=True)
+            if not batch.rows:
+                continue
+            output = self._output(self._teacher.predict(batch.inputs), target)
+            is_list = isinstance(output, Sequences)
+            step = max((sum(output.lengths) if is_list else len(output)) // share, 1)
+            for chunk in (c for _, c in output.chunks) if is_list else (output,):
+                some = chunk[::step].clone()
+                faults = target.codec.faults(some)
+                found.append(some[[i for i in range(len(some)) if i not in faults]])
+        if not any(map(len, found)):
+            raise TeacherError(f"teacher {self._name} answers none of the samples tried for {target.name}")
+        return torch.cat(found)
+
     def predict_rows(self, job: Job, rows: list[int]) -> dict[str, RowAnswers | SequenceAnswers]:
         """Answer some rows of a fragment alone; the other rows of the result are missing, and so are bad ones."""
-        lenient = copy(self)
-        lenient._skip_bad = True
-        answers = _no_answers(job)
+        lenient, answers = self._lenient(), _no_answers(job)
         lenient._answer(lenient._load(job, rows, last=True), answers)
         return answers
+
+    def _lenient(self) -> Runner:
+        lenient = copy(self)
+        lenient._skip_bad = True
+        return lenient
 
     def _batches(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[Callable[[], Batch]]:
         for job in jobs:
             if stop.is_set():
                 return
-            rows = job.fragment.rows
-            for begin in range(0, rows, self._batch_size):
-                end = min(begin + self._batch_size, rows)
-                yield partial(self._load, job, list(range(begin, end)), end == rows)
+            for _, rows in self._cuts([job]):
+                yield partial(self._load, job, rows, rows[-1] == job.fragment.rows - 1)
+
+    def _cuts(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, list[int]]]:
+        """Yield the rows of each batch."""
+        for job in jobs:
+            for begin in range(0, job.fragment.rows, self._batch_size):
+                yield job, list(range(begin, min(begin + self._batch_size, job.fragment.rows)))
 
     def _load(self, job: Job, rows: list[int], last: bool) -> Batch:
         try:

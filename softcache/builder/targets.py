@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 import softcache
-from softcache.codecs import Codec, make_codec
+from softcache.codecs import Codec, HiddenCodec, make_codec
 from softcache.errors import RecipeError, SoftcacheError
 from softcache.recipe import CausalLMRecipe, Recipe, TaskRecipe, TeacherRecipe
 from softcache.store.checksums import fingerprint
@@ -33,7 +33,10 @@ from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash, vocabular
 
 @dataclass(frozen=True)
 class BuildTarget:
-    """A target to build: who answers, what, how it is stored, and its declaration (docs/format.md, section 3)."""
+    """A target to build: who answers, what, how it is stored, and its declaration (docs/format.md, section 3).
+
+    `tables` are those of its tables that are known before the teacher runs.
+    """
 
     name: str
     teacher: str
@@ -45,6 +48,11 @@ class BuildTarget:
     label: str | None
     max_error: float | None
     tables: dict[str, pa.RecordBatch]
+
+    @property
+    def has_tables(self) -> bool:
+        """Whether its shards share tables."""
+        return bool(self.tables) or self.codec.table_name is not None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -175,7 +183,7 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerp
     tables = _tables(recipe, task, recipe.teachers[teacher])
     spec = task.spec(vocabulary_hash(tables[VOCABULARY]) if VOCABULARY in tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
-    output = task.output or ("logits" if spec.kind == "causal_lm" else key)
+    output = task.output or _default_output(spec, codec) or key
     declaration = {
         "task": spec.to_json(),
         "teacher": identity.to_json() | {"output": output},
@@ -185,3 +193,10 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerp
     return BuildTarget(
         name, teacher, spec, codec, task.store.format, output, declaration, task.label, task.store.max_error, tables
     )
+
+
+def _default_output(task: TaskSpec, codec: Codec) -> str | None:
+    """Return what a language model's answer to a target is called, None for other teachers."""
+    if task.kind != "causal_lm":
+        return None
+    return "hidden" if isinstance(codec, HiddenCodec) else "logits"

@@ -2,6 +2,7 @@
 
 from softcache.codecs.base import CODECS, Codec, Column, codec_from_json, make_codec
 from softcache.codecs.dense import DenseCodec
+from softcache.codecs.hidden import HiddenCodec
 from softcache.codecs.quantized import QuantizedCodec
 from softcache.codecs.sampled import SampledCodec
 from softcache.codecs.sparse import SparseLogProbs
@@ -13,6 +14,7 @@ __all__ = [
     "Codec",
     "Column",
     "DenseCodec",
+    "HiddenCodec",
     "QuantizedCodec",
     "SampledCodec",
     "SparseLogProbs",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 
@@ -39,6 +39,33 @@ class Column:
     companion: bool = False
 
 
+class Table(Protocol):
+    """What all rows of a target share (docs/format.md, section 6.1): columns by name, a row for each class."""
+
+    def on(self, device: torch.device) -> Mapping[str, torch.Tensor]:
+        """Return the columns on a device."""
+
+
+@dataclass(frozen=True, eq=False)
+class GivenTable:
+    """A table whose columns are there already."""
+
+    columns: Mapping[str, torch.Tensor]
+
+    def on(self, device: torch.device) -> Mapping[str, torch.Tensor]:
+        return {name: column.to(device) for name, column in self.columns.items()}
+
+
+class Pilot(Protocol):
+    """A teacher that is about to answer a target, from whom the target's table is made."""
+
+    def values(self, items: int) -> torch.Tensor:
+        """Return the teacher's values of about so many items, evenly over the samples [n, ...]."""
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        """Return `weight` [C, d] and perhaps `bias` [C] of its last layer. Raises TeacherError if it has none."""
+
+
 @dataclass(frozen=True)
 class Codec(ABC):
     """Turns one target's values into columns, and columns into soft targets.
@@ -49,6 +76,7 @@ class Codec(ABC):
 
     name: ClassVar[str]
     task: TaskSpec
+    table: Table | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __init_subclass__(cls) -> None:
         CODECS[cls.name] = cls
@@ -75,9 +103,41 @@ class Codec(ABC):
         """Return log p(T), float32 [B, *task.shape]. Raises TaskError where the task has no temperature."""
 
     @property
+    def given_shape(self) -> tuple[int, ...]:
+        """The shape of one item as the teacher gives it."""
+        return self.task.shape
+
+    @property
+    def sees_logits(self) -> bool:
+        """Whether the teacher gives the logits themselves."""
+        return True
+
+    def logits(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values that a teacher gave as logits [B, C], float32."""
+        return as_logits(values, self.task)
+
+    @property
+    def table_name(self) -> str | None:
+        """The table that the codec needs, None if it needs none."""
+        return None
+
+    def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
+        """Return the columns of the table. Raises TeacherError if the teacher cannot give what it takes."""
+        raise NotImplementedError
+
+    def with_table(self, table: Table) -> Self:
+        """Return the codec with its table."""
+        return replace(self, table=table)
+
+    @property
     def covers_all(self) -> bool:
         """Whether classes that are not stored by themselves have a share of the rest, and not none at all."""
         return True
+
+    @property
+    def has_shape(self) -> bool:
+        """Whether classes that are not stored by themselves have shares of their own in the rest."""
+        return False
 
     @property
     def has_all_values(self) -> bool:
@@ -103,7 +163,7 @@ class Codec(ABC):
     @classmethod
     def settings(cls) -> list[str]:
         """Return the names of the codec's settings."""
-        return [field.name for field in fields(cls) if field.name != "task"]
+        return [field.name for field in fields(cls) if field.name not in ("task", "table")]
 
     def to_json(self) -> dict[str, Any]:
         """Return the codec as in a target's declaration."""
@@ -161,6 +221,13 @@ def require_temperature(task: TaskSpec) -> None:
     """Raise TaskError if a task has no temperature."""
     if not task.has_temperature:
         raise TaskError(f"a {task.kind} target has no temperature; use .values")
+
+
+def table_columns(codec: Codec, device: torch.device) -> Mapping[str, torch.Tensor]:
+    """Return the columns of a codec's table on a device. Raises CodecError if it has not been given."""
+    if codec.table is None:
+        raise CodecError(f"codec {codec.name} needs its table {codec.table_name!r}; read the target through its cache")
+    return codec.table.on(device)
 
 
 def as_logits(values: torch.Tensor, task: TaskSpec) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from softcache.codecs.base import Codec, as_logits
+from softcache.codecs.base import Codec
 from softcache.errors import FormatError
 
 TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -78,8 +78,8 @@ def wide_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor], wide: int = 0) -> Errors:
-    """Return the errors of rows: `values` [B, C] as the teacher gave them, `columns` as they were encoded."""
-    at_once = max(_CHUNK // (values.shape[1] * len(TEMPERATURES)), 1)
+    """Return the errors of rows: `values` [B, ...] as the teacher gave them, `columns` as they were encoded."""
+    at_once = max(_CHUNK // (math.prod(codec.task.shape) * len(TEMPERATURES)), 1)
     parts = []
     for begin in range(0, len(values), at_once):
         rows = slice(begin, begin + at_once)
@@ -92,7 +92,7 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
     rows = torch.arange(len(values), device=values.device).repeat_interleave(len(TEMPERATURES))
     temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
     columns = {name: column[rows] for name, column in columns.items()}
-    log_p = (as_logits(values, codec.task)[rows] / temperatures[:, None]).log_softmax(1)
+    log_p = (codec.logits(values)[rows] / temperatures[:, None]).log_softmax(1)
     log_q = codec.log_probs(columns, temperatures)
     p, there = log_p.exp(), log_p > -torch.inf
     found = {
@@ -141,7 +141,7 @@ def _merge(parts: Sequence[tuple[int, Extent]]) -> Extent:
 
 
 def better_settings(codec: Codec, values: torch.Tensor, max_error: float) -> str:
-    """Return which other settings or codec would store `values` [B, C] within `max_error`."""
+    """Return which other settings or codec would store `values` [B, ...] within `max_error`."""
     for other in codec.finer():
         if measure(other, values, other.encode(values)).worst <= max_error:
             wanted = ", ".join(f"{name}: {value}" for name, value in other.to_json().items() if name != "name")

@@ -39,21 +39,30 @@ class QuantizedCodec(Codec):
         return faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        flat = values.detach().float().reshape(len(values), -1)
-        masked = flat == -torch.inf
-        low = flat.masked_fill(masked, torch.inf).amin(1, keepdim=True)
-        # Each is divided before the difference is taken, so that no range is too wide for float32.
-        step = flat.amax(1, keepdim=True) / LEVELS - low / LEVELS
-        codes = ((flat - low) / step.clamp(min=torch.finfo(step.dtype).tiny)).round().clamp(0, LEVELS)
-        codes = codes.nan_to_num(0.0).masked_fill(masked, MASKED).to(torch.uint8)
-        return {"codes": codes.view(-1, *self.task.shape), "affine": torch.cat([low, step], 1)}
+        codes, affine = encode_affine(values.detach().float().reshape(len(values), -1))
+        return {"codes": codes.view(-1, *self.task.shape), "affine": affine}
 
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the values [B, *task.shape], float32."""
-        codes = columns["codes"].view(-1, *self.task.shape)
-        low, step = (part.view(-1, *(1,) * len(self.task.shape)) for part in columns["affine"].unbind(1))
-        return (low + step * codes.float()).masked_fill(codes == MASKED, -torch.inf)
+        flat = columns["codes"].reshape(len(columns["codes"]), -1)
+        return decode_affine(flat, columns["affine"]).view(-1, *self.task.shape)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         require_temperature(self.task)
         return temper(as_logits(self.values(columns), self.task), temperature)
+
+
+def encode_affine(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the codes of values [B, N], float32, as uint8 [B, N], and each row's lowest and step, float32 [B, 2]."""
+    masked = values == -torch.inf
+    low = values.masked_fill(masked, torch.inf).amin(1, keepdim=True)
+    # Each is divided before the difference is taken, so that no range is too wide for float32.
+    step = values.amax(1, keepdim=True) / LEVELS - low / LEVELS
+    codes = ((values - low) / step.clamp(min=torch.finfo(step.dtype).tiny)).round().clamp(0, LEVELS)
+    return codes.nan_to_num(0.0).masked_fill(masked, MASKED).to(torch.uint8), torch.cat([low, step], 1)
+
+
+def decode_affine(codes: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
+    """Return the values of codes [B, N], float32."""
+    low, step = affine.unbind(1)
+    return (low[:, None] + step[:, None] * codes.float()).masked_fill(codes == MASKED, -torch.inf)

@@ -12,19 +12,24 @@ import torch
 from softcache.codecs.base import (
     Codec,
     Column,
+    Pilot,
     as_logits,
     check_choice,
     check_integer,
     require_distribution,
+    table_columns,
 )
+from softcache.codecs.basis import SHAPE_ZERO, decode_shape, encode_shape, fit_basis
 from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
 from softcache.codecs.faults import faults_as
 from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, count_at_least, decode_nodes, encode_nodes, tail_sums
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, inverse_temperatures
-from softcache.errors import TaskError
+from softcache.errors import CodecError, TaskError
 
 MAX_K = 65_535
+MAX_BASIS = 1_024
+PILOT_ITEMS, PILOT_NUMBERS = 2_048, 2**27
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -32,18 +37,26 @@ TINY = torch.finfo(torch.float32).tiny
 class TopkCodec(Codec):
     """Stores the classes of the `k` highest logits, their gaps to the highest, and a tail sketch of `nodes` nodes.
 
-    It answers at every T >= 0.5. With `companions`, each row also has its entropy, its first class and that class's
-    probability, and the tail's mass, all at T = 1, for those who read the shards without softcache.
+    It answers at every T >= 0.5. With `basis`, so many numbers a row and a table that all rows share say how the tail's
+    mass is spread over its classes; without, it is spread evenly. With `companions`, each row also has its entropy, its
+    first class and that class's probability, and the tail's mass, all at T = 1, for those who read the shards without
+    softcache.
     """
 
     name: ClassVar[str] = "topk"
     k: int = 32
     nodes: int = 16
+    basis: int = 0
     companions: bool = True
 
     def __post_init__(self) -> None:
         require_distribution(self)
         check_integer("k", self.k, 1, MAX_K)
+        check_integer("basis", self.basis, 0, MAX_BASIS)
+        if self.basis and self.task.allow_masked:
+            raise CodecError(
+                "a basis would give something to classes that are ruled out; leave it, or allow_masked, out"
+            )
         check_choice("nodes", self.nodes, tuple(LADDERS))
         check_choice("companions", self.companions, (True, False))
 
@@ -67,6 +80,18 @@ class TopkCodec(Codec):
         return False
 
     @property
+    def has_shape(self) -> bool:
+        return self.has_tail and self.basis > 0
+
+    @property
+    def table_name(self) -> str | None:
+        return "basis" if self.has_shape else None
+
+    def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
+        values = pilot.values(min(PILOT_ITEMS, max(PILOT_NUMBERS // self.classes, self.basis + 1)))
+        return {"basis": fit_basis(self.logits(values), self.basis)}
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         found = [
             *id_columns(self.head, self.classes),
@@ -74,6 +99,9 @@ class TopkCodec(Codec):
         ]
         if self.has_tail:
             found.append(Column("sketch", "uint16", (self.nodes + 1,), EMPTY_CODE))
+        if self.has_shape:
+            found.append(Column("shape", "uint8", (self.basis,), SHAPE_ZERO))
+            found.append(Column("shape_scale", "float16", (), math.nan))
         if self.companions:
             found.append(Column("entropy", "float16", (), math.nan, companion=True))
             found.append(Column("top1", "int32", (), -1, companion=True))
@@ -102,6 +130,8 @@ class TopkCodec(Codec):
             top[:, : self.head], top[:, :1] - FARTHEST
         )
         columns["sketch"] = encode_nodes(torch.cat([count[:, None], sums], 1))
+        if self.has_shape:
+            columns["shape"], columns["shape_scale"] = encode_shape(logits - top[:, :1], self._basis(logits.device))
         return columns | self._companions(columns, tail_mean)
 
     def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -151,12 +181,22 @@ class TopkCodec(Codec):
         ids, heads, tail = self.sparse_log_probs(columns, temperature)
         if not self.has_tail:
             return torch.full_like(heads, torch.nan).scatter_(1, ids, heads)
+        if self.has_shape:
+            shares = decode_shape(columns["shape"], columns["shape_scale"], self._basis(ids.device))
+            anchor = self._gaps(columns)[:, -1:]
+            shares = torch.minimum(shares, -anchor) * inverse_temperatures(temperature, len(ids), ids.device)
+            shares = shares.scatter_(1, ids, -torch.inf)
+            shares += (tail - shares.logsumexp(1))[:, None]
+            return shares.scatter_(1, ids, heads)
         each = tail - math.log(self.classes - self.head)
         return each[:, None].expand(-1, self.classes).scatter(1, ids, heads)
 
     def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         gaps = self._gaps(columns)
         return -gaps[:, -1:].expand(-1, self.classes).scatter(1, self.class_ids(columns), gaps[:, : self.head])
+
+    def _basis(self, device: torch.device) -> torch.Tensor:
+        return table_columns(self, device)["basis"]
 
     def _gaps(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the gaps of the k classes and, where there is a tail, of its anchor."""

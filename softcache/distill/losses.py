@@ -13,6 +13,7 @@ from softcache.read.soft_sequences import SoftSequences
 from softcache.read.soft_targets import SoftTargets
 
 REDUCTIONS = ("mean", "sum", "none")
+TAILS = ("shaped", "lumped")
 
 
 def distillation_loss(
@@ -24,14 +25,16 @@ def distillation_loss(
     reduction: str = "mean",
     *,
     divergence: str = "forward_kl",
+    tail: str = "shaped",
     mask: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return alpha * T² * KL(teacher || student) + (1 - alpha) * cross-entropy at T = 1.
 
     Both distributions of the KL are at `temperature`; T² keeps the soft gradients' size as T grows (Hinton et al. 2015,
-    section 2.1). Where the target stores some classes and the mass of the rest, the rest counts as one class of teacher
-    and student; the divergence of such buckets is never negative, and at most that of all classes. Computed in float32,
-    a few rows at a time: beside the logits and their gradient it takes little memory, whatever the target's codec.
+    section 2.1). Where the target stores some classes and the mass of the rest without its shape, the rest counts as
+    one class of teacher and student; the divergence of such buckets is never negative, and at most that of all classes.
+    Computed in float32, a few rows at a time: beside the logits and their gradient it takes little memory, whatever the
+    target's codec.
 
     Args:
         student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. Of sequences [B, L',
@@ -46,6 +49,7 @@ def distillation_loss(
         alpha: weight of the soft part, in [0, 1].
         reduction: `mean` over the rows or positions that count, of the whole batch alike (0 if there are none), `sum`,
             or `none` for each by itself with 0 in the others.
+        tail: `shaped` compares all classes where the target stores the shape of the rest; `lumped` never does.
         divergence: `forward_kl`; `reverse_kl`, KL(student || teacher); or `jensen_shannon`, half of each to their mean.
         mask: bool, shaped as labels, False for further rows that do not count.
 
@@ -54,7 +58,7 @@ def distillation_loss(
             temperature.
     """
     device, shape = student_logits.device, student_logits.shape[:-1]
-    _check_settings(soft, alpha, reduction, divergence)
+    _check_settings(soft, alpha, reduction, divergence, tail)
     _check_logits(student_logits, soft)
     soft = soft.to(device)
     answered, items = _answers(soft, shape)
@@ -62,6 +66,7 @@ def distillation_loss(
     labels = _check_labels(labels, soft.task.shape[0], alpha, shape, counts)
     temperatures = _temperatures(soft, temperature)
     compare, classes = DIVERGENCES[divergence], soft.task.shape[0]
+    by_class = tail == "shaped" and soft.decoder.has_shape
 
     def row_losses(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
         chosen = rows if items is None else items[rows]
@@ -69,7 +74,7 @@ def distillation_loss(
         # Relative to the largest, so that no temperature, however small, makes infinities meet.
         student = (logits - logits.detach().amax(1, keepdim=True)) / at[:, None]
         columns = {name: column[chosen] for name, column in soft.columns.items()}
-        teacher = soft.decoder.sparse_log_probs(columns, temperatures[chosen])
+        teacher = None if by_class else soft.decoder.sparse_log_probs(columns, temperatures[chosen])
         if teacher is None:
             log_p, log_q = soft.decoder.log_probs(columns, temperatures[chosen]), student.log_softmax(1)
         else:
@@ -100,7 +105,7 @@ def _temperatures(soft: SoftTargets, temperature: Temperature) -> torch.Tensor:
     return t.to(soft.device) if isinstance(t, torch.Tensor) else torch.full((items,), t, device=soft.device)
 
 
-def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence: str) -> None:
+def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence: str, tail: str) -> None:
     if not soft.task.has_temperature:
         raise TaskError(
             f"a {soft.task.kind} target has no distribution; compare its .values, say with a mean squared error"
@@ -109,6 +114,8 @@ def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence:
         raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     if divergence not in DIVERGENCES:
         raise TaskError(f"divergence is {divergence!r}; expected one of {', '.join(DIVERGENCES)}")
+    if tail not in TAILS:
+        raise TaskError(f"tail is {tail!r}; expected one of {', '.join(TAILS)}")
     if divergence != "forward_kl" and not soft.decoder.covers_all:
         raise TaskError(f"{divergence} needs the teacher's probability of every class; sampled classes give forward_kl")
     if not 0 <= alpha <= 1:

@@ -51,6 +51,10 @@ class EnsembleDecoder:
     def covers_all(self) -> bool:
         return all(member.covers_all for member in self.members)
 
+    @property
+    def has_shape(self) -> bool:
+        return False
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the members' values side by side, [B, K, *task.shape]."""
         return torch.stack([m.values(_own(columns, i)) for i, m in enumerate(self.members)], dim=1)

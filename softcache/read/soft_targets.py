@@ -30,6 +30,10 @@ class Decoder(Protocol):
     def covers_all(self) -> bool:
         """Whether every class has a probability of its own or a share of the rest's."""
 
+    @property
+    def has_shape(self) -> bool:
+        """Whether classes that are not stored by themselves have shares of their own in the rest."""
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the stored values, rows first."""
 

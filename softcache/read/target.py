@@ -21,6 +21,7 @@ from softcache.read.row_keys import DeferredKeys, RowKeys
 from softcache.read.sequences import SequenceReader, Spans, read_spans
 from softcache.read.soft_sequences import SoftSequences
 from softcache.read.soft_targets import SoftTargets
+from softcache.read.stored_table import StoredTable
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
@@ -63,6 +64,8 @@ class Target:
             self.task = TaskSpec.from_json(committed.declaration["task"])
             self.codec = codec_from_json(committed.declaration["codec"], self.task)
             self.format = str(committed.declaration["format"])
+            if (table := self.codec.table_name) is not None:
+                self.codec = self.codec.with_table(StoredTable(files, committed.tables[table]))
         except (KeyError, TypeError, AttributeError) as e:
             raise FormatError(f"{files.url}: target {name}: not a declaration: {e!r}") from e
         self.provenance = {

@@ -159,6 +159,8 @@ class StoreRecipe(_Model):
     dtype: str | None = None
     k: int | None = None
     nodes: int | None = None
+    basis: int | None = None
+    width: int | None = None
     companions: bool | None = None
     draws: int | None = None
     proposal: float | None = None

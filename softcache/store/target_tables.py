@@ -42,10 +42,14 @@ def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[st
     }
     if files.create(tables_path(fingerprint), dump_document(body)):
         return TargetTables(target, fingerprint, stored)
-    in_force = read_tables(files, fingerprint)
-    for path in (tables_path(fingerprint), *(file.path for file in in_force.tables.values())):
-        files.touch(path)  # for garbage collection, which leaves what is new: no receipt may name this target yet
-    return in_force
+    return keep_tables(files, read_tables(files, fingerprint))
+
+
+def keep_tables(files: Files, tables: TargetTables) -> TargetTables:
+    """Make tables new again for garbage collection: it may be that no receipt names their target yet."""
+    for path in (tables_path(tables.fingerprint), *(file.path for file in tables.tables.values())):
+        files.touch(path)
+    return tables
 
 
 def read_tables(files: Files, fingerprint: str) -> TargetTables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from softcache.teachers.protocol import Fingerprint, Sequences
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
 Array = np.ndarray[Any, Any]
+Chunk = tuple[Array, torch.Tensor]
 WEIGHTS = (".safetensors", ".bin", ".gguf")
 CODE = (".json", ".txt", ".model", ".jinja")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -91,10 +92,26 @@ class CausalLMTeacher:
         return [self._encode(sample) for sample in samples]
 
     def predict(self, batch: list[tuple[Array, Array]]) -> dict[str, Sequences]:
-        """Return `logits` of every stored position, [n, classes]."""
+        """Return `logits` [n, classes] and `hidden` [n, d], what the output layer reads, of every stored position."""
         tokens, positions = [t for t, _ in batch], [p for _, p in batch]
         lengths = [len(p) for p in positions]
-        return {"logits": Sequences(lengths, self._chunks(tokens, positions), tokens, positions)}
+        parts = _Once(self._hidden_parts(tokens, positions))
+        return {
+            "logits": Sequences(lengths, self._logits(parts), tokens, positions),
+            "hidden": Sequences(lengths, parts, tokens, positions),
+        }
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        """Return `weight` [classes, d] and, where there is one, `bias` [classes] of the layer that makes the logits.
+
+        Raises TeacherError for a model that does more than a linear layer does.
+        """
+        config, output = self._model.config, self._model.get_output_embeddings()
+        if _scale(config) != 1 or _cap(config) is not None:
+            raise TeacherError(f"{type(self._model).__name__} changes its logits after its last layer; store logits")
+        bias = getattr(output, "bias", None)
+        layer = {"weight": output.weight[: self._classes]}
+        return layer if bias is None else layer | {"bias": bias[: self._classes]}
 
     def _encode(self, sample: Mapping[str, Any]) -> tuple[Array, Array]:
         inputs = self._inputs
@@ -121,12 +138,15 @@ class CausalLMTeacher:
             positions = positions[mask[1 : len(tokens)].astype(bool)]
         return tokens.astype(np.int32), positions
 
-    def _chunks(self, tokens: Sequence[Array], positions: Sequence[Array]) -> Iterator[tuple[Array, torch.Tensor]]:
+    def _hidden_parts(self, tokens: Sequence[Array], positions: Sequence[Array]) -> Iterator[Chunk]:
         ends = np.cumsum([0, *(len(p) for p in positions)])
-        at_once = max(_LOGITS_AT_ONCE // self._classes, 1)
         for samples in self._parts(tokens):
-            hidden = self._hidden([tokens[i] for i in samples], [positions[i] for i in samples])
             places = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in samples])
+            yield places, self._hidden([tokens[i] for i in samples], [positions[i] for i in samples])
+
+    def _logits(self, parts: Iterable[Chunk]) -> Iterator[Chunk]:
+        at_once = max(_LOGITS_AT_ONCE // self._classes, 1)
+        for places, hidden in parts:
             for begin in range(0, len(places), at_once):
                 with torch.inference_mode():
                     logits = self._head(hidden[begin : begin + at_once])[:, : self._classes]
@@ -226,13 +246,33 @@ def _transformers() -> Any:
     return transformers
 
 
+class _Once(Iterable[Chunk]):
+    """What a generator yields, for several who ask: made once, when it is first asked for."""
+
+    def __init__(self, chunks: Iterator[Chunk]) -> None:
+        self._chunks, self._made = chunks, list[Chunk]()
+
+    def __iter__(self) -> Iterator[Chunk]:
+        yield from self._made
+        for chunk in self._chunks:
+            self._made.append(chunk)
+            yield chunk
+
+
+def _scale(config: Any) -> float:
+    return getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+
+
+def _cap(config: Any) -> float | None:
+    return getattr(config, "final_logit_softcapping", None)
+
+
 def _head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return what turns hidden states [n, d] into logits [n, C]: the output matrix, and what models do after it."""
     output, config = model.get_output_embeddings(), model.config
     if output is None:
         raise TeacherError(f"{type(model).__name__} has no output head")
-    scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
-    cap = getattr(config, "final_logit_softcapping", None)
+    scale, cap = _scale(config), _cap(config)
 
     def logits(hidden: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = output(hidden) * scale if scale != 1 else output(hidden)
