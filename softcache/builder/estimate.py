@@ -6,21 +6,32 @@ import math
 from collections.abc import Sequence
 
 from softcache.builder.units import Unit
+from softcache.codecs import Codec
 from softcache.errors import StorageError
 from softcache.store.buffers import NUMPY_DTYPES
 from softcache.store.files import Files
 
-ROWS_BYTES, SHARD_BYTES, BLOCK_BYTES = 64, 8192, 4096
+ROWS_BYTES, SHARD_BYTES, BLOCK_BYTES, TOKEN_BYTES = 64, 8192, 4096, 8
 
 
-def unit_bytes(unit: Unit, kept_bytes: float) -> int:
-    """Return about how many bytes a unit's shard and receipt take, with `kept_bytes` of kept columns a row."""
+def item_bytes(codec: Codec) -> int:
+    """Return how many bytes a codec stores for a row, of sequences for a position."""
+    return sum(NUMPY_DTYPES[c.dtype].itemsize * math.prod(c.shape) for c in codec.columns)
+
+
+def unit_bytes(unit: Unit, kept_bytes: float, positions: float = 1.0) -> int:
+    """Return about how many bytes a unit's shard and receipt take.
+
+    `kept_bytes` are those of a row's kept columns, `positions` how many a row has where rows are sequences.
+    """
     fragment = unit.fragment
     row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5
     if unit.target is None:
         row += ROWS_BYTES + kept_bytes
+    elif unit.target.task.is_sequence:
+        row += positions * (item_bytes(unit.target.codec) + TOKEN_BYTES)
     else:
-        row += sum(NUMPY_DTYPES[c.dtype].itemsize * math.prod(c.shape) for c in unit.target.codec.columns)
+        row += item_bytes(unit.target.codec)
     return int(fragment.rows * row) + SHARD_BYTES + _parts(unit) * BLOCK_BYTES
 
 
@@ -31,9 +42,9 @@ def _parts(unit: Unit) -> int:
     return 1 + 2 * (len(unit.target.codec.columns) + 3)
 
 
-def estimated_bytes(units: Sequence[Unit], kept_bytes: float) -> int:
-    """Return about how many bytes units take."""
-    return sum(unit_bytes(unit, kept_bytes) for unit in units)
+def estimated_bytes(units: Sequence[Unit], kept_bytes: float, positions: float = 1.0) -> int:
+    """Return about how many bytes units take. Arguments as for `unit_bytes`."""
+    return sum(unit_bytes(unit, kept_bytes, positions) for unit in units)
 
 
 def check_space(files: Files, needed: int) -> None:

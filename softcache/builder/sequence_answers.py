@@ -76,6 +76,10 @@ class SequenceAnswers(Answers):
                 self._tokens.append(np.asarray(output.tokens[i], np.int32))
                 self._positions.append(np.asarray(output.positions[i], np.int32))
 
+    @property
+    def items(self) -> int:
+        return int(self._lengths.sum())
+
     def columns(self) -> Mapping[str, ListColumn]:
         offsets = _offsets(self._lengths)
         found = {name: ListColumn(column.numpy(), offsets) for name, column in self.encoded().items()}

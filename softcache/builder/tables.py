@@ -12,7 +12,7 @@ from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.targets import BuildTarget
 from softcache.codecs.base import Pilot
-from softcache.errors import IntegrityError, TeacherError
+from softcache.errors import IntegrityError
 from softcache.read.stored_table import StoredTable, table_batch
 from softcache.store.files import Files
 from softcache.store.target_tables import keep_tables, read_tables, write_tables
@@ -28,11 +28,7 @@ class TargetPilot:
         return self._runner.sample(self._target, self._jobs, items)
 
     def output_layer(self) -> dict[str, torch.Tensor]:
-        found = getattr(self._runner.teacher, "output_layer", None)
-        if found is None:
-            raise TeacherError(f"{self._target.name}: the teacher does not give its last layer, which the codec stores")
-        layer: dict[str, torch.Tensor] = found()
-        return layer
+        return self._runner.teacher.output_layer()
 
 
 def with_tables(files: Files, runner: Runner, target: BuildTarget, jobs: Sequence[Job], *, begun: bool) -> BuildTarget:

@@ -122,6 +122,7 @@ def load_teacher(recipe: Recipe, name: str) -> Teacher:
         arguments=teacher.arguments,
         weights=_optional(recipe, teacher.weights),
         preprocess=teacher.preprocess,
+        output_layer=teacher.output_layer,
         device=device,
     )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.executor import Prepared, make_runner, prepare, teacher_jobs
+from softcache.builder.jobs import Job
+from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
+from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
@@ -22,12 +25,16 @@ SAMPLES = 64
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """What is left to do for one target (or `rows`): rows, fragments, and about how many bytes."""
+    """What is left to do for one target (or `rows`): rows, fragments, and about how many bytes.
+
+    `codecs` says what the target would take, and lose, in other codecs; of features it is empty.
+    """
 
     name: str
     rows: int
     fragments: int
     bytes: int
+    codecs: list[CodecTrial]
 
 
 @dataclass(frozen=True)
@@ -69,12 +76,8 @@ def plan(
         by_name: dict[str, list[Unit]] = {}
         for unit in prepared.todo:
             by_name.setdefault(unit.name, []).append(unit)
-        targets = [
-            TargetPlan(
-                name, sum(u.fragment.rows for u in units), len(units), estimated_bytes(units, prepared.kept_bytes)
-            )
-            for name, units in by_name.items()
-        ]
+        seconds, tried = _try_teachers(prepared)
+        targets = [_target_plan(prepared, name, units, tried.get(name)) for name, units in by_name.items()]
         needed = sum(t.bytes for t in targets)
         check_space(prepared.files, needed)
         return BuildPlan(
@@ -84,7 +87,7 @@ def plan(
             targets=targets,
             bytes=needed,
             free_bytes=prepared.files.free_bytes(),
-            seconds=_trial(prepared),
+            seconds=seconds,
         )
 
 
@@ -111,21 +114,50 @@ def validate(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> l
     return names
 
 
-def _trial(prepared: Prepared) -> float:
-    """Return the estimated seconds of all teachers, from up to 64 samples each, after one batch to warm up."""
-    seconds = 0.0
+@dataclass(frozen=True)
+class _Tried:
+    """What the trial of a teacher says of one target: its codecs, and how many positions a row has."""
+
+    codecs: list[CodecTrial]
+    positions: float
+
+
+def _target_plan(prepared: Prepared, name: str, units: list[Unit], tried: _Tried | None) -> TargetPlan:
+    rows, positions = sum(u.fragment.rows for u in units), 1.0 if tried is None else tried.positions
+    size = estimated_bytes(units, prepared.kept_bytes, positions)
+    return TargetPlan(name, rows, len(units), size, [] if tried is None else tried.codecs)
+
+
+def _try_teachers(prepared: Prepared) -> tuple[float, dict[str, _Tried]]:
+    """Return the estimated seconds of all teachers, and what their targets would be."""
+    seconds, found = 0.0, dict[str, _Tried]()
     for name, jobs in teacher_jobs(prepared).items():
-        runner, size = make_runner(prepared, name), prepared.recipe.build.batch_size
-        batches = [
-            (job, list(range(begin, min(begin + size, job.fragment.rows))))
-            for job in jobs[:SAMPLES]
-            for begin in range(0, min(job.fragment.rows, SAMPLES), size)
-        ]
-        runner.predict_rows(*batches[0])
-        started, tried = time.perf_counter(), 0
-        for job, rows in batches:
-            if tried < SAMPLES:
-                runner.predict_rows(job, rows)
-                tried += len(rows)
-        seconds += (time.perf_counter() - started) / tried * sum(j.fragment.rows for j in jobs)
-    return seconds
+        runner = make_runner(prepared, name)
+        targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
+        jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
+        each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)
+        seconds += each * sum(job.fragment.rows for job in jobs)
+        for target in targets.values():
+            own = [job for job in jobs if target in job.targets]
+            items = int(positions[target.name] * sum(job.fragment.rows for job in own))
+            found[target.name] = _Tried(try_codecs(runner, target, own, items), positions[target.name])
+    return seconds, found
+
+
+def _time(runner: Runner, jobs: list[Job], batch_size: int) -> tuple[float, dict[str, float]]:
+    """Return the seconds a sample takes, from up to 64 after one batch to warm up, and each target's items a row."""
+    batches = [
+        (job, list(range(begin, min(begin + batch_size, job.fragment.rows))))
+        for job in jobs[:SAMPLES]
+        for begin in range(0, min(job.fragment.rows, SAMPLES), batch_size)
+    ]
+    runner.predict_rows(*batches[0])
+    started, tried, items = time.perf_counter(), 0, dict[str, int]()
+    for job, rows in batches:
+        if tried >= SAMPLES:
+            break
+        for target, answers in runner.predict_rows(job, rows).items():
+            there = len(rows) if not answers.target.task.is_sequence else answers.items
+            items[target] = items.get(target, 0) + there
+        tried += len(rows)
+    return (time.perf_counter() - started) / tried, {target: count / tried for target, count in items.items()}

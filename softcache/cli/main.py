@@ -62,7 +62,7 @@ def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | Non
 @LIMIT
 @json_option
 def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None, as_json: bool) -> None:
-    """Say what a build would do and cost, from a trial on 64 samples. Writes nothing.
+    """Say what a build would do and cost, from a trial on some samples, and what other codecs would. Writes nothing.
 
     Example: softcache plan recipes/digits/recipe.yaml -o runs/digits
     """
@@ -75,6 +75,9 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
     print_table(
         [[t.name, t.rows, t.fragments, t.bytes] for t in planned.targets], ["left to do", "rows", "fragments", "bytes"]
     )
+    for target in planned.targets:
+        if target.codecs:
+            _print_codecs(target)
     free = "no limit known" if planned.free_bytes is None else f"{human_bytes(planned.free_bytes)} free"
     click.echo(
         f"{planned.samples:,} samples, {planned.fragments:,} fragments, about {human_bytes(planned.bytes)} ({free})"
@@ -248,6 +251,29 @@ def export(cache: str, to: str, output: str, as_json: bool) -> None:
         return
     print_table([[w.path, w.rows, w.bytes] for w in written], ["file", "rows", "bytes"])
     click.echo(output)
+
+
+def _print_codecs(target: Any) -> None:
+    """Print what a target would take, and lose, in other codecs; the recipe's own is marked."""
+    temperatures = list(target.codecs[0].kl)
+    click.echo(f"\n{target.name}, tried on a few answers (mean KL to the teacher, mean total variation)")
+    rows = [
+        [
+            "*" if trial.chosen else "",
+            " ".join([trial.codec["name"], *(f"{k}={v}" for k, v in trial.codec.items() if k != "name")]),
+            trial.item_bytes,
+            human_bytes(trial.bytes),
+            *(_error(trial.kl[t]) for t in temperatures),
+            *(_error(trial.tv[t]) for t in temperatures),
+        ]
+        for trial in target.codecs
+    ]
+    header = ["", "codec", "bytes each", "in all"]
+    print_table(rows, [*header, *(f"KL T={t}" for t in temperatures), *(f"TV T={t}" for t in temperatures)])
+
+
+def _error(error: float | None) -> str:
+    return "unbounded" if error is None else f"{error:.1e}" if error else "< 2e-6"
 
 
 def _describe(target: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,15 @@ from softcache.store.manifest import TargetShards
 
 Array = np.ndarray[Any, Any]
 _CHUNK = 16_384
-Run = tuple[int, int, int]
+_LONG_RUN = 16  # items from which on a copy of its own costs less than an index for each item
+
+
+class Runs(NamedTuple):
+    """Runs of rows, or of items: the shard, the first row within it, and how many, int64 [runs]."""
+
+    shard: Array
+    first: Array
+    rows: Array
 
 
 class ShardReader:
@@ -51,18 +59,15 @@ class ShardReader:
         covered = (shard >= 0) & (local < self.shards.rows[shard])
         return shard, local, covered
 
-    def runs(self, begin: int, end: int) -> list[Run] | None:
-        """Return rows [begin, end) as runs of (shard, first row within it, rows), None if the target has gaps."""
+    def runs(self, begin: int, end: int) -> Runs | None:
+        """Return rows [begin, end) as runs, None if the target has gaps."""
         if self._end is None:
             return None
-        found = []
-        shard = int(self.shards.first_row.searchsorted(begin, side="right")) - 1
-        while begin < end:
-            first = int(self.shards.first_row[shard])
-            stop = min(first + int(self.shards.rows[shard]), end)
-            found.append((shard, begin - first, stop - begin))
-            begin, shard = stop, shard + 1
-        return found
+        first_row, rows = self.shards.first_row, self.shards.rows
+        low = int(first_row.searchsorted(begin, side="right")) - 1
+        shard = np.arange(low, max(int(first_row.searchsorted(end)), low))
+        first = np.maximum(begin - first_row[shard], 0)
+        return Runs(shard, first, np.minimum(first_row[shard] + rows[shard], end) - first_row[shard] - first)
 
     def span(self, file: int) -> Span:
         """Return the span of a file of every shard."""
@@ -119,17 +124,27 @@ class Window:
         numbers: Array = items.view(self._dtype)
         return numbers
 
-    def take_runs(self, runs: Sequence[Run]) -> Array:
-        """Return the items of runs of places, each (shard, first place, places), as a fresh array [n * width]."""
-        copied = np.empty(sum(places for _, _, places in runs) * self._size, np.uint8)
+    def take_runs(self, shard: Array, first: Array, places: Array) -> Array:
+        """Return the items of runs of places as a fresh array [n * width]; the arguments are int64 [runs].
+
+        Each run is one copy of memory.
+        """
+        if not places.all():
+            shard, first, places = shard[places > 0], first[places > 0], places[places > 0]
+        begin, sizes = self._base[shard] + first * self._step, places * self._size
+        block, end = begin // BLOCK_BYTES, begin + sizes
+        further = (end - 1) // BLOCK_BYTES - block
+        copied = np.empty(sizes.sum(), np.uint8)
         done = 0
-        for shard, first, places in runs:
-            begin = int(self._base[shard]) + first * self._step
-            end = begin + places * self._size
-            with spans.MAPPING_LOCK:
-                self._make_ready(np.arange(begin // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1), np.array([shard]))
-                copied[done : done + end - begin] = self.span.bytes[begin:end]
-            done += end - begin
+        with spans.MAPPING_LOCK:
+            if further.max(initial=0) <= 1:  # runs shorter than a block begin in one and end there or in the next
+                self._make_ready(np.concatenate([block, block + further]), np.concatenate([shard, shard]))
+            else:
+                self._make_ready(ranges(block, further + 1), np.repeat(shard, further + 1))
+            data = self.span.bytes
+            for start, stop in zip(begin.tolist(), end.tolist(), strict=True):
+                copied[done : done + stop - start] = data[start:stop]
+                done += stop - start
         numbers: Array = copied.view(self._dtype)
         return numbers
 
@@ -156,9 +171,9 @@ class FixedColumn:
         """Return rows as a fresh tensor [n, *shape] in the stored dtype."""
         return torch.from_numpy(self._window.take(shard, local).reshape(-1, *self._shape))
 
-    def take_runs(self, runs: Sequence[Run]) -> torch.Tensor:
-        """Return runs of rows, each (shard, first row within it, rows), as a fresh tensor [n, *shape]."""
-        return torch.from_numpy(self._window.take_runs(runs).reshape(-1, *self._shape))
+    def take_runs(self, runs: Runs) -> torch.Tensor:
+        """Return runs of rows as a fresh tensor [n, *shape]."""
+        return torch.from_numpy(self._window.take_runs(*runs).reshape(-1, *self._shape))
 
 
 class Bounds:
@@ -189,9 +204,11 @@ class ListColumns:
         self.bounds = Bounds(reader, name, items)
         self._columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
 
-    def take(self, shard: Array, begin: Array, lengths: Array) -> dict[str, torch.Tensor]:
-        """Return `lengths` items of each row from `begin` on, all one after the other, by column."""
-        shards, items = np.repeat(shard, lengths), ranges(begin, lengths)
+    def take(self, runs: Runs) -> dict[str, torch.Tensor]:
+        """Return runs of items, all one after the other, by column."""
+        if len(runs.rows) * _LONG_RUN <= runs.rows.sum():
+            return {name: column.take_runs(runs) for name, column in self._columns.items()}
+        shards, items = np.repeat(runs.shard, runs.rows), ranges(runs.first, runs.rows)
         return {name: column.take(shards, items) for name, column in self._columns.items()}
 
 

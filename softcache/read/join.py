@@ -35,7 +35,7 @@ class Join:
             found = {name: target.lookup(ids, views) for name, target in self._targets.items()}
             if self._input_ids is not None:
                 for soft in found.values():
-                    if isinstance(soft, SoftSequences) and soft.tokens is not None:
+                    if isinstance(soft, SoftSequences) and soft.task.kind == "causal_lm":
                         soft.check_input_ids(field_of(batch, self._input_ids))
             yield with_soft(batch, SoftBatch(found))
 

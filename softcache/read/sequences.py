@@ -10,9 +10,9 @@ import torch
 
 from softcache.codecs import Codec
 from softcache.errors import AlignmentError, counted, name_some
-from softcache.read.gather import ListColumns, ShardReader, ranges
+from softcache.read.gather import ListColumns, Runs, ShardReader, ranges
 from softcache.read.row_keys import RowKeys
-from softcache.read.soft_sequences import NO_TOKEN, SoftSequences
+from softcache.read.soft_sequences import SoftSequences
 
 Array = np.ndarray[Any, Any]
 
@@ -46,28 +46,27 @@ class SequenceReader:
         positions = np.maximum(token_count - 1, 0) if self._has_tokens else stored
         spans = spans or Spans(np.zeros_like(begin), positions)
         _check(spans, token_count, mask, keys)
+        longest = int(spans.lengths.max(initial=0))
         if np.array_equal(stored, positions):
             # Every position is stored, so that a span's items are a run of the row's.
             first = np.minimum(spans.starts, stored)
             counts = np.minimum(spans.starts + spans.lengths, stored) - first
-            begin, row = begin + first, np.repeat(np.arange(len(shard)), counts)
-            place = ranges(first - spans.starts, counts)
-            columns = self._values.take(shard, begin, counts)
+            row, place = np.repeat(np.arange(len(shard)), counts), ranges(np.zeros_like(counts), counts)
+            columns = self._values.take(Runs(shard, begin + first, counts))
+            there = np.arange(longest) < counts[:, None]
         else:
             columns, row, place = self._some(shard, begin, stored, spans)
-        longest = int(spans.lengths.max(initial=0))
-        there = torch.zeros(len(shard), longest, dtype=torch.bool)
-        rows, places = torch.from_numpy(row), torch.from_numpy(place)
-        there[rows, places] = True
+            there = np.zeros((len(shard), longest), np.bool_)
+            there[row, place] = True
         return SoftSequences(
             decoder=self._codec,
             columns=columns,
-            mask=there,
+            mask=torch.from_numpy(there),
             keys=keys,
-            row=rows,
-            place=places,
-            lengths=torch.from_numpy(spans.lengths.copy()),
-            tokens=self._take_tokens(shard, token_begin, token_count, spans, longest) if self._has_tokens else None,
+            row=torch.from_numpy(row),
+            place=torch.from_numpy(place),
+            lengths=torch.from_numpy(spans.lengths),
+            packed_tokens=self._take_tokens(shard, token_begin, token_count, spans) if self._has_tokens else None,
         )
 
     def _some(
@@ -75,31 +74,30 @@ class SequenceReader:
     ) -> tuple[dict[str, torch.Tensor], Array, Array]:
         """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
         row = np.repeat(np.arange(len(shard)), stored)
-        place = self._positions.take(shard, begin, stored)["positions"].numpy().astype(np.int64) - spans.starts[row]
+        positions = self._positions.take(Runs(shard, begin, stored))["positions"].numpy()
+        place = positions.astype(np.int64) - spans.starts[row]
         inside = (place >= 0) & (place < spans.lengths[row])
         items = ranges(begin, stored)[inside]
         row, place = row[inside], place[inside]
-        return self._values.take(shard[row], items, np.ones_like(items)), row, place
+        return self._values.take(Runs(shard[row], items, np.ones_like(items))), row, place
 
-    def _take_tokens(self, shard: Array, begin: Array, count: Array, spans: Spans, longest: int) -> torch.Tensor:
+    def _take_tokens(self, shard: Array, begin: Array, count: Array, spans: Spans) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the tokens of each span and the one after it, one after the other, and how many each has."""
         first = np.minimum(spans.starts, count)
         counts = np.minimum(spans.starts + spans.lengths + 1, count) - first
-        found = torch.full((len(shard), longest + 1), NO_TOKEN, dtype=torch.int32)
-        row = torch.from_numpy(np.repeat(np.arange(len(shard)), counts))
-        place = torch.from_numpy(ranges(np.zeros_like(counts), counts))
-        found[row, place] = self._tokens.take(shard, begin + first, counts)["input_ids"]
-        return found
+        return self._tokens.take(Runs(shard, begin + first, counts))["input_ids"], torch.from_numpy(counts)
 
 
 def read_spans(starts: Any, lengths: Any, rows: int) -> Spans:
     """Return spans, `starts` and `lengths` integers [rows] or one number. Raises AlignmentError for anything else."""
-    found = []
-    for name, given in (("starts", starts), ("lengths", lengths)):
-        numbers = np.asarray(given)
-        if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (rows,)) or (numbers < 0).any():
-            raise AlignmentError(f"{name} must be integers from 0, one or [{rows}]")
-        found.append(np.broadcast_to(numbers, (rows,)).astype(np.int64))
-    return Spans(*found)
+    return Spans(_integers("starts", starts, rows), _integers("lengths", lengths, rows))
+
+
+def _integers(name: str, given: Any, rows: int) -> Array:
+    numbers = np.asarray(given)
+    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (rows,)) or numbers.min(initial=0) < 0:
+        raise AlignmentError(f"{name} must be integers from 0, one or [{rows}]")
+    return numbers.astype(np.int64) if numbers.ndim else np.full(rows, int(numbers))
 
 
 def _check(spans: Spans, counts: Array, mask: Array, keys: RowKeys) -> None:

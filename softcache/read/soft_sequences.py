@@ -31,13 +31,26 @@ class SoftSequences(SoftTargets):
             language model the last token, whose next one is not known), in samples without an answer.
         row, place: int64 [N], the sequence and the position in it of each stored one.
         lengths: int64 [B], the positions of each sequence.
-        tokens: of causal_lm int32 [B, L + 1], the sequence's tokens and the one after it; -100 where there is none.
+        packed_tokens: of causal_lm all sequences' tokens with the one after each, int32, and each one's count, int64.
     """
 
     row: torch.Tensor
     place: torch.Tensor
     lengths: torch.Tensor
-    tokens: torch.Tensor | None
+    packed_tokens: tuple[torch.Tensor, torch.Tensor] | None
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The tokens of each sequence and the one after it, int32 [B, L + 1], -100 where there is none.
+
+        Raises TaskError unless the target is causal_lm.
+        """
+        if self.packed_tokens is None:
+            raise TaskError(f"a {self.task.kind} target has no tokens")
+        items, counts = self.packed_tokens
+        found = torch.full((len(self), self.mask.shape[1] + 1), NO_TOKEN, dtype=items.dtype, device=self.device)
+        found[torch.arange(found.shape[1], device=self.device) < counts[:, None]] = items
+        return found
 
     @property
     def packed(self) -> SoftTargets:
@@ -91,19 +104,21 @@ class SoftSequences(SoftTargets):
         found[place] = torch.arange(len(place), device=self.device)
         return found.view(*shape)
 
-    def next_tokens(self) -> torch.Tensor:
-        """Return the token that follows each position, int64 [B, L], -100 where none is stored: hard labels.
+    def next_tokens(self, width: int | None = None) -> torch.Tensor:
+        """Return the token that follows each position, -100 where none is stored: hard labels, int64 [B, L].
 
-        Raises TaskError unless the target is causal_lm.
+        With `width` >= L they are padded to [B, width], as a student's logits are. Raises TaskError unless the target
+        is causal_lm.
         """
-        return torch.where(self.mask, self._tokens()[:, 1:].long(), NO_TOKEN)
+        found = torch.where(self.mask, self.tokens[:, 1:].long(), NO_TOKEN)
+        return found if width is None else _widen(found, width, NO_TOKEN)
 
     def check_input_ids(self, input_ids: Any) -> None:
         """Compare the student's token ids [B, at least L] with those that the teacher saw.
 
         Raises AlignmentError naming samples whose ids differ, TaskError unless the target is causal_lm.
         """
-        tokens = self._tokens()
+        tokens = self.tokens
         ids = torch.as_tensor(np.asarray(input_ids) if isinstance(input_ids, list) else input_ids)
         ids = ids.to(self.device)
         if ids.ndim != 2 or len(ids) != len(self) or ids.shape[1] < self.mask.shape[1]:
@@ -127,7 +142,6 @@ class SoftSequences(SoftTargets):
         first: SoftSequences = parts[0]
         longest = max(p.mask.shape[1] for p in parts)
         begins = np.cumsum([0, *(len(p) for p in parts)])[:-1].tolist()
-        tokens = None if first.tokens is None else torch.cat([_widen(p.tokens, longest + 1, NO_TOKEN) for p in parts])
         return replace(
             first,
             columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
@@ -136,35 +150,34 @@ class SoftSequences(SoftTargets):
             row=torch.cat([p.row + begin for p, begin in zip(parts, begins, strict=True)]),
             place=torch.cat([p.place for p in parts]),
             lengths=torch.cat([p.lengths for p in parts]),
-            tokens=tokens,
+            packed_tokens=None if first.packed_tokens is None else _joined([p.packed_tokens for p in parts]),
         )
 
     def _picked(self, here: Any, there: Any) -> SoftSequences:
         chosen = torch.arange(len(self), device=self.device)[there]
-        # A sequence may be picked several times: each pick takes its items along.
         counts = torch.bincount(self.row, minlength=len(self))
-        order, begins = torch.argsort(self.row, stable=True), counts.cumsum(0) - counts
-        row = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), counts[chosen])
-        ends = counts[chosen].cumsum(0) - counts[chosen]
-        items = order[begins[chosen][row] + torch.arange(len(row), device=self.device) - ends[row]]
-        lengths = self.lengths[chosen]
-        longest = int(lengths.max()) if len(lengths) else 0
+        items, row = _items_of(chosen, counts)
+        items = torch.argsort(self.row, stable=True)[items]
+        lengths, tokens = self.lengths[chosen], None
+        if self.packed_tokens is not None:
+            all_tokens, token_counts = self.packed_tokens
+            tokens = all_tokens[_items_of(chosen, token_counts)[0]], token_counts[chosen]
         return replace(
             self,
             columns={name: column[items] for name, column in self.columns.items()},
-            mask=self.mask[chosen, :longest],
+            mask=self.mask[chosen, : int(lengths.max()) if len(lengths) else 0],
             keys=self.keys.take(here),
             row=row,
             place=self.place[items],
             lengths=lengths,
-            tokens=None if self.tokens is None else self.tokens[chosen, : longest + 1],
+            packed_tokens=tokens,
         )
 
     def _map(self, change: Any) -> SoftSequences:
-        moved = {name: change(getattr(self, name)) for name in ("row", "place", "lengths")}
-        tokens = None if self.tokens is None else change(self.tokens)
+        moved = {name: change(getattr(self, name)) for name in ("mask", "row", "place", "lengths")}
+        tokens = None if self.packed_tokens is None else (change(self.packed_tokens[0]), change(self.packed_tokens[1]))
         columns = {name: change(column) for name, column in self.columns.items()}
-        return replace(self, columns=columns, mask=change(self.mask), tokens=tokens, **moved)
+        return replace(self, columns=columns, packed_tokens=tokens, **moved)
 
     def _padded(self, items: torch.Tensor) -> torch.Tensor:
         fill = math.nan if items.is_floating_point() else 0
@@ -172,10 +185,20 @@ class SoftSequences(SoftTargets):
         found[self.row, self.place] = items
         return found
 
-    def _tokens(self) -> torch.Tensor:
-        if self.tokens is None:
-            raise TaskError(f"a {self.task.kind} target has no tokens")
-        return self.tokens
+
+def _items_of(chosen: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where the items of chosen sequences are, each as often as it is chosen, and which pick each is of.
+
+    `counts` [B] are the items of each sequence, one sequence after the other.
+    """
+    begins, picked = counts.cumsum(0) - counts, counts[chosen]
+    row = torch.repeat_interleave(torch.arange(len(chosen), device=chosen.device), picked)
+    within = torch.arange(len(row), device=chosen.device) - (picked.cumsum(0) - picked)[row]
+    return begins[chosen][row] + within, row
+
+
+def _joined(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([items for items, _ in parts]), torch.cat([counts for _, counts in parts])
 
 
 def _widen(rows: torch.Tensor, width: int, fill: int | bool) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from operator import getitem
 from typing import Any
 
@@ -15,7 +15,7 @@ from softcache.codecs import Codec, codec_from_json
 from softcache.codecs.fidelity import Errors
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
-from softcache.read.gather import FixedColumn, FlagColumn, Run, ShardReader
+from softcache.read.gather import FixedColumn, FlagColumn, Runs, ShardReader
 from softcache.read.lookup import Keys
 from softcache.read.row_keys import DeferredKeys, RowKeys
 from softcache.read.sequences import SequenceReader, Spans, read_spans
@@ -209,7 +209,7 @@ class Target:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
     def _gather(
-        self, rows: Array | range, keys: RowKeys, runs: Sequence[Run] | None = None, spans: Spans | None = None
+        self, rows: Array | range, keys: RowKeys, runs: Runs | None = None, spans: Spans | None = None
     ) -> SoftTargets:
         """Return rows, copied whole where they are known to lie in `runs`; of sequences perhaps some spans."""
         columns, valid = self._open_columns()

@@ -95,6 +95,7 @@ class TorchRecipe(_Model):
     arguments: Arguments = {}
     weights: str | None = None
     preprocess: str
+    output_layer: str | None = None
     reads: list[str] | None = Field(default=None, min_length=1)
     code: list[str] | None = None
 

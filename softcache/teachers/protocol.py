@@ -67,3 +67,9 @@ class Teacher(Protocol):
 
     def predict(self, batch: Any) -> Mapping[str, torch.Tensor | Sequences]:
         """Answer a batch: by output name tensors [B, ...] or `Sequences`; an unnamed output is called `output`."""
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        """Return `weight` [C, d] and perhaps `bias` [C] of the linear layer that makes the logits.
+
+        Raises TeacherError where there is none. Only targets that store hidden states ask for it.
+        """

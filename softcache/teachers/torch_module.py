@@ -23,14 +23,19 @@ class TorchTeacher:
 
     `model(**arguments)` makes the module, `weights` fills it (strictly), `preprocess(sample)` turns one sample, a
     dict of its columns, into the module's input tensor; inputs are stacked to [B, ...]. The module returns a tensor
-    [B, ...], `Sequences`, or a mapping of them.
+    [B, ...], `Sequences`, or a mapping of them. `output_layer` is the dotted name of the linear module that makes the
+    logits, for targets that store what it reads.
     """
 
     def __init__(
-        self, model: torch.nn.Module, preprocess: Callable[[Mapping[str, Any]], Any], device: str = "cpu"
+        self,
+        model: torch.nn.Module,
+        preprocess: Callable[[Mapping[str, Any]], Any],
+        output_layer: str | None = None,
+        device: str = "cpu",
     ) -> None:
         self._model = model.to(device).eval().requires_grad_(False)
-        self._preprocess = preprocess
+        self._preprocess, self._output_layer = preprocess, output_layer
         self._device = torch.device(device)
 
     @classmethod
@@ -41,6 +46,7 @@ class TorchTeacher:
         arguments: Mapping[str, Any],
         weights: Path | None,
         preprocess: str,
+        output_layer: str | None = None,
         device: str = "cpu",
     ) -> TorchTeacher:
         """Load a teacher. Raises TeacherError if its callables, weights or device do not work."""
@@ -57,7 +63,7 @@ class TorchTeacher:
             except (OSError, ValueError, SafetensorError, RuntimeError) as e:
                 raise TeacherError(f"weights {weights} do not fit {model}({_keywords(arguments)}): {e}") from e
         try:
-            return cls(module, prepare, device)
+            return cls(module, prepare, output_layer, device)
         except (RuntimeError, AssertionError) as e:
             raise TeacherError(f"device {device!r} cannot be used: {e}") from e
 
@@ -76,6 +82,19 @@ class TorchTeacher:
         raise TeacherError(
             f"the module returned {type(answer).__name__}; expected a tensor, Sequences, or a mapping of them"
         )
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        """Return `weight` [C, d] and, where there is one, `bias` [C] of the last layer.
+
+        Raises TeacherError if it is not named, or is no linear module.
+        """
+        try:
+            layer = self._model.get_submodule(self._output_layer or "")
+        except AttributeError as e:
+            raise TeacherError(f"output_layer {self._output_layer!r}: {e}") from e
+        if self._output_layer is None or not isinstance(layer, torch.nn.Linear):
+            raise TeacherError(f"output_layer is {self._output_layer!r}; expected the name of a torch.nn.Linear")
+        return {"weight": layer.weight} | ({} if layer.bias is None else {"bias": layer.bias})
 
 
 def torch_fingerprint(

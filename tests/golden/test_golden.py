@@ -50,6 +50,18 @@ def check_compressed(cache: softcache.Cache) -> None:
             (VALUES[:1].double() / temperature).softmax(1),
             atol=0.01,
         )
+    near = cache["near"].lookup(IDS).log_probs(2.0)
+    logits = VALUES / 2 + torch.tensor([0.0, 1.0, 2.0])
+    assert torch.allclose(near[:4].exp(), (logits / 2).softmax(1), atol=0.02)
+    assert near[4].isnan().all()
+    frames = cache["frames"].lookup(IDS)
+    assert frames.mask.sum(1).tolist() == [2, 1, 4, 1, 0]
+    assert torch.equal(
+        frames.packed.values,
+        torch.cat(
+            [VALUES[[0]] * 0, VALUES[[0]], VALUES[[1]] * 0] + [VALUES[[2]] * t for t in range(4)] + [VALUES[[3]] * 0]
+        ),
+    )
     drawn = cache["drawn"].lookup(IDS[:4])
     assert drawn.columns["counts"].int().sum(1).tolist() == [4] * 4
 
@@ -75,7 +87,7 @@ def test_a_sketch_by_hand() -> None:
 
 def test_the_same_bytes_are_written_today(tmp_path: Path) -> None:
     make(tmp_path / "v1")
-    folders = ("data", "plan", "index", "manifests")
+    folders = ("data", "plan", "index", "manifests", "tables")
 
     def files(root: Path) -> dict[str, str]:
         found = (p for folder in folders for p in (root / folder).rglob("*") if p.is_file())

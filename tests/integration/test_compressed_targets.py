@@ -78,7 +78,7 @@ def test_measured(workshop: Workshop, capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["info", str(workshop.cache)])
     said = capsys.readouterr().out
-    assert "topk companions=True k=16 nodes=16" in said
+    assert "topk basis=0 companions=True k=16 nodes=16" in said
     assert "1 rows have logits more than 60 nats apart" in said
     assert "T = 0.5  tail mass" in said
     assert "KL unbounded" in said, "sampled classes leave others out"

@@ -13,6 +13,7 @@ from language import TEXTS, make_tokenizer, save
 from safetensors.torch import load_file, save_file
 
 import softcache
+from softcache.cli.main import main
 from softcache.errors import AlignmentError, IncompatibleTarget, RecipeError, TaskError, TransferSetError
 from softcache.teachers.causal_lm import CausalLMInputs, CausalLMTeacher
 from softcache.transfer.vocabulary import vocabulary, vocabulary_hash
@@ -302,3 +303,31 @@ def test_recipes_that_are_wrong(language: Language) -> None:
         language.build("teachers.t.model=package:nothing_of_that_name")
     with pytest.raises(RecipeError, match=r"cannot be loaded|no weights|Hub"):
         language.build("teachers.t.model=absent-folder")
+
+
+def test_plan_tries_codecs(language: Language, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before a build: what each codec would take for all positions, and how far it would be off."""
+    language.recipe["tasks"]["lm"]["store"] |= {"basis": 4}
+    path = language.folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(language.recipe))
+    with pytest.raises(SystemExit):
+        main(["plan", str(path), "-o", str(language.cache), "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    assert not language.cache.exists()
+    positions = sum(len(ids) - 1 for ids in language.ids)
+    targets = {target["name"]: target for target in planned["targets"]}
+    for name in ("lm@t", "full@t"):
+        tried = targets[name]["codecs"]
+        assert [trial["chosen"] for trial in tried] == [True] + [False] * (len(tried) - 1)
+        assert {trial["codec"]["name"] for trial in tried} >= {"dense", "quantized", "hidden"}
+        for trial in tried:
+            assert trial["bytes"] == positions * trial["item_bytes"]
+            assert list(trial["kl"]) == list(trial["tv"]) == ["1", "2", "4", "8"]
+    near = next(trial for trial in targets["lm@t"]["codecs"] if trial["codec"]["name"] == "hidden")
+    assert near["kl"]["2"] < targets["lm@t"]["codecs"][0]["kl"]["2"]
+    language.build()
+    stored = sum(path.stat().st_size for path in (language.cache / "data" / "lm@t").iterdir())
+    assert targets["lm@t"]["bytes"] == pytest.approx(stored, rel=0.5)
+    with pytest.raises(SystemExit):
+        main(["plan", str(path), "-o", str(language.cache / "other")])
+    assert "*  topk k=8 nodes=16 basis=4 companions=True" in capsys.readouterr().out
