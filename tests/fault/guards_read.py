@@ -3,6 +3,7 @@
 from guards import BUILD, COMMITTERS, FORGED, HUNTED, MANIFEST, VERIFY, Guard
 
 TABLES, FORGED_VERIFY = "fault/test_forged_tables.py", "fault/test_forged_verify.py"
+SEQUENCES = "fault/test_forged_sequences.py"
 PLACE = f"{MANIFEST} -k place"
 REFUSED = f"{MANIFEST} -k refused"
 
@@ -209,4 +210,34 @@ GUARDS = [
         FORGED_VERIFY,
     ),
     Guard("read/verify_contents.py", "not _close(found, recorded)", "False", "fault/test_forged_verify.py"),
+    # Sequences and tables.
+    Guard("builder/tables.py", "        if begun:\n", "        if False:\n", "integration/test_tables.py -k lost"),
+    Guard(
+        "read/verify_contents.py",
+        "not np.array_equal(np.diff(arrow.numbers(batch[name].offsets)), lengths)",
+        "False",
+        SEQUENCES,
+    ),
+    Guard("read/verify_contents.py", "or (positions >= tokens[row] - 1).any()", "", SEQUENCES),
+    Guard("read/verify_contents.py", "(np.diff(positions) <= 0) & (np.diff(row) == 0)", "positions[:0]", SEQUENCES),
+    Guard(
+        "read/verify_contents.py",
+        "vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer",
+        "False",
+        SEQUENCES,
+    ),
+    Guard("read/verify.py", "found is not None and found.tables != target.tables", "False", SEQUENCES),
+    Guard("store/target_tables.py", "found.fingerprint != fingerprint", "False", SEQUENCES),
+    Guard(
+        "read/sequences.py",
+        "mask & (spans.starts + spans.lengths > counts)",
+        "mask & False",
+        "integration/test_language_models.py -k spans",
+    ),
+    Guard(
+        "read/soft_sequences.py",
+        "ours & (ids[:, :width] != tokens[:, :width])",
+        "ours & False",
+        "integration/test_language_models.py -k proved",
+    ),
 ]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_language_models import Language
+from language import Language
 
 from softcache.cli import main
 

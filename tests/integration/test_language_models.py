@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from language import TEXTS, make_tokenizer, save
+from language import TEXTS, Language, make_tokenizer
 from safetensors.torch import load_file, save_file
 
 import softcache
@@ -19,41 +19,6 @@ from softcache.teachers.causal_lm import CausalLMInputs, CausalLMTeacher
 from softcache.transfer.vocabulary import vocabulary, vocabulary_hash
 
 T = 3.0
-
-
-class Language:
-    """A folder with a language model, its texts, a recipe, and a cache."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.cache = folder, folder / "cache"
-        self.model, self.tokenizer = save(folder / "model", padded=12)
-        self.ids = [self.tokenizer(text)["input_ids"] for text in TEXTS]
-        self.rows([{"id": i, "text": text} for i, text in enumerate(TEXTS)])
-        task = {"kind": "causal_lm", "classes": len(self.tokenizer), "value_kind": "logits", "teachers": ["t"]}
-        self.recipe: dict[str, Any] = {
-            "transfer_set": {"source": {"type": "files", "paths": ["texts.jsonl"]}, "id": "id"},
-            "teachers": {"t": {"adapter": "causal_lm", "model": "model", "text": "text", "tokens_at_once": 64}},
-            "tasks": {
-                "lm": task | {"store": {"codec": "topk", "k": 8}},
-                "full": task | {"store": {"dtype": "float32"}},
-            },
-            "build": {"batch_size": 4, "fragment_rows": 4},
-        }
-
-    def rows(self, rows: list[dict[str, Any]]) -> None:
-        (self.folder / "texts.jsonl").write_text("\n".join(map(json.dumps, rows)))
-
-    def build(self, *overrides: str) -> softcache.Cache:
-        path = self.folder / "recipe.yaml"
-        path.write_text(yaml.safe_dump(self.recipe))
-        softcache.build(path, self.cache, overrides)
-        return softcache.open(self.cache)
-
-    def logits(self, sample: int) -> torch.Tensor:
-        """What the live model says of each next token, without the padding of its vocabulary."""
-        with torch.inference_mode():
-            found: torch.Tensor = self.model(torch.tensor([self.ids[sample]])).logits[0, :-1, : len(self.tokenizer)]
-        return found
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_language_models import Language
+from language import Language
 from torch.utils.data import DataLoader
 
 import softcache
