@@ -39,10 +39,11 @@ AT_ONCE = 128
 PILOT, TRAINED, HELD_OUT = 2048, 6144, 1024
 TAUGHT = (
     "topk k=32 nodes=16 basis=32",
+    "topk k=16 nodes=16 basis=96",
+    "topk k=24 nodes=16 basis=64",
     "topk k=3 nodes=8 basis=10",
     "sampled draws=50 proposal=1.0",
     "topk k=32 nodes=16",
-    "topk k=32 nodes=16 basis=16",
 )
 TAUGHT_LAST = ("hidden", "quantized", "topk k=64 nodes=16 basis")
 
@@ -91,7 +92,8 @@ def codecs_of(teacher: Teacher) -> list[Codec]:
         codec.with_table(GivenTable({"basis": fit_basis(pilot, codec.basis)}))
         for codec in (
             TopkCodec(task, k=3, nodes=8, basis=10),
-            TopkCodec(task, k=32, nodes=16, basis=16),
+            TopkCodec(task, k=16, nodes=16, basis=96),
+            TopkCodec(task, k=24, nodes=16, basis=64),
             TopkCodec(task, k=32, nodes=16, basis=32),
             TopkCodec(task, k=64, nodes=16, basis=64),
         )
@@ -256,6 +258,9 @@ def encoding(teacher: Teacher, rounds: int) -> Iterator[list[str]]:
             codec = TopkCodec(task, nodes=nodes, companions=companions)
             name = f"topk k=32 nodes={nodes}{', companions' if companions else ''}"
             contestants[name] = lambda codec=codec: codec.encode(logits)  # type: ignore[misc]
+    for codec in codecs_of(teacher):
+        if isinstance(codec, TopkCodec) and codec.basis in (32, 64):
+            contestants[title(codec)] = lambda codec=codec: codec.encode(logits)  # type: ignore[misc]
     seconds = alternate(contestants, rounds)
     for name, taken in seconds.items():
         share = median(a / b for a, b in zip(taken, seconds["teacher"], strict=True))

@@ -80,8 +80,9 @@ class SoftTargets:
         """The stored values, rows first.
 
         Of a dense target [B, *task.shape] in the stored dtype; of a quantized one the same as float32; of a top-k or
-        sampled one float32 [B, k], the stored classes' logits relative to the highest of all. An ensemble of K members
-        gives K tensors stacked on the second axis where their shapes are equal.
+        sampled one float32 [B, k], the stored classes' logits relative to the highest of all; of a hidden one [B, d],
+        what the last layer reads. An ensemble of K members gives K tensors stacked on the second axis where their
+        shapes are equal.
         """
         return self.decoder.values(self.columns)
 
