@@ -11,7 +11,7 @@ from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Stored, Unit
-from softcache.errors import TeacherError
+from softcache.errors import TeacherError, name_some
 from softcache.read.gather import FlagColumn, ShardReader
 from softcache.read.row_keys import KnownKeys
 from softcache.read.sequences import SequenceReader
@@ -53,11 +53,16 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
     if not target.task.is_sequence:
         now = {name: column[rows] for name, column in now.items()}
     picked = np.unique(np.linspace(0, len(owners) - 1, ITEMS).astype(int)) if len(owners) else owners
-    same = all(len(now[name]) == len(column) for name, column in columns.items())
+    if any(len(now[name]) != len(column) for name, column in columns.items()):
+        ids = name_some(job.ids(rows.tolist()))
+        raise TeacherError(
+            f"{target.name}: samples {ids} are answered at other positions than what is stored, though nothing "
+            "declared has changed; list what did under teachers.*.code"
+        )
     for item in picked.tolist():
         row = int(owners[item])
         old = target.codec.compared({name: column[[item]] for name, column in columns.items()})[0].double()
-        new = target.codec.compared({name: now[name][[item]] for name in columns})[0].double() if same else old * np.nan
+        new = target.codec.compared({name: now[name][[item]] for name in columns})[0].double()
         scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
         allowed = scale * (TOLERANCE + stored.eps)
         if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):

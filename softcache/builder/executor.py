@@ -24,18 +24,17 @@ from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
-from softcache.builder.tables import with_tables
+from softcache.builder.tables import tables_in_force, with_tables
 from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, RecipeError, counted
 from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
-from softcache.store.commits import latest_number
+from softcache.store.commits import CommittedTarget, latest_number
 from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
-from softcache.store.target_tables import read_tables
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
@@ -215,7 +214,7 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
         prepared.work.plan,
         prepared.units,
         prepared.targets,
-        {t.name: read_tables(prepared.files, t.fingerprint).tables if t.has_tables else {} for t in prepared.targets},
+        {t.name: tables_in_force(prepared.files, t, _committed(prepared, t)) or {} for t in prepared.targets},
         prepared.rows_declaration["keep"],
         described,
     )
@@ -224,6 +223,12 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
         prepared.stored, receipts=prepared.stored.receipts | receipts, sizes=prepared.stored.sizes | written
     )
     return publish_build(prepared.files, publication, stored)
+
+
+def _committed(prepared: Prepared, target: BuildTarget) -> CommittedTarget | None:
+    """Return what the newest commit says of a target."""
+    state = prepared.stored.state
+    return None if state is None else state.commit.targets.get(target.name)
 
 
 def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | None) -> Scan:
@@ -264,9 +269,8 @@ def _run_teacher(
     runner, files = make_runner(prepared, name), prepared.files
     targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
-        begun = any(u.name == target.name and prepared.stored.has(u) for u in prepared.units)
         own = [job for job in jobs if target in job.targets]
-        targets[target.name] = with_tables(files, runner, target, own, begun=begun)
+        targets[target.name] = with_tables(files, runner, target, own, _committed(prepared, target))
         check_canaries(files, runner, targets[target.name], prepared.units, prepared.work.positions, prepared.stored)
     jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
     units = {(u.name, u.fragment.number): u for u in prepared.units}

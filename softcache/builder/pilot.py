@@ -11,6 +11,7 @@ import torch
 from softcache.builder.estimate import item_bytes
 from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
+from softcache.builder.tables import TargetPilot
 from softcache.builder.targets import BuildTarget
 from softcache.codecs import Codec, DenseCodec, HiddenCodec, QuantizedCodec, SampledCodec, TopkCodec
 from softcache.codecs.base import GivenTable
@@ -50,9 +51,9 @@ def try_codecs(runner: Runner, target: BuildTarget, jobs: Sequence[Job], items: 
     for codec, output in _candidates(runner, target):
         if output not in samples:
             samples[output] = runner.sample(replace(target, codec=codec, output=output), jobs, wanted)
-        trial = _try(runner, codec, samples[output], items, chosen=codec == target.codec)
-        if trial is not None:
-            found.append(trial)
+        if len(samples[output]) > 1:
+            trial = _try(runner, codec, samples[output], items, chosen=codec == target.codec)
+            found += [] if trial is None else [trial]
     return found
 
 
@@ -60,7 +61,7 @@ def with_trial_table(runner: Runner, target: BuildTarget, jobs: Sequence[Job]) -
     """Return a target whose codec has a table, made from a few answers: good enough to be timed."""
     if target.codec.table_name is None:
         return target
-    pilot = _SamplePilot(runner, runner.sample(target, jobs, MEASURED))
+    pilot = _SamplePilot(runner, TargetPilot(runner, target, jobs).values(MEASURED))
     return replace(target, codec=target.codec.with_table(GivenTable(target.codec.make_table(pilot))))
 
 
@@ -80,10 +81,11 @@ class _SamplePilot:
 
 def _try(runner: Runner, codec: Codec, values: torch.Tensor, items: int, *, chosen: bool) -> CodecTrial | None:
     """Measure a codec on the last of some values; a table that it needs is made from the others."""
+    held_out = max(min(MEASURED, len(values) // 2), 1)
     try:
         if codec.table_name is not None:
-            codec = codec.with_table(GivenTable(codec.make_table(_SamplePilot(runner, values[:-MEASURED]))))
-        measured = values[-MEASURED:]
+            codec = codec.with_table(GivenTable(codec.make_table(_SamplePilot(runner, values[:-held_out]))))
+        measured = values[-held_out:]
         errors = measure(codec, measured, codec.encode(measured))
     except CodecError:
         return None

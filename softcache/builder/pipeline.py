@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from softcache.builder.answers import Answers, RowAnswers
 from softcache.builder.jobs import Batch, Job
-from softcache.builder.sequence_answers import SequenceAnswers, add_sequences
+from softcache.builder.sequence_answers import SequenceAnswers, add_sequences, sequences_of
 from softcache.builder.targets import BuildTarget
 from softcache.errors import SoftcacheError, TeacherError, TransferSetError, name_some
 from softcache.teachers import Sequences, Teacher
@@ -84,10 +85,7 @@ class Runner:
         return self._teacher
 
     def sample(self, target: BuildTarget, jobs: Sequence[Job], items: int) -> torch.Tensor:
-        """Return a target's values for about so many items [n, ...], evenly over the jobs; bad samples are left out.
-
-        Raises TeacherError if there is none.
-        """
+        """Return a target's values for about so many items [n, ...], evenly over the jobs; bad ones are left out."""
         cuts = list(self._cuts(jobs))
         # Each further one falls into the widest gap between those before.
         order = sorted(range(len(cuts)), key=lambda i: i * _GOLDEN % 1)
@@ -99,16 +97,24 @@ class Runner:
             batch = self._lenient()._load(job, rows, last=True)
             if not batch.rows:
                 continue
-            output = self._output(self._teacher.predict(batch.inputs), target)
-            is_list = isinstance(output, Sequences)
-            step = max((sum(output.lengths) if is_list else len(output)) // share, 1)
-            for chunk in (c for _, c in output.chunks) if is_list else (output,):
-                some = chunk[::step].clone()
+            outputs = self._predict(batch)
+            for some in self._sampled(outputs[self._output(outputs, target)], target, batch, share):
                 faults = target.codec.faults(some)
                 found.append(some[[i for i in range(len(some)) if i not in faults]])
-        if not any(map(len, found)):
-            raise TeacherError(f"teacher {self._name} answers none of the samples tried for {target.name}")
-        return torch.cat(found)
+        return torch.cat(found) if found else torch.empty(0, *target.codec.given_shape)
+
+    def _sampled(self, output: Any, target: BuildTarget, batch: Batch, share: int) -> Iterator[torch.Tensor]:
+        """Yield about `share` of a batch's values, checked as a build would."""
+        answers = _no_answers(Job(batch.job.fragment, batch.job.positions, [target]))[target.name]
+        if not isinstance(answers, SequenceAnswers):
+            values = answers.checked(output, len(batch.rows), batch)
+            yield values[:: max(len(values) // share, 1)].clone()
+            return
+        taken = sequences_of(output, target)
+        answers.begin(taken, batch)
+        step = max(sum(taken.lengths) // share, 1)
+        for places, chunk in taken.chunks:
+            yield answers.checked(chunk, len(places), batch)[::step].clone()
 
     def predict_rows(self, job: Job, rows: list[int]) -> dict[str, RowAnswers | SequenceAnswers]:
         """Answer some rows of a fragment alone; the other rows of the result are missing, and so are bad ones."""
@@ -175,27 +181,53 @@ class Runner:
             answer.bad.update(batch.bad)
         if not batch.rows:
             return
+        outputs = self._predict(batch)
+        sequences: dict[str, list[SequenceAnswers]] = {}
+        for answer in answers.values():
+            if isinstance(answer, SequenceAnswers):
+                sequences.setdefault(self._output(outputs, answer.target), []).append(answer)
+            else:
+                answer.add(outputs[self._output(outputs, answer.target)], batch, skip_bad=self._skip_bad)
+        for name, together in sequences.items():
+            add_sequences(together, outputs[name], batch, skip_bad=self._skip_bad)
+
+    def _predict(self, batch: Batch) -> Mapping[str, Any]:
+        """Return the teacher's outputs. Whatever it raises, also later while sequences are taken, is a TeacherError."""
         try:
             outputs = self._teacher.predict(batch.inputs)
         except SoftcacheError:
             raise
         except Exception as e:
-            raise TeacherError(f"teacher {self._name} raised on samples {batch.named}: {type(e).__name__}: {e}") from e
-        sequences: dict[str, list[SequenceAnswers]] = {}
-        for answer in answers.values():
-            if isinstance(answer, SequenceAnswers):
-                sequences.setdefault(answer.target.output, []).append(answer)
-            else:
-                answer.add(self._output(outputs, answer.target), batch, skip_bad=self._skip_bad)
-        for together in sequences.values():
-            add_sequences(together, self._output(outputs, together[0].target), batch, skip_bad=self._skip_bad)
+            raise self._raised(e, batch) from e
+        return {
+            name: replace(output, chunks=self._chunks(output, batch)) if isinstance(output, Sequences) else output
+            for name, output in outputs.items()
+        }
 
-    def _output(self, outputs: Any, target: BuildTarget) -> Any:
+    def _chunks(self, output: Sequences, batch: Batch) -> Iterator[tuple[Any, torch.Tensor]]:
+        chunks: Iterator[Any] | None = None
+        while True:
+            try:
+                chunks = iter(output.chunks) if chunks is None else chunks
+                places, values = next(chunks)
+            except StopIteration:
+                return
+            except SoftcacheError:
+                raise
+            except Exception as e:
+                raise self._raised(e, batch) from e
+            yield places, values
+
+    def _raised(self, error: Exception, batch: Batch) -> TeacherError:
+        return TeacherError(f"teacher {self._name} raised on samples {batch.named}: {type(error).__name__}: {error}")
+
+    def _output(self, outputs: Any, target: BuildTarget) -> str:
+        """Return what the teacher calls a target's answer."""
         name = target.output if target.output in outputs else UNNAMED
         if name not in outputs:
             there = ", ".join(map(str, outputs))
             raise TeacherError(f"{target.name}: the teacher has no output {target.output!r}; it has {there}")
-        return outputs[name]
+        return name
 
 
 def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Batch]], depth: int) -> Iterator[Batch]:

@@ -104,18 +104,37 @@ def add_sequences(answers: Sequence[SequenceAnswers], output: Any, batch: Batch,
     Raises TeacherError for one that is not as the tasks say, CodecError for values that cannot be stored.
     """
     first = answers[0].target
-    if not isinstance(output, Sequences):
-        raise TeacherError(
-            f"{first.name}: output {first.output!r} is {kind_of(output)}; a {first.task.kind} task takes "
-            "softcache.teachers.Sequences"
-        )
+    output = sequences_of(output, first)
     parts = [answer.begin(output, batch) for answer in answers]
     for places, chunk in output.chunks:
-        numbers = np.asarray(places, np.int64)
+        numbers = _places(places, parts[0], first)
         for answer, part in zip(answers, parts, strict=True):
             answer.take(part, numbers, chunk, skip_bad=skip_bad)
     for answer, part in zip(answers, parts, strict=True):
         answer.end(part, output)
+
+
+def sequences_of(output: Any, target: BuildTarget) -> Sequences:
+    """Return a teacher's answer if it is of sequences. Raises TeacherError."""
+    if not isinstance(output, Sequences):
+        raise TeacherError(
+            f"{target.name}: output {target.output!r} is {kind_of(output)}; a {target.task.kind} task takes "
+            "softcache.teachers.Sequences"
+        )
+    return output
+
+
+def _places(places: Any, part: _Part, target: BuildTarget) -> Array:
+    """Return the places of a chunk. Raises TeacherError unless they are there, and each for the first time."""
+    numbers = np.asarray(places)
+    fits = numbers.ndim == 1 and numbers.dtype.kind in "iu"
+    fits = fits and not ((numbers < 0) | (numbers >= len(part.there))).any()
+    if not fits or part.there[numbers].any() or len(np.unique(numbers)) < len(numbers):
+        raise TeacherError(
+            f"{target.name}: output {target.output!r} has a chunk for other places than its {len(part.there):,} "
+            f"positions, or for one twice (samples {part.batch.named})"
+        )
+    return numbers.astype(np.int64)
 
 
 def _check(output: Sequences, target: BuildTarget, batch: Batch) -> None:

@@ -138,13 +138,17 @@ def _inputs(teacher: CausalLMRecipe) -> CausalLMInputs:
     )
 
 
-def _tables(recipe: Recipe, task: TaskRecipe, teacher: TeacherRecipe) -> dict[str, pa.RecordBatch]:
+def _tables(
+    recipe: Recipe, task: TaskRecipe, teacher: TeacherRecipe, identity: Fingerprint
+) -> dict[str, pa.RecordBatch]:
     """Return the tables that are known before the teacher runs. Raises RecipeError where task and teacher disagree."""
     if task.kind != "causal_lm":
         return {}
     if not isinstance(teacher, CausalLMRecipe):
         raise RecipeError("causal_lm tasks take teachers with adapter: causal_lm, whose tokenizer is known")
-    table = causal_lm_vocabulary(_source(recipe, teacher))
+    if task.value_kind != "logits":
+        raise RecipeError(f"value_kind is {task.value_kind!r}; teachers with adapter: causal_lm answer logits")
+    table = causal_lm_vocabulary(_source(recipe, teacher), fingerprint(identity.to_json()))
     if (size := vocabulary_size(table)) != task.spec("").shape[0]:
         raise RecipeError(f"classes is {task.spec('').shape[0]:,}; the teacher's tokenizer has {size:,}")
     return {VOCABULARY: table}
@@ -181,13 +185,14 @@ def _optional(recipe: Recipe, path: str | None) -> Path | None:
 
 def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerprint) -> BuildTarget:
     task = recipe.tasks[key]
-    tables = _tables(recipe, task, recipe.teachers[teacher])
+    tables = _tables(recipe, task, recipe.teachers[teacher], identity)
     spec = task.spec(vocabulary_hash(tables[VOCABULARY]) if VOCABULARY in tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
     output = task.output or _default_output(spec, codec) or key
+    layer = getattr(recipe.teachers[teacher], "output_layer", None) if isinstance(codec, HiddenCodec) else None
     declaration = {
         "task": spec.to_json(),
-        "teacher": identity.to_json() | {"output": output},
+        "teacher": identity.to_json() | {"output": output} | ({} if layer is None else {"output_layer": layer}),
         "codec": codec.to_json(),
         "format": task.store.format,
     }

@@ -121,6 +121,11 @@ class Codec(ABC):
         """The table that the codec needs, None if it needs none."""
         return None
 
+    @property
+    def table_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each column of the table; a `bias` need not be there."""
+        return {}
+
     def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
         """Return the columns of the table. Raises TeacherError if the teacher cannot give what it takes."""
         raise NotImplementedError

@@ -12,12 +12,13 @@ from softcache.codecs.bits import FARTHEST
 
 SHAPE_ZERO, LARGEST = 128, 127
 _TINY = 1e-6
+_NOISE = 1e-3  # of the whole deviation: below, components are float32's rounding
 
 
 def fit_basis(logits: torch.Tensor, rank: int) -> torch.Tensor:
     """Return the mean and the components of a pilot's logits [n, C], each scaled by its deviation: [C, 1 + rank].
 
-    Components beyond what the pilot has are zero.
+    Components beyond what the pilot tells from rounding are zero.
     """
     below = (logits - logits.amax(1, keepdim=True)).clamp(min=-FARTHEST)
     mean = below.mean(0)
@@ -25,9 +26,10 @@ def fit_basis(logits: torch.Tensor, rank: int) -> torch.Tensor:
     # Of n rows the n x n products say the same as the C x C ones.
     squares, vectors = torch.linalg.eigh((rest @ rest.T).double())
     squares, vectors = squares.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
-    components = rest.T @ (vectors / len(rest) ** 0.5).float()
-    components = torch.where(squares.sqrt() > _TINY * float(squares.sum()) ** 0.5, components, 0.0)
-    missing = components.new_zeros(len(mean), rank - components.shape[1])
+    kept = int((squares.sqrt() > _NOISE * float(squares.sum()) ** 0.5).sum())
+    directions, _ = torch.linalg.qr(rest.T @ vectors[:, :kept].float())
+    components = directions * (squares[:kept] / len(rest)).sqrt().float()
+    missing = components.new_zeros(len(mean), rank - kept)
     return torch.cat([mean[:, None], components, missing], 1).half()
 
 

@@ -61,7 +61,7 @@ class DenseCodec(Codec):
         stored = columns["values"]
         if self.dtype == "bfloat16":
             stored = stored.view(torch.bfloat16)
-        return stored.view(-1, *self.task.shape)
+        return stored.view(len(stored), *self.task.shape)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         require_temperature(self.task)

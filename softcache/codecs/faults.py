@@ -47,7 +47,9 @@ def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
 
 def faults_as(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> dict[int, str]:
     """Return the rows of `values` [B, ...] that cannot become `dtype`, and why."""
-    flat = values.detach().reshape(len(values), -1)
+    if not len(values):
+        return {}
+    flat = values.detach().flatten(1)
     if task.value_kind in (None, "logits") and fits(flat, dtype):
         return {}
     return by_row(value_faults(flat, task, dtype))

@@ -42,7 +42,7 @@ class Errors:
     def worst(self) -> float:
         """The largest error of the tail's mass over all temperatures, or where all classes are stored of `tv`."""
         found = [m.get("tail_mass", m["tv"])[0] for m in self.at.values()]
-        return max((e for e in found if e is not None), default=0.0)
+        return max((math.inf if e is None else e for e in found), default=0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Return the errors as in statistics, rounded."""

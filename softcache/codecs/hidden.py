@@ -63,12 +63,16 @@ class HiddenCodec(Codec):
     def has_all_values(self) -> bool:
         return False
 
+    @property
+    def table_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (*self.task.shape, self.width), "bias": self.task.shape}
+
     def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
         layer = pilot.output_layer()
         expected = (*self.task.shape, self.width)
         if tuple(layer["weight"].shape) != expected:
             raise CodecError(f"the teacher's last layer is {list(layer['weight'].shape)}; expected {list(expected)}")
-        return layer
+        return {name: part.float() if part.dtype == torch.float64 else part for name, part in layer.items()}
 
     @property
     def columns(self) -> tuple[Column, ...]:

@@ -39,13 +39,13 @@ class QuantizedCodec(Codec):
         return faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        codes, affine = encode_affine(values.detach().float().reshape(len(values), -1))
-        return {"codes": codes.view(-1, *self.task.shape), "affine": affine}
+        codes, affine = encode_affine(values.detach().float().flatten(1))
+        return {"codes": codes.view(len(codes), *self.task.shape), "affine": affine}
 
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the values [B, *task.shape], float32."""
-        flat = columns["codes"].reshape(len(columns["codes"]), -1)
-        return decode_affine(flat, columns["affine"]).view(-1, *self.task.shape)
+        codes = columns["codes"]
+        return decode_affine(codes.flatten(1), columns["affine"]).view(len(codes), *self.task.shape)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         require_temperature(self.task)

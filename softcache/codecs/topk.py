@@ -87,6 +87,10 @@ class TopkCodec(Codec):
     def table_name(self) -> str | None:
         return "basis" if self.has_shape else None
 
+    @property
+    def table_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"basis": (self.classes, 1 + self.basis)}
+
     def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
         values = pilot.values(min(PILOT_ITEMS, max(PILOT_NUMBERS // self.classes, self.basis + 1)))
         return {"basis": fit_basis(self.logits(values), self.basis)}
@@ -186,7 +190,8 @@ class TopkCodec(Codec):
             anchor = self._gaps(columns)[:, -1:]
             shares = torch.minimum(shares, -anchor) * inverse_temperatures(temperature, len(ids), ids.device)
             shares = shares.scatter_(1, ids, -torch.inf)
-            shares += (tail - shares.logsumexp(1))[:, None]
+            # A tail that is ruled out as a whole has no shares.
+            shares += torch.where(tail == -torch.inf, 0.0, tail - shares.logsumexp(1))[:, None]
             return shares.scatter_(1, ids, heads)
         each = tail - math.log(self.classes - self.head)
         return each[:, None].expand(-1, self.classes).scatter(1, ids, heads)
@@ -205,7 +210,7 @@ class TopkCodec(Codec):
 
     def _tail(self, codes: torch.Tensor, anchor: torch.Tensor, beta: torch.Tensor) -> torch.Tensor:
         """Return the log of the tail's sum relative to the highest logit, float32 [B]; `beta` is [1, 1] or [B, 1]."""
-        if float(beta.amax()) > BETA_MAX:
+        if beta.numel() and float(beta.amax()) > BETA_MAX:
             raise TaskError(f"temperature {1 / float(beta.amax()):g}: a top-k target answers from T = 0.5 up")
         weights = LADDERS[self.nodes].weights(beta[:, 0])
         return (decode_nodes(codes) * weights).sum(1) - beta[:, 0] * anchor

@@ -62,7 +62,7 @@ def distillation_loss(
     _check_logits(student_logits, soft)
     soft = soft.to(device)
     answered, items = _answers(soft, shape)
-    counts = answered if mask is None else answered & _given("mask", mask, shape).to(device).view(-1)
+    counts = answered if mask is None else answered & _given("mask", mask, shape).to(device).reshape(-1)
     labels = _check_labels(labels, soft.task.shape[0], alpha, shape, counts)
     temperatures = _temperatures(soft, temperature)
     compare, classes = DIVERGENCES[divergence], soft.task.shape[0]
@@ -153,9 +153,9 @@ def _check_labels(
         return None
     if alpha == 1:
         raise TaskError("labels are given and alpha is 1, so they would not count; give alpha < 1, or no labels")
-    if labels.shape != shape or labels.is_floating_point():
+    if labels.shape != shape or labels.is_floating_point() or labels.dtype == torch.bool:
         raise TaskError(f"labels are {labels.dtype} {list(labels.shape)}; expected integers {list(shape)}")
-    found = labels.to(counts.device).reshape(-1).masked_fill(~counts, 0)
+    found = labels.to(counts.device, torch.int64).reshape(-1).masked_fill(~counts, 0)
     if found.device.type == "cpu" and len(found) and not 0 <= int(found.min()) <= int(found.max()) < classes:
         raise TaskError(f"labels go from {int(found.min())} to {int(found.max())}; expected 0 to {classes - 1}")
     return found

@@ -15,6 +15,7 @@ from softcache.read.row_keys import RowKeys
 from softcache.read.soft_sequences import SoftSequences
 
 Array = np.ndarray[Any, Any]
+_LONGEST = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class SequenceReader:
 
     def __init__(self, reader: ShardReader, codec: Codec) -> None:
         stored = [(c.name, c.dtype, c.shape) for c in codec.columns if not c.companion]
-        self._codec, self._has_tokens = codec, codec.task.kind == "causal_lm"
+        self._reader, self._codec, self._has_tokens = reader, codec, codec.task.kind == "causal_lm"
         self._values = ListColumns(reader, stored)
         if self._has_tokens:
             self._positions = ListColumns(reader, [("positions", "int32", ())])
@@ -55,7 +56,7 @@ class SequenceReader:
             columns = self._values.take(Runs(shard, begin + first, counts))
             there = np.arange(longest) < counts[:, None]
         else:
-            columns, row, place = self._some(shard, begin, stored, spans)
+            columns, row, place = self._some(shard, local, begin, stored, token_count, spans)
             there = np.zeros((len(shard), longest), np.bool_)
             there[row, place] = True
         return SoftSequences(
@@ -70,11 +71,17 @@ class SequenceReader:
         )
 
     def _some(
-        self, shard: Array, begin: Array, stored: Array, spans: Spans
+        self, shard: Array, local: Array, begin: Array, stored: Array, tokens: Array, spans: Spans
     ) -> tuple[dict[str, torch.Tensor], Array, Array]:
         """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
+        begins, counts = self._positions.bounds.take(shard, local)
+        if not (np.array_equal(begins, begin) and np.array_equal(counts, stored)):
+            raise self._reader.bad("positions", "has other lists than its rows' values")
         row = np.repeat(np.arange(len(shard)), stored)
         positions = self._positions.take(Runs(shard, begin, stored))["positions"].numpy()
+        descends = (np.diff(positions) <= 0) & (np.diff(row) == 0)
+        if descends.any() or (positions < 0).any() or (positions >= tokens[row] - 1).any():
+            raise self._reader.bad("positions", "is not ascending, or beyond its rows' tokens")
         place = positions.astype(np.int64) - spans.starts[row]
         inside = (place >= 0) & (place < spans.lengths[row])
         items = ranges(begin, stored)[inside]
@@ -94,10 +101,18 @@ def read_spans(starts: Any, lengths: Any, rows: int) -> Spans:
 
 
 def _integers(name: str, given: Any, rows: int) -> Array:
-    numbers = np.asarray(given)
-    if numbers.dtype.kind not in "iu" or numbers.shape not in ((), (rows,)) or numbers.min(initial=0) < 0:
-        raise AlignmentError(f"{name} must be integers from 0, one or [{rows}]")
-    return numbers.astype(np.int64) if numbers.ndim else np.full(rows, int(numbers))
+    try:
+        numbers = np.asarray(given)
+        fits = numbers.dtype.kind in "iu" or not numbers.size
+        if (
+            fits
+            and numbers.shape in ((), (rows,))
+            and 0 <= numbers.min(initial=0) <= numbers.max(initial=0) <= _LONGEST
+        ):
+            return numbers.astype(np.int64) if numbers.ndim else np.full(rows, int(numbers))
+    except ValueError:
+        pass  # lists of several lengths
+    raise AlignmentError(f"{name} must be integers from 0 to {_LONGEST:,}, one or [{rows}]")
 
 
 def _check(spans: Spans, counts: Array, mask: Array, keys: RowKeys) -> None:

@@ -110,17 +110,20 @@ class SoftSequences(SoftTargets):
         With `width` >= L they are padded to [B, width], as a student's logits are. Raises TaskError unless the target
         is causal_lm.
         """
+        if width is not None and width < self.mask.shape[1]:
+            raise TaskError(f"width is {width}; the longest sequence has {self.mask.shape[1]} positions")
         found = torch.where(self.mask, self.tokens[:, 1:].long(), NO_TOKEN)
         return found if width is None else _widen(found, width, NO_TOKEN)
 
     def check_input_ids(self, input_ids: Any) -> None:
-        """Compare the student's token ids [B, at least L] with those that the teacher saw.
+        """Compare the student's token ids with those that the teacher saw.
 
-        Raises AlignmentError naming samples whose ids differ, TaskError unless the target is causal_lm.
+        They are integers [B, at least L], padded, or a list of B lists. All tokens are compared that an answer depends
+        on: all of the sample or span but, of a whole sample, its last. Raises AlignmentError naming samples whose ids
+        differ, TaskError unless the target is causal_lm.
         """
         tokens = self.tokens
-        ids = torch.as_tensor(np.asarray(input_ids) if isinstance(input_ids, list) else input_ids)
-        ids = ids.to(self.device)
+        ids = _token_rows(input_ids).to(self.device)
         if ids.ndim != 2 or len(ids) != len(self) or ids.shape[1] < self.mask.shape[1]:
             raise AlignmentError(
                 f"input_ids are {list(ids.shape)}; expected [{len(self)}, {self.mask.shape[1]}] or longer, padded"
@@ -184,6 +187,25 @@ class SoftSequences(SoftTargets):
         found = torch.full((*self.mask.shape, *items.shape[1:]), fill, dtype=items.dtype, device=items.device)
         found[self.row, self.place] = items
         return found
+
+
+def _token_rows(given: Any) -> torch.Tensor:
+    """Return token ids as int64 [B, L], lists padded with what is no token. Raises AlignmentError."""
+    try:
+        if not isinstance(given, torch.Tensor):
+            rows = [np.asarray(row) for row in given]
+            width = max(map(len, rows), default=0)
+            padded = [np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows if row.dtype.kind in "iu"]
+            given = (
+                torch.from_numpy(np.stack(padded).astype(np.int64)) if padded else torch.empty(0, 0, dtype=torch.int64)
+            )
+            if len(padded) < len(rows):
+                raise TypeError("not integers")
+        if given.is_floating_point() or given.dtype == torch.bool:
+            raise TypeError(f"{given.dtype}")
+        return torch.as_tensor(given).long()
+    except (TypeError, ValueError) as e:
+        raise AlignmentError(f"input_ids are no integers [B, L]: {e}") from e
 
 
 def _items_of(chosen: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

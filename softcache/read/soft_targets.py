@@ -133,6 +133,10 @@ class SoftTargets:
             if not -len(self) <= rows < len(self):
                 raise IndexError(f"row {rows} of a batch of {len(self)}")
             rows = slice(rows, rows + 1 or None)
+        if isinstance(rows, slice) and (rows.step or 1) < 0:
+            rows = np.arange(len(self))[rows].copy()
+        if not isinstance(rows, (slice, torch.Tensor)):
+            rows = np.asarray(rows) if np.size(rows) else np.empty(0, np.int64)
         here = rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows
         there = rows if isinstance(rows, (slice, torch.Tensor)) else torch.as_tensor(rows, device=self.device)
         return self._picked(here, there)

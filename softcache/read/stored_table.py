@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -24,6 +25,15 @@ _loaded: OrderedDict[tuple[str, str, str], Columns] = OrderedDict()
 _lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    """A child that was forked while another thread held the lock would wait for ever."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
+
+
 @dataclass(frozen=True, eq=False)
 class StoredTable:
     """A table in a cache, read when it is first used and kept for the whole process.
@@ -34,6 +44,7 @@ class StoredTable:
 
     files: Files
     file: StoredFile
+    shapes: Mapping[str, tuple[int, ...]]
 
     def on(self, device: torch.device) -> Mapping[str, torch.Tensor]:
         """Return the columns on a device. Raises IntegrityError or FormatError."""
@@ -41,11 +52,20 @@ class StoredTable:
         with _lock:
             if key not in _loaded:
                 table = open_table(self.files, self.file)
-                _loaded[key] = {name: _tensor(table[name], name).to(device) for name in table.schema.names}
+                columns = {name: _tensor(table[name], name) for name in table.schema.names}
+                self._check(columns)
+                _loaded[key] = {name: column.to(device) for name, column in columns.items()}
             _loaded.move_to_end(key)
             while len(_loaded) > _KEPT:
                 _loaded.popitem(last=False)
             return _loaded[key]
+
+    def _check(self, columns: Columns) -> None:
+        found = {name: tuple(column.shape) for name, column in columns.items()}
+        if found not in (dict(self.shapes), {n: shape for n, shape in self.shapes.items() if n != "bias"}):
+            raise FormatError(f"{self.files.url}/{self.file.path}: has {found}; expected {dict(self.shapes)}")
+        if not all(bool(column.isfinite().all()) for column in columns.values()):
+            raise FormatError(f"{self.files.url}/{self.file.path}: holds numbers that are not finite")
 
 
 def table_batch(columns: Mapping[str, torch.Tensor]) -> pa.RecordBatch:

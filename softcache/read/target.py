@@ -65,7 +65,8 @@ class Target:
             self.codec = codec_from_json(committed.declaration["codec"], self.task)
             self.format = str(committed.declaration["format"])
             if (table := self.codec.table_name) is not None:
-                self.codec = self.codec.with_table(StoredTable(files, committed.tables[table]))
+                shapes = self.codec.table_shapes
+                self.codec = self.codec.with_table(StoredTable(files, committed.tables[table], shapes))
         except (KeyError, TypeError, AttributeError) as e:
             raise FormatError(f"{files.url}: target {name}: not a declaration: {e!r}") from e
         self.provenance = {
@@ -153,6 +154,7 @@ class Target:
         """
         if isinstance(rows, slice):
             begin, end, step = rows.indices(self._shards.end)
+            end = max(begin, end) if step > 0 else end
             runs = self._reader.runs(begin, end) if step == 1 and self._split is None else None
             if runs is not None:
                 return self._gather(range(begin, end), DeferredKeys(range(begin, end), self._keys.at), runs)
@@ -169,6 +171,12 @@ class Target:
         """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
         shard, local = self._locate(rows, DeferredKeys(rows, self._keys.at))
         return FlagColumn(self._reader, "valid").take(shard, local)
+
+    def read_stored(self, rows: Array) -> dict[str, Array]:
+        """Return all of the codec's columns as they are stored, [n, ...] each, companions too; not of sequences."""
+        shard, local = self._locate(rows, DeferredKeys(rows, self._keys.at))
+        columns = self.codec.columns
+        return {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape).take(shard, local).numpy() for c in columns}
 
     def check(self, ids: Any, views: Any = None) -> None:
         """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
@@ -214,11 +222,11 @@ class Target:
         """Return rows, copied whole where they are known to lie in `runs`; of sequences perhaps some spans."""
         columns, valid = self._open_columns()
         if isinstance(columns, SequenceReader):
-            shard, local = self._locate(np.asarray(rows), keys)
+            shard, local = self._locate(np.asarray(rows, np.int64), keys)
             there = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
             return columns.take(shard, local, there, keys, spans)
         if runs is None or valid is not None:
-            shard, local = self._locate(np.asarray(rows), keys)
+            shard, local = self._locate(np.asarray(rows, np.int64), keys)
         if runs is None:
             stored = {name: column.take(shard, local) for name, column in columns.items()}
         else:

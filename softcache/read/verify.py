@@ -198,8 +198,9 @@ class _Verifier:
         """Check what whole-file hashes cannot show: that keys, shapes, statistics, index and plan agree."""
         broken = {p.path for p in self._result.problems}
         self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
-        for name in cache.targets:
-            self._add_all(tables_path(cache.commit.targets[name].fingerprint), check_tables, cache[name])
+        for name, target in cache.commit.targets.items():
+            if not broken & {table.path for table in target.tables.values()}:
+                self._add_all(tables_path(target.fingerprint), check_tables, cache[name])
         plan = self._plan(cache.commit.plan)
         checked: set[int] = set()
         for shard in live:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from softcache.codecs.statistics import merge_statistics, value_statistics
 from softcache.read.cache import Cache
@@ -54,6 +55,8 @@ def check_tables(target: Target) -> Iterator[str]:
     """Yield where a target's tables are not what its declaration says. Raises whatever reading them raises."""
     if target.task.kind == "causal_lm" and vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer:
         yield f"the vocabulary of {target.name} is not that of its tokenizer"
+    if target.codec.table is not None:
+        target.codec.table.on(torch.device("cpu"))
 
 
 def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
@@ -103,7 +106,7 @@ def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShar
     if not top.endswith(f"-{sha256(zarr.listing(digests))}.zarr/"):
         yield "its name is not the hash of its files"
     soft = target.read(np.arange(live.first_row, live.first_row + live.shard.rows))
-    values = {name: column.numpy() for name, column in soft.columns.items()}
+    values = target.read_stored(np.arange(live.first_row, live.first_row + live.shard.rows))
     expected, _ = zarr.encode(values, soft.mask.numpy(), fragment.row_ids(), fragment.row_views(), {}, {})
     if digests.keys() != expected.keys():
         yield "it does not have the files of a shard"

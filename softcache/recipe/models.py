@@ -139,7 +139,7 @@ class CausalLMRecipe(_Model):
 
 
 def _adapter(teacher: Any) -> str:
-    given = teacher.get("adapter", "torch") if isinstance(teacher, dict) else teacher.adapter
+    given = teacher.get("adapter", "torch") if isinstance(teacher, dict) else getattr(teacher, "adapter", "torch")
     return str(given)
 
 
@@ -263,7 +263,10 @@ class Recipe(_Model):
         """
         if not text.startswith(PACKAGE):
             return self.folder / text
-        found = find_spec(text.removeprefix(PACKAGE))
+        try:
+            found = find_spec(text.removeprefix(PACKAGE))
+        except (ImportError, ValueError):
+            found = None
         if found is None or not found.submodule_search_locations:
             raise RecipeError(f"{text}: no package of that name is installed")
         return Path(found.submodule_search_locations[0])

@@ -35,14 +35,19 @@ def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[st
         name: put_file(files, "tables/", arrow.dump(dict(zip(table.schema.names, table.columns, strict=True))))
         for name, table in tables.items()
     }
+    return keep_tables(files, restore_tables(files, target, fingerprint, stored))
+
+
+def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, StoredFile]) -> TargetTables:
+    """Publish which tables a target has, unless that is there already; return what is in force."""
     body = {
         "target": target,
         "fingerprint": fingerprint,
-        "tables": {name: file.to_json() for name, file in stored.items()},
+        "tables": {name: file.to_json() for name, file in tables.items()},
     }
     if files.create(tables_path(fingerprint), dump_document(body)):
-        return TargetTables(target, fingerprint, stored)
-    return keep_tables(files, read_tables(files, fingerprint))
+        return TargetTables(target, fingerprint, dict(tables))
+    return read_tables(files, fingerprint)
 
 
 def keep_tables(files: Files, tables: TargetTables) -> TargetTables:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -122,20 +122,18 @@ class CausalLMTeacher:
             found = self._tokenizer(text, add_special_tokens=inputs.add_special_tokens)["input_ids"]
         else:
             found = sample[str(inputs.input_ids)]
-        tokens = np.asarray(found, np.int64)[: inputs.max_length]
-        if tokens.ndim != 1 or not len(tokens) or not 0 <= tokens.min() <= tokens.max() < self._classes:
-            raise ValueError(
-                f"token ids {tokens.tolist()!r:.80}; expected at least one, from 0 to {self._classes - 1:,}"
-            )
+        tokens = _integers("tokens", found)[: inputs.max_length]
+        if not 0 <= tokens.min() <= tokens.max() < self._classes:
+            raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected them from 0 to {self._classes - 1:,}")
         longest = getattr(self._model.config, "max_position_embeddings", None)
         if longest is not None and len(tokens) > longest:
             raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
         positions = np.arange(len(tokens) - 1, dtype=np.int32)
         if inputs.loss_mask is not None:
-            mask = np.asarray(sample[inputs.loss_mask])
-            if mask.shape != np.shape(found):
-                raise ValueError(f"{inputs.loss_mask!r} has {mask.size:,} entries for {np.size(found):,} tokens")
-            positions = positions[mask[1 : len(tokens)].astype(bool)]
+            mask = _integers(inputs.loss_mask, sample[inputs.loss_mask])
+            if len(mask) != len(found) or not np.isin(mask, (0, 1)).all():
+                raise ValueError(f"{inputs.loss_mask!r}: expected a 0 or a 1 for each of {len(found):,} tokens")
+            positions = positions[mask[1 : len(tokens)] == 1]
         return tokens.astype(np.int32), positions
 
     def _hidden_parts(self, tokens: Sequence[Array], positions: Sequence[Array]) -> Iterator[Chunk]:
@@ -208,18 +206,30 @@ def causal_lm_fingerprint(source: CausalLMSource, inputs: CausalLMInputs, *, dty
     return Fingerprint("causal_lm", config, weights, {path.name: file_sha256(path) for path in others})
 
 
-def causal_lm_vocabulary(source: CausalLMSource) -> pa.RecordBatch:
-    """Return the vocabulary of a model's tokenizer. Raises MissingExtra or TeacherError."""
+@lru_cache(maxsize=8)
+def causal_lm_vocabulary(source: CausalLMSource, contents: str) -> pa.RecordBatch:
+    """Return the vocabulary of a model's tokenizer. Raises MissingExtra or TeacherError.
+
+    It is read once as long as `contents`, a hash of the model's files, is the same.
+    """
     return vocabulary(load_tokenizer(source))
 
 
-@cache
 def load_tokenizer(source: CausalLMSource) -> Any:
     """Return a model's tokenizer. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
     try:
         return _transformers().AutoTokenizer.from_pretrained(source.model, **source.options())
     except (OSError, ValueError, RuntimeError, ImportError) as e:
         raise TeacherError(f"{source.model}: its tokenizer cannot be loaded: {e}") from e
+
+
+def _integers(name: str, given: Any) -> Array:
+    """Return a list of integers, at least one, as int64 [n]. Raises ValueError for anything else."""
+    numbers = np.asarray(given)
+    is_mask = numbers.dtype.kind == "b" and name != "tokens"
+    if numbers.ndim != 1 or not len(numbers) or (numbers.dtype.kind not in "iu" and not is_mask):
+        raise ValueError(f"{name}: expected a list of at least one integer, not {numbers.dtype} {list(numbers.shape)}")
+    return numbers.astype(np.int64)
 
 
 def _folder(source: CausalLMSource) -> Path:

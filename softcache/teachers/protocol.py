@@ -49,9 +49,18 @@ class Sequences:
     tokens: Sequence[Any] | None = None
     positions: Sequence[Any] | None = None
 
+    def __post_init__(self) -> None:
+        if any(int(length) != length or length < 0 for length in self.lengths):
+            raise ValueError(f"lengths {list(self.lengths)!r:.100}; expected integers from 0")
+
     @classmethod
     def from_padded(cls, values: torch.Tensor, lengths: Sequence[int]) -> Sequences:
-        """Return the answers that are the first `lengths` [B] positions of `values` [B, L, C]."""
+        """Return the answers that are the first `lengths` [B] positions of `values` [B, L, C].
+
+        Raises ValueError for lengths that `values` does not have.
+        """
+        if len(lengths) != len(values) or max(map(int, lengths), default=0) > values.shape[1]:
+            raise ValueError(f"lengths {list(lengths)!r:.100} of values {list(values.shape)}")
         there = torch.arange(values.shape[1]) < torch.as_tensor(lengths)[:, None]
         return cls([int(n) for n in lengths], [(np.arange(int(there.sum())), values[there.to(values.device)])])
 

@@ -35,6 +35,14 @@ class Frames(torch.nn.Module):
         if self.wrong == "lost":
             places, chunk = answer.chunks[0]
             answer = Sequences(lengths, [(places[1:], chunk[1:])])
+        if self.wrong in ("twice", "beyond"):
+            places, chunk = answer.chunks[0]
+            places = places - (places == 1) if self.wrong == "twice" else places + 1
+            answer = Sequences(lengths, [(places, chunk)])
+        if self.wrong == "broken":
+            answer = Sequences(lengths, (1 / 0 for _ in range(2)))
+        if self.wrong == "negative":
+            answer = Sequences([-1, *lengths[1:]], answer.chunks)
         if self.wrong == "short":
             answer = Sequences(lengths[1:], answer.chunks)
         if self.wrong == "tensor":
@@ -155,6 +163,10 @@ def test_loss(workshop: Workshop, name: str, divergence: str) -> None:
     ("wrong", "error", "message"),
     [
         ("lost", TeacherError, "1 positions of samples 'clip-0', 'clip-1', 'clip-2' lack values"),
+        ("twice", TeacherError, "or for one twice"),
+        ("beyond", TeacherError, "has a chunk for other places than its 10 positions"),
+        ("broken", TeacherError, "teacher t raised on samples .*ZeroDivisionError"),
+        ("negative", TeacherError, r"ValueError: lengths \[-1, 0, 7\]; expected integers from 0"),
         ("short", TeacherError, "has 2 lengths for 3 samples"),
         ("tensor", TeacherError, r"is a torch.strided cpu tensor; a sequence task takes softcache.teachers.Sequences"),
         ("nan", CodecError, r"1 sample \('clip-3'\): NaN"),
