@@ -62,7 +62,7 @@ def longer_values(columns: Columns) -> None:
     ("change", "said"),
     [
         (longer_positions, "the lists of positions are not as long as those of values"),
-        (longer_values, "the lists of positions are not as long as those of values"),
+        (longer_values, "column positions has other lists than its rows' values"),
         (positions_of_others, "positions are not those of its tokens"),
         (disordered_positions, "positions do not ascend"),
     ],
