@@ -45,7 +45,7 @@ TAUGHT = (
     "sampled draws=50 proposal=1.0",
     "topk k=32 nodes=16",
 )
-TAUGHT_LAST = ("hidden", "quantized", "topk k=64 nodes=16 basis")
+TAUGHT_LAST = ("hidden width=576 dtype=int8", "topk k=64 nodes=16 basis")
 
 
 @dataclass(frozen=True)

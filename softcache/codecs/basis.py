@@ -33,11 +33,15 @@ def fit_basis(logits: torch.Tensor, rank: int) -> torch.Tensor:
     return torch.cat([mean[:, None], components, missing], 1).half()
 
 
-def encode_shape(below: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the coefficients of logits below their highest [B, C] as uint8 [B, r], and their scale float16 [B]."""
+def encode_shape(logits: torch.Tensor, highest: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the coefficients of logits [B, C] below their `highest` [B, 1]: uint8 [B, r], and the scale float16 [B].
+
+    Logits are not further than 559.9 nats below the highest.
+    """
     mean, components = basis[:, 0].float(), basis[:, 1:].float()
     squares = components.square().sum(0)
-    found = (below.clamp(min=-FARTHEST) @ components - mean @ components) / squares.clamp(min=_TINY)
+    # The highest is taken off the products: taking it off the logits would write all of them anew.
+    found = (logits @ components - highest * components.sum(0) - mean @ components) / squares.clamp(min=_TINY)
     scale = (found.abs().amax(1) / LARGEST).half()
     steps = (found / scale.float().clamp(min=torch.finfo(torch.float16).tiny)[:, None]).round()
     return (steps.clamp(-LARGEST, LARGEST) + SHAPE_ZERO).to(torch.uint8), scale

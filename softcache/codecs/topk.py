@@ -130,12 +130,13 @@ class TopkCodec(Codec):
         ladder = LADDERS[self.nodes]
         sums, energies = tail_sums(logits, shift, ids, ladder, energies=self.companions)
         tail_mean = energies / sums[:, ladder.at_one].clamp(min=TINY) - shift[:, 0]
-        count = count_at_least(logits, top[:, :1] - FARTHEST) - count_at_least(
-            top[:, : self.head], top[:, :1] - FARTHEST
-        )
+        floor = top[:, :1] - FARTHEST
+        count = count_at_least(logits, floor)
+        near = logits if bool((count == self.classes).all()) else torch.maximum(logits, floor)
+        count = count - count_at_least(top[:, : self.head], floor)
         columns["sketch"] = encode_nodes(torch.cat([count[:, None], sums], 1))
         if self.has_shape:
-            columns["shape"], columns["shape_scale"] = encode_shape(logits - top[:, :1], self._basis(logits.device))
+            columns["shape"], columns["shape_scale"] = encode_shape(near, top[:, :1], self._basis(logits.device))
         return columns | self._companions(columns, tail_mean)
 
     def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
