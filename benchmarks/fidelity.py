@@ -42,10 +42,11 @@ TAUGHT = (
     "topk k=16 nodes=16 basis=96",
     "topk k=24 nodes=16 basis=64",
     "topk k=3 nodes=8 basis=10",
+    "topk k=8 nodes=8 basis=32",
     "sampled draws=50 proposal=1.0",
     "topk k=32 nodes=16",
 )
-TAUGHT_LAST = ("hidden width=576 dtype=int8", "topk k=64 nodes=16 basis")
+TAUGHT_LAST = ("hidden width=576 dtype=int8",)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ def codecs_of(teacher: Teacher) -> list[Codec]:
         codec.with_table(GivenTable({"basis": fit_basis(pilot, codec.basis)}))
         for codec in (
             TopkCodec(task, k=3, nodes=8, basis=10),
+            TopkCodec(task, k=8, nodes=8, basis=32),
             TopkCodec(task, k=16, nodes=16, basis=96),
             TopkCodec(task, k=24, nodes=16, basis=64),
             TopkCodec(task, k=32, nodes=16, basis=32),
@@ -160,7 +162,7 @@ class Sums:
     def add(self, temperature: float, log_p: torch.Tensor, log_q: torch.Tensor, error: torch.Tensor) -> None:
         p = log_p.exp()
         tv = (p - log_q.exp()).abs().sum(1) / 2
-        kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1)
+        kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(1).clamp(min=0)
         self.sums[temperature] = self.sums[temperature] + np.array([float(x.sum()) for x in (tv, kl, error)])
 
     def cells(self, rows: int) -> list[str]:
@@ -196,8 +198,8 @@ def what_students_learn(teacher: Teacher, rows: int, seeds: int, state: Path) ->
     }
     # What is compared first comes first, since all of it takes an hour.
     targets |= {name: (row_bytes(by_title[name]), by_title[name]) for name in TAUGHT}
-    targets |= others_of(teacher)
     targets |= {name: (row_bytes(codec), codec) for name, codec in by_title.items() if name.startswith(TAUGHT_LAST)}
+    targets |= others_of(teacher)
     with torch.inference_mode(False), torch.enable_grad():
         return list(
             students(Rows(hidden[0][:rows].clone(), hidden[1][:HELD_OUT].clone(), matrix), targets, seeds, state)
