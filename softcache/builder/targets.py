@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,16 @@ def _tables(
     return {VOCABULARY: table}
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that take part in a teacher's answers."""
+def versions(target: BuildTarget | None = None) -> dict[str, str]:
+    """Return the versions of the libraries that take part in a teacher's answers, or in writing `rows`."""
+    adapter = None if target is None else target.declaration["teacher"]["adapter"]
+    further = ("transformers", "tokenizers") if adapter == "causal_lm" else ()
     return {
         "softcache": softcache.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-    }
+    } | {library: version(library) for library in further}
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

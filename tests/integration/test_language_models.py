@@ -7,6 +7,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import yaml
 from language import TEXTS, Language, make_tokenizer
@@ -155,6 +156,7 @@ def test_tokenizers_are_their_mapping(built: Language) -> None:
     same.add_tokens(["<|new|>"])
     with pytest.raises(AlignmentError, match=r"1 ids differ \(300: absent -> '<\|new\|>' \(added\)\)"):
         target.check_tokenizer(same)
+    assert target.provenance["versions"]["tokenizers"] == tokenizers.__version__
     assert target.task.tokenizer == vocabulary_hash(vocabulary(built.tokenizer))
     with pytest.raises(TaskError, match="does not give a mapping"):
         target.check_tokenizer("gpt2")
