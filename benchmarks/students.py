@@ -43,7 +43,7 @@ def soft(codec: Codec, columns: Mapping[str, torch.Tensor]) -> softcache.SoftTar
 
 def encode_all(rows: Rows, codec: Codec) -> dict[str, torch.Tensor]:
     """Return the columns of all training rows."""
-    parts = [codec.encode(part @ rows.matrix.T) for part in rows.train.split(256)]
+    parts = [codec.encode(part @ rows.matrix.T if codec.sees_logits else part) for part in rows.train.split(256)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
