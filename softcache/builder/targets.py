@@ -16,7 +16,7 @@ import torch
 import softcache
 from softcache.codecs import Codec, HiddenCodec, make_codec
 from softcache.errors import RecipeError, SoftcacheError
-from softcache.recipe import CausalLMRecipe, Recipe, TaskRecipe, TeacherRecipe
+from softcache.recipe import CausalLMRecipe, Recipe, TaskRecipe, TeacherRecipe, TorchRecipe
 from softcache.store.checksums import fingerprint
 from softcache.store.layout import ROWS
 from softcache.tasks import TaskSpec
@@ -192,7 +192,8 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerp
     spec = task.spec(vocabulary_hash(tables[VOCABULARY]) if VOCABULARY in tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
     output = task.output or _default_output(spec, codec) or key
-    layer = getattr(recipe.teachers[teacher], "output_layer", None) if isinstance(codec, HiddenCodec) else None
+    described = recipe.teachers[teacher]
+    layer = described.output_layer if isinstance(described, TorchRecipe) and isinstance(codec, HiddenCodec) else None
     declaration = {
         "task": spec.to_json(),
         "teacher": identity.to_json() | {"output": output} | ({} if layer is None else {"output_layer": layer}),

@@ -127,8 +127,11 @@ class Codec(ABC):
         return {}
 
     def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
-        """Return the columns of the table. Raises TeacherError if the teacher cannot give what it takes."""
-        raise NotImplementedError
+        """Return the columns of the table.
+
+        Raises TeacherError if the teacher cannot give what it takes, CodecError for a codec without a table.
+        """
+        raise CodecError(f"codec {self.name} has no table")
 
     def with_table(self, table: Table) -> Self:
         """Return the codec with its table."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from softcache.errors import FormatError
+from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
@@ -51,9 +51,17 @@ def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[
 
 
 def keep_tables(files: Files, tables: TargetTables) -> TargetTables:
-    """Make tables new again for garbage collection: it may be that no receipt names their target yet."""
+    """Make tables new again for garbage collection: it may be that no receipt names their target yet.
+
+    Raises IntegrityError if one is lost.
+    """
     for path in (tables_path(tables.fingerprint), *(file.path for file in tables.tables.values())):
-        files.touch(path)
+        try:
+            files.touch(path)
+        except FileNotFoundError as e:
+            raise IntegrityError(
+                f"{files.url}/{path}: lost, and {tables.target} was made with it; restore it, or build another cache"
+            ) from e
     return tables
 
 

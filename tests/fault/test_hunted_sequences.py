@@ -15,7 +15,15 @@ from softcache.codecs import TopkCodec
 from softcache.codecs.base import GivenTable
 from softcache.codecs.basis import fit_basis
 from softcache.codecs.fidelity import measure
-from softcache.errors import AlignmentError, FormatError, IncompatibleTarget, RecipeError, TaskError, TransferSetError
+from softcache.errors import (
+    AlignmentError,
+    FormatError,
+    IncompatibleTarget,
+    IntegrityError,
+    RecipeError,
+    TaskError,
+    TransferSetError,
+)
 from softcache.read.gather import ListColumns
 from softcache.tasks import TaskSpec
 
@@ -110,6 +118,22 @@ def test_tables_that_only_the_commit_names(language: Language) -> None:
     after = language.build()["lm"].lookup([0]).log_probs(2.0)
     assert torch.equal(before.nan_to_num(9), after.nan_to_num(9))
     assert softcache.verify(language.cache).ok
+
+
+def test_a_table_that_is_lost(language: Language) -> None:
+    """Whatever a build finds of it, it says which file is gone."""
+    language.recipe["tasks"] = {"lm": language.recipe["tasks"]["lm"] | {"store": {"codec": "topk", "k": 4, "basis": 8}}}
+    language.build()
+    for table in (language.cache / "tables").glob("*.arrow"):
+        table.unlink()
+    language.rows([{"id": 100 + i, "text": text} for i, text in enumerate(TEXTS)])
+    with pytest.raises(IntegrityError, match=r"tables/\w+\.arrow: lost, and lm@t was made with it"):
+        language.build()
+    for folder in ("commits", "receipts"):
+        for file in (language.cache / folder).iterdir():
+            file.unlink()
+    with pytest.raises(IntegrityError, match=r"tables/\w+\.arrow: lost, and lm@t was made with it"):
+        language.build()
 
 
 def test_positions_of_a_forged_manifest(language: Language, monkeypatch: pytest.MonkeyPatch) -> None:
