@@ -154,8 +154,10 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
     for (name, _), shard in live.items():
         shards.setdefault(name, []).append(shard)
     described = {t.name: (t.declaration, t.fingerprint, build.tables[t.name]) for t in build.targets}
-    result = {}
-    for name in sorted(set(shards) - {ROWS}):
+    same = {cell for cell, shard in live.items() if shard is stored.live.get(cell)}
+    changed = {name for name, _ in (live.keys() | stored.live.keys()) - same}
+    result = {name: target for name, target in committed.items() if name in shards and name not in changed}
+    for name in sorted(changed & set(shards) - {ROWS}):
         old, new = committed.get(name), receipts.get(name, [])
         declaration, digest, tables = described.get(name) or (old.declaration, old.fingerprint, old.tables)  # type: ignore[union-attr]
         untouched = {s.fragment for s in shards[name]} - redone.get(name, set())
@@ -173,7 +175,7 @@ def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], Liv
             skipped_rows=sum(s.shard.rows - s.shard.statistics["valid"] for s in shards[name]),
             tables=tables,
         )
-    return result
+    return dict(sorted(result.items()))
 
 
 def _still_skipped(old: CommittedTarget | None, plan: Plan, fragments: set[int]) -> list[list[Any]]:

@@ -56,16 +56,15 @@ def summarise(
     labels = {t.name: t.label for t in targets if t.label is not None and t.task.kind == "classification"}
     kept = cache.rows.table() if labels else None
     found = []
-    for name in cache.targets:
-        stats = cache[name].stats
+    for name, target in cache.commit.targets.items():
         label = labels.get(name)
         found.append(
             TargetSummary(
                 name=name,
-                rows=stats["rows"],
-                valid=stats["valid"],
-                bytes=stats["bytes"],
-                bytes_per_row=stats["bytes"] / stats["rows"],
+                rows=target.rows,
+                valid=target.valid,
+                bytes=target.bytes,
+                bytes_per_row=target.bytes / target.rows,
                 accuracy=None if label is None or kept is None else _accuracy(cache, name, kept[label]),
             )
         )
