@@ -12,7 +12,9 @@ from softcache.errors import SoftcacheError
 
 if TYPE_CHECKING:
     from softcache.builder.executor import build
+    from softcache.distill.detection import detection_loss, match_detections
     from softcache.distill.losses import distillation_loss
+    from softcache.distill.regression import regression_loss
     from softcache.read.attach import attach, collate
     from softcache.read.cache import Cache
     from softcache.read.cache import open_cache as open
@@ -36,10 +38,13 @@ __all__ = [
     "attach",
     "build",
     "collate",
+    "detection_loss",
     "distillation_loss",
     "ensemble",
     "join",
+    "match_detections",
     "open",
+    "regression_loss",
     "verify",
 ]
 
@@ -52,10 +57,13 @@ _HOMES = {
     "attach": ("softcache.read.attach", "attach"),
     "build": ("softcache.builder.executor", "build"),
     "collate": ("softcache.read.attach", "collate"),
+    "detection_loss": ("softcache.distill.detection", "detection_loss"),
     "distillation_loss": ("softcache.distill.losses", "distillation_loss"),
     "ensemble": ("softcache.read.ensemble", "ensemble"),
     "join": ("softcache.read.join", "join"),
+    "match_detections": ("softcache.distill.detection", "match_detections"),
     "open": ("softcache.read.cache", "open_cache"),
+    "regression_loss": ("softcache.distill.regression", "regression_loss"),
     "verify": ("softcache.read.verify", "verify"),
 }
 

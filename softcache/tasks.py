@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from softcache.errors import FormatError, TaskError
+from softcache.kinds import KINDS, Kind, Part
 
-KINDS = ("classification", "features", "sequence", "causal_lm")
-SEQUENCES = ("sequence", "causal_lm")
 VALUE_KINDS = ("logits", "log_probs", "probs")
+BOXES = ("xyxy", "xywh", "cxcywh", "relative_xyxy", "relative_xywh", "relative_cxcywh")
 MAX_NUMBERS = 2**40
 MAX_DIMENSIONS = 32
 
@@ -20,14 +21,23 @@ class TaskSpec:
     """One task.
 
     Attributes:
-        kind: `classification` (one distribution over C classes), `features` (a vector or map without temperature),
-            `sequence` (a distribution at each of a varying number of positions) or `causal_lm` (the same, position t
-            answering token t + 1 of a row's tokens).
-        shape: shape of one row, of sequences that of one position; `(C,)` where there are classes.
-        value_kind: what the stored numbers are, one of `VALUE_KINDS`; None for features.
-        labels: names of the classes in the order of the values, or None.
+        kind: a name in `softcache.kinds.KINDS`: `classification` (one of C classes), `multilabel` (each of C classes or
+            not), `sequence` (classes at each of a varying number of positions), `causal_lm` (the same, position t
+            answering token t + 1 of a row's tokens), `segmentation` (classes at each place of a map), `detection` (a
+            varying number of boxes with classes), `regression` (numbers, perhaps with their variance), `features` (a
+            vector or map without temperature).
+        shape: shape of the values of one row, of lists that of one item; the classes come first, `(C,)` or `(C, H, W)`.
+        value_kind: what the stored numbers are, one of `VALUE_KINDS`; None where there are no classes.
+        labels: names of the classes, of the whole label space, in order; or None.
         allow_masked: whether -Inf may appear (a class that the teacher rules out).
         tokenizer: of causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.1).
+        activation: what makes probabilities of logits, `softmax` or `sigmoid`; None where there are no classes.
+        parts: names of the further numbers that are stored beside the values: `boxes` and `scores` of detection,
+            `variance` of regression.
+        boxes: of detection, how boxes are given, one of `BOXES`; in pixels of the teacher's input, or relative to it.
+        space: where the teacher knows only some classes, how many the whole label space has; None otherwise.
+        known: the numbers in it of the classes that the teacher knows, in the order of the values.
+        dustbin: whether one further value, the last, is for all classes that it does not know.
     """
 
     kind: str
@@ -36,69 +46,151 @@ class TaskSpec:
     labels: tuple[str, ...] | None = None
     allow_masked: bool = False
     tokenizer: str | None = None
+    activation: str | None = None
+    parts: tuple[str, ...] = ()
+    boxes: str | None = None
+    space: int | None = None
+    known: tuple[int, ...] | None = None
+    dustbin: bool = False
 
     def __post_init__(self) -> None:
+        traits = KINDS.get(self.kind)
+        if traits is not None and self.activation is None and len(traits.activations) == 1:
+            object.__setattr__(self, "activation", traits.activations[0])
         problems = self.problems()
         if problems:
             raise TaskError("; ".join(problems))
 
     def problems(self) -> list[str]:
         """Return everything that contradicts itself, one line each."""
-        found = []
         if self.kind not in KINDS:
-            found.append(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
+            return [f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}"]
+        return [*self._in_shape(), *self._in_traits(), *(self._in_classes() if self.traits.activations else [])]
+
+    def _in_shape(self) -> Iterator[str]:
         if not self.shape or any(n < 1 for n in self.shape) or math.prod(self.shape) > MAX_NUMBERS:
-            found.append(f"shape is {list(self.shape)}; expected sizes of at least 1, at most {MAX_NUMBERS:,} numbers")
+            yield f"shape is {list(self.shape)}; expected sizes of at least 1, at most {MAX_NUMBERS:,} numbers"
         if len(self.shape) > MAX_DIMENSIONS:
-            found.append(f"shape has {len(self.shape)} dimensions; at most {MAX_DIMENSIONS} can be stored")
-        if (self.tokenizer is not None) != (self.kind == "causal_lm"):
-            found.append("a tokenizer belongs to causal_lm, and to nothing else")
-        if self.kind == "features":
-            if self.value_kind is not None or self.labels is not None or self.allow_masked:
-                found.append("features have no value_kind, labels or allow_masked")
-            return found
+            yield f"shape has {len(self.shape)} dimensions; at most {MAX_DIMENSIONS} can be stored"
+        if self.traits.dimensions not in (None, len(self.shape)):
+            yield f"{self.kind} needs a shape of {self.traits.dimensions} sizes, classes first, not {list(self.shape)}"
+
+    def _in_traits(self) -> Iterator[str]:
+        traits = self.traits
+        if (self.tokenizer is not None) != traits.has_tokens:
+            yield "a tokenizer belongs to causal_lm, and to nothing else"
+        known = {part.name for part in traits.parts}
+        if not set(self.parts) <= known or len(set(self.parts)) != len(self.parts):
+            yield f"parts are {', '.join(self.parts)}; {self.kind} can have {', '.join(sorted(known)) or 'none'}"
+        yield from (f"{self.kind} needs {p.name}" for p in traits.parts if p.needed and p.name not in self.parts)
+        if "boxes" in self.parts and self.boxes not in BOXES:
+            yield f"boxes is {self.boxes!r}; expected one of {', '.join(BOXES)}: it is never guessed"
+        if "boxes" not in self.parts and self.boxes is not None:
+            yield f"boxes is for tasks with boxes, which {self.kind} has not"
+        classes = (self.value_kind, self.labels, self.activation, self.space, self.known)
+        if not traits.activations and (any(x is not None for x in classes) or self.allow_masked or self.dustbin):
+            yield f"{self.kind} has no value_kind, labels, activation, known classes or allow_masked"
+
+    def _in_classes(self) -> Iterator[str]:
         if self.value_kind not in VALUE_KINDS:
-            found.append(
-                f"value_kind is {self.value_kind!r}; expected one of {', '.join(VALUE_KINDS)}: it is never guessed"
-            )
-        if len(self.shape) != 1 or self.shape[0] < 2:
-            found.append(f"{self.kind} needs one size of at least 2, not {list(self.shape)}")
-        if self.labels is not None and len(self.labels) != self.shape[0]:
-            found.append(f"{len(self.labels)} labels for {self.shape[0]} classes")
+            yield f"value_kind is {self.value_kind!r}; expected one of {', '.join(VALUE_KINDS)}: it is never guessed"
+        if self.activation not in self.traits.activations:
+            yield f"activation is {self.activation!r}; expected one of {', '.join(self.traits.activations)}"
+        if self.activation == "sigmoid" and self.value_kind == "log_probs":
+            yield "value_kind is log_probs; with sigmoid give logits or probs"
+        if self.shape and self.shape[0] < 2 and self.activation == "softmax":
+            yield f"{self.kind} needs at least 2 classes, not {self.shape[0]}"
+        if self.labels is not None and len(self.labels) != self.label_space:
+            yield f"{len(self.labels)} labels for {self.label_space} classes"
         if self.labels is not None and len(set(self.labels)) != len(self.labels):
-            found.append("labels repeat")
+            yield "labels repeat"
         if self.allow_masked and self.value_kind == "probs":
-            found.append("allow_masked is for -Inf; a ruled-out class has probability 0")
-        return found
+            yield "allow_masked is for -Inf; a ruled-out class has probability 0"
+        yield from self._in_known()
+
+    def _in_known(self) -> Iterator[str]:
+        if self.known is None or self.space is None:
+            if self.known is not None or self.space is not None or self.dustbin:
+                yield "known, space and dustbin belong together: a teacher that knows only some of the classes"
+            return
+        if self.traits.has_tokens:
+            yield f"{self.kind} targets know all tokens"
+        if len(set(self.known)) != len(self.known) or not all(0 <= c < self.space for c in self.known):
+            yield f"known classes are {list(self.known)!r:.80}; expected different ones from 0 to {self.space - 1:,}"
+        if self.shape and self.shape[0] != len(self.known) + self.dustbin:
+            yield f"{self.shape[0]} values for {len(self.known)} known classes{' and a dustbin' * self.dustbin}"
+        if self.dustbin and (self.activation != "softmax" or len(self.known) == self.space):
+            yield "a dustbin is for softmax, and for teachers that do not know every class"
+
+    @property
+    def traits(self) -> Kind:
+        """What all tasks of its kind have in common."""
+        return KINDS[self.kind]
 
     @property
     def has_temperature(self) -> bool:
         """Whether a temperature means anything for this task."""
-        return self.kind != "features"
+        return bool(self.traits.activations)
 
     @property
-    def is_sequence(self) -> bool:
-        """Whether a row has a varying number of positions, each with values of `shape`."""
-        return self.kind in SEQUENCES
+    def is_list(self) -> bool:
+        """Whether a row has a varying number of items, each with values of `shape`."""
+        return self.traits.layout == "list"
+
+    @property
+    def is_map(self) -> bool:
+        """Whether a row has an item at each place of a map."""
+        return self.traits.layout == "map"
+
+    @property
+    def label_space(self) -> int:
+        """How many classes there are, known to the teacher or not."""
+        return self.shape[0] if self.space is None else self.space
+
+    @property
+    def item(self) -> TaskSpec:
+        """The task of one place of a map; the task itself where rows are no maps."""
+        if not self.is_map:
+            return self
+        kind = "classification" if self.activation == "softmax" else "multilabel"
+        return replace(self, kind=kind, shape=self.shape[:1])
+
+    @property
+    def stored_parts(self) -> tuple[Part, ...]:
+        """The further numbers that are stored, in the kind's order."""
+        return tuple(part for part in self.traits.parts if part.name in self.parts)
+
+    def part_shape(self, part: Part) -> tuple[int, ...]:
+        """Return the shape of a part of one item."""
+        return self.shape if part.shape is None else part.shape
 
     def to_json(self) -> dict[str, Any]:
         """Return the task as in a target's declaration (docs/format.md, section 3)."""
-        return asdict(self) | {"shape": list(self.shape), "labels": None if self.labels is None else list(self.labels)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Any) -> TaskSpec:
         """Read back `to_json`. Raises FormatError for anything else."""
         try:
-            labels, shape = data["labels"], data["shape"]
-            if not isinstance(shape, list) or not all(type(n) is int for n in shape):
-                raise TypeError(f"shape is {shape!r:.100}")
             return cls(
                 kind=str(data["kind"]),
-                shape=tuple(shape),
+                shape=_integers(data["shape"]),
                 value_kind=data["value_kind"],
-                labels=None if labels is None else tuple(str(x) for x in labels),
+                labels=None if data["labels"] is None else tuple(str(x) for x in data["labels"]),
                 allow_masked=bool(data["allow_masked"]),
                 tokenizer=data["tokenizer"],
+                activation=data["activation"],
+                parts=tuple(str(x) for x in data["parts"]),
+                boxes=data["boxes"],
+                space=None if data["space"] is None else _integers([data["space"]])[0],
+                known=None if data["known"] is None else _integers(data["known"]),
+                dustbin=bool(data["dustbin"]),
             )
         except (KeyError, TypeError, ValueError, TaskError) as e:
             raise FormatError(f"not a task: {e!r}") from e
+
+
+def _integers(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list) or not all(type(n) is int for n in given):
+        raise TypeError(f"{given!r:.100} where integers belong")
+    return tuple(given)

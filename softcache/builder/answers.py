@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 
 from softcache.builder.jobs import Batch, Job
 from softcache.builder.targets import BuildTarget
-from softcache.codecs.base import as_logits
+from softcache.codecs.base import as_logits, map_items
+from softcache.codecs.faults import part_faults
 from softcache.codecs.fidelity import SHARE, Errors, better_settings, measure, wide_rows
 from softcache.errors import CodecError, TeacherError, name_some
+from softcache.kinds import Part
 from softcache.store.buffers import ListColumn
 
 Array = np.ndarray[Any, Any]
@@ -54,7 +57,7 @@ class Answers(ABC):
             raise TeacherError(f"{name}: output {self.target.output!r} is {kind_of(values)}; expected a dense tensor")
         expected = (items, *self.target.codec.given_shape)
         if tuple(values.shape) != expected:
-            what = "positions" if task.is_sequence else "samples"
+            what = "positions" if task.is_list else "samples"
             raise TeacherError(
                 f"{name}: output {self.target.output!r} is {list(values.shape)} for {items} {what}; the task says "
                 f"{list(expected)} (samples {batch.named})"
@@ -64,6 +67,32 @@ class Answers(ABC):
                 f"{name}: output {self.target.output!r} is {values.dtype}; expected floating-point values"
             )
         return values
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the target's task."""
+        return self.target.task.stored_parts
+
+    def checked_part(self, part: Part, given: Any, items: int, batch: Batch) -> torch.Tensor:
+        """Return a part of so many items as float32 [items, ...]. Raises TeacherError."""
+        try:
+            values = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise TeacherError(f"{self.target.name}: {part.name} is {kind_of(given)}: {e}") from e
+        expected = (items, *self.target.task.part_shape(part))
+        if tuple(values.shape) != expected or values.is_complex() or values.dtype == torch.bool:
+            raise TeacherError(
+                f"{self.target.name}: {part.name} is {values.dtype} {list(values.shape)}; expected numbers "
+                f"{list(expected)} (samples {batch.named})"
+            )
+        return values.detach().float()
+
+    def faults_of_parts(self, parts: Mapping[str, torch.Tensor]) -> dict[int, str]:
+        """Return the items whose parts must not be stored, and why."""
+        found: dict[int, str] = {}
+        for part in self.parts:
+            found |= part_faults(parts[part.name], part)
+        return found
 
     def refuse(self, bad: dict[int, str], job: Job, *, skip_bad: bool) -> None:
         """Remember bad rows, or raise CodecError naming them."""
@@ -77,23 +106,30 @@ class Answers(ABC):
     ) -> None:
         """Compare a fixed share of the items, and one of them that is wide, with what the codec answers.
 
-        `numbers` are the items' numbers in the shard, `rows` the rows of the fragment that they belong to.
+        `numbers` are the items' numbers in the shard, `rows` the rows of the fragment that they belong to. The places
+        of a map are items.
         """
         target = self.target
         if not target.task.has_temperature or not len(numbers):
             return
-        wide = wide_rows(as_logits(values, target.task)).nonzero()[:, 0].tolist() if target.codec.sees_logits else []
-        picked = sorted({*np.flatnonzero(numbers % SHARE == 0).tolist(), *wide[:1]})
+        codec, columns = target.codec.per_item(encoded)
+        share = SHARE
+        if target.task.is_map:
+            places, share, values = math.prod(target.task.shape[1:]), SHARE + 1, map_items(values)
+            numbers, rows = (numbers[:, None] * places + np.arange(places)).ravel(), rows.repeat(places)
+        has_range = codec.sees_logits and codec.task.activation == "softmax"
+        wide = wide_rows(as_logits(values, codec.task)).nonzero()[:, 0].tolist() if has_range else []
+        picked = sorted({*np.flatnonzero(numbers % share == 0).tolist(), *wide[:1]})
         if not picked:
             self.errors.append(Errors(0, len(wide), {}))
             return
-        errors = measure(target.codec, values[picked], {n: column[picked] for n, column in encoded.items()}, len(wide))
+        errors = measure(codec, values[picked], {n: column[picked] for n, column in columns.items()}, len(wide))
         self.errors.append(errors)
         if target.max_error is not None and errors.worst > target.max_error:
             ids = name_some(job.ids(dict.fromkeys(rows[picked].tolist())))
             raise CodecError(
                 f"{target.name}: an error of {errors.worst:.2g} at one of the samples {ids}; max_error is "
-                f"{target.max_error:g}; {better_settings(target.codec, values[picked], target.max_error)}"
+                f"{target.max_error:g}; {better_settings(codec, values[picked], target.max_error)}"
             )
 
 
@@ -110,16 +146,32 @@ class RowAnswers(Answers):
         Raises TeacherError for one that is not as the task says, CodecError for values that cannot be stored unless
         their samples are to be skipped.
         """
-        values = self.checked(output, len(batch.rows), batch)
-        faults = self.target.codec.faults(values)
+        items = len(batch.rows)
+        values, given = self._parted(output, batch)
+        values = self.checked(values, items, batch)
+        parts = {part.name: self.checked_part(part, given[part.name], items, batch) for part in self.parts}
+        faults = self.target.codec.faults(values) | self.faults_of_parts(parts)
         self.refuse({batch.rows[i]: reason for i, reason in faults.items()}, batch.job, skip_bad=skip_bad)
-        good = [i for i in range(len(batch.rows)) if i not in faults]
+        good = [i for i in range(items) if i not in faults]
         values = values[good]
         encoded = self.target.codec.encode(values)
         rows = np.array([batch.rows[i] for i in good], np.int64)
-        for name, column in encoded.items():
+        for name, column in (encoded | {name: part[good] for name, part in parts.items()}).items():
             self._columns[name][rows] = column.cpu().numpy()
         self.measure(values, encoded, rows, rows, batch.job)
+
+    def _parted(self, output: Any, batch: Batch) -> tuple[Any, Mapping[str, Any]]:
+        """Return the values of an answer, and its parts. Raises TeacherError unless they are what the task says."""
+        if not self.parts:
+            return output, {}
+        expected = {"values", *(part.name for part in self.parts)}
+        if not isinstance(output, Mapping) or set(output) != expected:
+            found = ", ".join(map(str, output)) if isinstance(output, Mapping) else kind_of(output)
+            raise TeacherError(
+                f"{self.target.name}: output {self.target.output!r} is {found}; expected a mapping with "
+                f"{', '.join(sorted(expected))} (samples {batch.named})"
+            )
+        return output["values"], output
 
     @property
     def items(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
     answers = runner.predict_rows(job, rows.tolist())[target.name]
     columns, owners = stored.items(rows)
     now = answers.encoded()
-    if not target.task.is_sequence:
+    if not target.task.is_list:
         now = {name: column[rows] for name, column in now.items()}
     picked = np.unique(np.linspace(0, len(owners) - 1, ITEMS).astype(int)) if len(owners) else owners
     if any(len(now[name]) != len(column) for name, column in columns.items()):
@@ -61,8 +61,8 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
         )
     for item in picked.tolist():
         row = int(owners[item])
-        old = target.codec.compared({name: column[[item]] for name, column in columns.items()})[0].double()
-        new = target.codec.compared({name: now[name][[item]] for name in columns})[0].double()
+        old = _compared(target, {name: column[[item]] for name, column in columns.items()})
+        new = _compared(target, {name: now[name][[item]] for name in columns})
         scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
         allowed = scale * (TOLERANCE + stored.eps)
         if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
@@ -72,6 +72,12 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
                 f"{target.name}: sample {sample!r} is answered otherwise than what is stored (by {worst:.3g}; "
                 f"{allowed:.3g} is allowed), though nothing declared has changed; list what did under teachers.*.code"
             )
+
+
+def _compared(target: BuildTarget, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return what is compared of one item: its values and its parts, float64 [n]."""
+    parts = [columns[part.name] for part in target.task.stored_parts]
+    return torch.cat([c.double().flatten() for c in (target.codec.compared(columns), *parts)])
 
 
 class _Stored:

@@ -28,7 +28,7 @@ def unit_bytes(unit: Unit, kept_bytes: float, positions: float = 1.0) -> int:
     row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5
     if unit.target is None:
         row += ROWS_BYTES + kept_bytes
-    elif unit.target.task.is_sequence:
+    elif unit.target.task.is_list:
         row += positions * (item_bytes(unit.target.codec) + TOKEN_BYTES)
     else:
         row += item_bytes(unit.target.codec)

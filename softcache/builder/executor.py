@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.tables import tables_in_force, with_tables
-from softcache.builder.targets import BuildTarget, build_targets, load_teacher, rows_declaration, rows_fingerprint
+from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, RecipeError, counted
 from softcache.recipe import Recipe, load_recipe
@@ -35,6 +36,7 @@ from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
+from softcache.teachers import find_adapter
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
@@ -87,8 +89,8 @@ def build(
     started = time.monotonic()
     if limit is not None and limit < 1:
         raise RecipeError(f"limit is {limit}; expected at least 1")
-    loaded = load_recipe(recipe, overrides)
-    with stop_on_signals() as stop, recipe_modules(loaded.folder):
+    with stop_on_signals() as stop, recipe_modules(Path(recipe).parent):
+        loaded = load_recipe(recipe, overrides, find_adapter)
         prepared = prepare(loaded, output, limit=limit, progress=progress, stop=stop)
         answered = 0
         for attempt in itertools.count():
@@ -255,7 +257,7 @@ def make_runner(prepared: Prepared, name: str) -> Runner:
     recipe = prepared.recipe
     return Runner(
         name,
-        load_teacher(recipe, name),
+        recipe.teachers[name].load(recipe.folder, recipe.build.device),
         prepared.transfer_set,
         teacher_reads(recipe, name, prepared.transfer_set),
         recipe.build.batch_size,

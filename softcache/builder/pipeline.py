@@ -244,4 +244,4 @@ def _ahead(pool: ThreadPoolExecutor, calls: Iterator[Callable[[], Batch]], depth
 def _no_answers(job: Job) -> dict[str, RowAnswers | SequenceAnswers]:
     """Return answers of a job's targets that are all missing yet."""
     rows = job.fragment.rows
-    return {t.name: SequenceAnswers(t, rows) if t.task.is_sequence else RowAnswers(t, rows) for t in job.targets}
+    return {t.name: SequenceAnswers(t, rows) if t.task.is_list else RowAnswers(t, rows) for t in job.targets}

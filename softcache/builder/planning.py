@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from softcache.builder.targets import check_labels
 from softcache.errors import (
     AlignmentError,
     IncompatibleTarget,
@@ -19,9 +20,10 @@ from softcache.errors import (
     name_some,
 )
 from softcache.recipe import DatasetSource as DatasetRecipe
-from softcache.recipe import ImagesSource, PythonSource, Recipe, TeacherRecipe
+from softcache.recipe import ImagesSource, PythonSource, Recipe
 from softcache.store.files import Files
 from softcache.store.plan import Fragment, Plan, empty_plan, extend_plan, extensions, read_plan
+from softcache.teachers import Adapter
 from softcache.transfer import CONTENT_HASH, Scan, Source, TransferSet, from_object
 from softcache.transfer.python import load_callable
 from softcache.transfer.sources import ImageFolder, open_dataset, open_files
@@ -43,6 +45,7 @@ def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
     source = _open_source(recipe)
     apart = {described.id, *described.keep}
     read = {name: reads(teacher, source.columns, apart) for name, teacher in recipe.teachers.items()}
+    check_labels(recipe, source.labels)
     content = described.content or sorted({column for columns in read.values() for column in columns})
     for name, columns in read.items():
         unseen = sorted(set(columns) - set(content))
@@ -54,9 +57,9 @@ def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
     return TransferSet(source, described.id, tuple(described.keep), tuple(content), described.split, limit)
 
 
-def reads(teacher: TeacherRecipe, columns: tuple[str, ...], apart: set[str]) -> list[str]:
+def reads(teacher: Adapter, columns: tuple[str, ...], apart: set[str]) -> list[str]:
     """Return the columns that a teacher reads: those it lists, or all but the id and the kept ones."""
-    return list(teacher.reads) if teacher.reads is not None else [c for c in columns if c not in apart]
+    return list(teacher.columns) if teacher.columns is not None else [c for c in columns if c not in apart]
 
 
 def teacher_reads(recipe: Recipe, name: str, transfer_set: TransferSet) -> list[str]:

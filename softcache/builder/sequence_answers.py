@@ -12,6 +12,7 @@ import torch
 from softcache.builder.answers import Answers, kind_of
 from softcache.builder.jobs import Batch
 from softcache.builder.targets import BuildTarget
+from softcache.codecs.faults import part_faults
 from softcache.errors import CodecError, TeacherError
 from softcache.store.buffers import ListColumn
 from softcache.teachers import Sequences
@@ -20,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(eq=False)
-class _Part:
+class _Batch:
     """A batch's answers while they come in: for each item its row, whether it is there, and the codec's columns."""
 
     batch: Batch
@@ -39,14 +40,23 @@ class SequenceAnswers(Answers):
         self._parts = [self._room(0)]
         self._tokens, self._positions = [np.empty(0, np.int32)], [np.empty(0, np.int32)]
 
-    def begin(self, output: Sequences, batch: Batch) -> _Part:
+    def begin(self, output: Sequences, batch: Batch) -> _Batch:
         """Make room for a batch. Raises TeacherError unless its lengths, tokens and positions are as the task says."""
         _check(output, self.target, batch)
         lengths = np.asarray(output.lengths, np.int64)
         rows = np.repeat(np.asarray(batch.rows, np.int64), lengths)
-        return _Part(batch, rows, np.zeros(len(rows), np.bool_), self._room(len(rows)), {})
+        columns = self._room(len(rows))
+        bad: dict[int, str] = {}
+        for part in self.parts:
+            given = [
+                self.checked_part(part, p, n, batch) for p, n in zip(output.parts[part.name], lengths, strict=True)
+            ]
+            values = torch.cat(given) if given else torch.empty(0)
+            bad |= {int(rows[i]): reason for i, reason in part_faults(values, part).items()}
+            columns[part.name][:] = values.cpu().numpy()
+        return _Batch(batch, rows, np.zeros(len(rows), np.bool_), columns, bad)
 
-    def take(self, part: _Part, places: Array, chunk: Any, *, skip_bad: bool) -> None:
+    def take(self, part: _Batch, places: Array, chunk: Any, *, skip_bad: bool) -> None:
         """Take some items' values. Raises TeacherError or CodecError as `RowAnswers.add`."""
         values = self.checked(chunk, len(places), part.batch)
         faults = self.target.codec.faults(values)
@@ -60,7 +70,7 @@ class SequenceAnswers(Answers):
             part.columns[name][places] = column.cpu().numpy()
         self.measure(values, encoded, int(self._lengths.sum()) + places, part.rows[places], part.batch.job)
 
-    def end(self, part: _Part, output: Sequences) -> None:
+    def end(self, part: _Batch, output: Sequences) -> None:
         """Keep a batch but for its bad rows. Raises TeacherError if an item has had no values."""
         if not part.there.all():
             missing = np.sum(~part.there)
@@ -83,7 +93,7 @@ class SequenceAnswers(Answers):
     def columns(self) -> Mapping[str, ListColumn]:
         offsets = _offsets(self._lengths)
         found = {name: ListColumn(column.numpy(), offsets) for name, column in self.encoded().items()}
-        if self.target.task.kind == "causal_lm":
+        if self.target.task.traits.has_tokens:
             found["input_ids"] = ListColumn(np.concatenate(self._tokens), _offsets(self._token_lengths))
             found["positions"] = ListColumn(np.concatenate(self._positions), offsets)
         return found
@@ -124,7 +134,7 @@ def sequences_of(output: Any, target: BuildTarget) -> Sequences:
     return output
 
 
-def _places(places: Any, part: _Part, target: BuildTarget) -> Array:
+def _places(places: Any, part: _Batch, target: BuildTarget) -> Array:
     """Return the places of a chunk. Raises TeacherError unless they are there, and each for the first time."""
     numbers = np.asarray(places)
     fits = numbers.ndim == 1 and numbers.dtype.kind in "iu"
@@ -143,7 +153,11 @@ def _check(output: Sequences, target: BuildTarget, batch: Batch) -> None:
 
     if len(output.lengths) != len(batch.rows):
         raise wrong(f"has {len(output.lengths)} lengths for {len(batch.rows)} samples")
-    if target.task.kind != "causal_lm":
+    wanted = {part.name for part in target.task.stored_parts}
+    if set(output.parts) != wanted or any(len(part) != len(batch.rows) for part in output.parts.values()):
+        has = ", ".join(f"{name} of {len(part)} samples" for name, part in output.parts.items()) or "none"
+        raise wrong(f"has the parts {has}; expected {', '.join(sorted(wanted)) or 'none'} of {len(batch.rows)}")
+    if not target.task.traits.has_tokens:
         return
     if output.tokens is None or output.positions is None:
         raise wrong("lacks tokens and positions, which causal_lm needs")

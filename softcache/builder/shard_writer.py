@@ -46,7 +46,7 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
         statistics["errors"] = merge_errors(answers.errors).to_json()
     skipped = [(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())]
     shard = Shard(target.name, unit.key, fragment.keys_sha256, fragment.rows, stored, buffers, statistics)
-    return _record(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions(target)))
+    return _record(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions(target.libraries)))
 
 
 def write_rows(files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, Any]) -> Receipt:

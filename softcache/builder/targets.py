@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,28 +15,21 @@ import torch
 
 import softcache
 from softcache.codecs import Codec, HiddenCodec, make_codec
-from softcache.errors import RecipeError, SoftcacheError
-from softcache.recipe import CausalLMRecipe, Recipe, TaskRecipe, TeacherRecipe, TorchRecipe
+from softcache.errors import RecipeError, SoftcacheError, name_some
+from softcache.kinds import KINDS
+from softcache.recipe import Recipe, TaskRecipe
 from softcache.store.checksums import fingerprint
 from softcache.store.layout import ROWS
 from softcache.tasks import TaskSpec
-from softcache.teachers import Fingerprint, Teacher, TorchTeacher
-from softcache.teachers.causal_lm import (
-    CausalLMInputs,
-    CausalLMSource,
-    CausalLMTeacher,
-    causal_lm_fingerprint,
-    causal_lm_vocabulary,
-)
-from softcache.teachers.torch_module import torch_fingerprint
-from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash, vocabulary_size
+from softcache.teachers import Answer, Description
+from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 
 
 @dataclass(frozen=True)
 class BuildTarget:
     """A target to build: who answers, what, how it is stored, and its declaration (docs/format.md, section 3).
 
-    `tables` are those of its tables that are known before the teacher runs.
+    `tables` are those of its tables that are known before the teacher runs, `libraries` those whose versions count.
     """
 
     name: str
@@ -49,6 +42,7 @@ class BuildTarget:
     label: str | None
     max_error: float | None
     tables: dict[str, pa.RecordBatch]
+    libraries: tuple[str, ...]
 
     @property
     def has_tables(self) -> bool:
@@ -64,17 +58,17 @@ class BuildTarget:
 def build_targets(recipe: Recipe) -> list[BuildTarget]:
     """Return a recipe's targets. Raises RecipeError with all problems of their teachers and of what they answer."""
     problems: list[str] = []
-    identities: dict[str, Fingerprint] = {}
+    described: dict[str, Description] = {}
     for name, teacher in recipe.teachers.items():
         try:
-            identities[name] = teacher_fingerprint(recipe, teacher)
+            described[name] = teacher.describe(recipe.folder)
         except SoftcacheError as e:
             problems.append(f"teachers.{name}: {e}")
     targets = []
     for target, (task, name) in recipe.targets().items():
         try:
-            if name in identities:
-                targets.append(_target(recipe, target, task, name, identities[name]))
+            if name in described:
+                targets.append(_target(recipe, target, task, name, described[name]))
         except SoftcacheError as e:
             problems.append(f"tasks.{task}: {e}")
     if problems:
@@ -92,79 +86,14 @@ def rows_fingerprint(declaration: dict[str, Any]) -> str:
     return fingerprint([ROWS, declaration])
 
 
-def teacher_fingerprint(recipe: Recipe, teacher: TeacherRecipe) -> Fingerprint:
-    """Return what decides a teacher's answers. Raises RecipeError or TeacherError if something of it cannot be read."""
-    if isinstance(teacher, CausalLMRecipe):
-        return causal_lm_fingerprint(_source(recipe, teacher), _inputs(teacher), dtype=teacher.dtype)
-    return torch_fingerprint(
-        model=teacher.model,
-        arguments=teacher.arguments,
-        weights=_optional(recipe, teacher.weights),
-        preprocess=teacher.preprocess,
-        reads=teacher.reads,
-        code=None if teacher.code is None else [recipe.path(c) for c in teacher.code],
-        folder=recipe.folder,
-    )
-
-
-def load_teacher(recipe: Recipe, name: str) -> Teacher:
-    """Load a teacher on the recipe's device. Raises TeacherError or RecipeError."""
-    teacher, device = recipe.teachers[name], recipe.build.device
-    if isinstance(teacher, CausalLMRecipe):
-        return CausalLMTeacher.load(
-            _source(recipe, teacher),
-            _inputs(teacher),
-            dtype=teacher.dtype,
-            tokens_at_once=teacher.tokens_at_once,
-            device=device,
-        )
-    return TorchTeacher.load(
-        model=teacher.model,
-        arguments=teacher.arguments,
-        weights=_optional(recipe, teacher.weights),
-        preprocess=teacher.preprocess,
-        output_layer=teacher.output_layer,
-        device=device,
-    )
-
-
-def _source(recipe: Recipe, teacher: CausalLMRecipe) -> CausalLMSource:
-    local = recipe.path(teacher.model)
-    return CausalLMSource(str(local) if local.is_dir() else teacher.model, teacher.gguf, teacher.revision)
-
-
-def _inputs(teacher: CausalLMRecipe) -> CausalLMInputs:
-    return CausalLMInputs(
-        teacher.text, teacher.input_ids, teacher.loss_mask, teacher.max_length, teacher.add_special_tokens
-    )
-
-
-def _tables(
-    recipe: Recipe, task: TaskRecipe, teacher: TeacherRecipe, identity: Fingerprint
-) -> dict[str, pa.RecordBatch]:
-    """Return the tables that are known before the teacher runs. Raises RecipeError where task and teacher disagree."""
-    if task.kind != "causal_lm":
-        return {}
-    if not isinstance(teacher, CausalLMRecipe):
-        raise RecipeError("causal_lm tasks take teachers with adapter: causal_lm, whose tokenizer is known")
-    if task.value_kind != "logits":
-        raise RecipeError(f"value_kind is {task.value_kind!r}; teachers with adapter: causal_lm answer logits")
-    table = causal_lm_vocabulary(_source(recipe, teacher), fingerprint(identity.to_json()))
-    if (size := vocabulary_size(table)) != task.spec("").shape[0]:
-        raise RecipeError(f"classes is {task.spec('').shape[0]:,}; the teacher's tokenizer has {size:,}")
-    return {VOCABULARY: table}
-
-
-def versions(target: BuildTarget | None = None) -> dict[str, str]:
+def versions(libraries: Sequence[str] = ()) -> dict[str, str]:
     """Return the versions of the libraries that take part in a teacher's answers, or in writing `rows`."""
-    adapter = None if target is None else target.declaration["teacher"]["adapter"]
-    further = ("transformers", "tokenizers") if adapter == "causal_lm" else ()
     return {
         "softcache": softcache.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-    } | {library: version(library) for library in further}
+    } | {library: version(library) for library in libraries}
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -182,31 +111,83 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _optional(recipe: Recipe, path: str | None) -> Path | None:
-    return None if path is None else recipe.path(path)
-
-
-def _target(recipe: Recipe, name: str, key: str, teacher: str, identity: Fingerprint) -> BuildTarget:
-    task = recipe.tasks[key]
-    tables = _tables(recipe, task, recipe.teachers[teacher], identity)
-    spec = task.spec(vocabulary_hash(tables[VOCABULARY]) if VOCABULARY in tables else None)
+def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Description) -> BuildTarget:
+    task, adapter = recipe.tasks[key], recipe.teachers[teacher]
+    output = task.output or adapter.output_for(task.kind, task.store.codec) or key
+    answer = described.answers.get(output, Answer())
+    _check_answer(task, teacher, answer)
+    has_tokens, vocabulary = KINDS[task.kind].has_tokens, described.vocabulary
+    if has_tokens and vocabulary is None:
+        raise RecipeError(f"{task.kind} takes a teacher with a tokenizer, such as adapter: causal_lm, not {teacher}")
+    tables = {VOCABULARY: vocabulary} if has_tokens and vocabulary is not None else {}
+    spec = task.spec(teacher, vocabulary_hash(tables[VOCABULARY]) if tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
-    output = task.output or _default_output(spec, codec) or key
-    described = recipe.teachers[teacher]
-    layer = described.output_layer if isinstance(described, TorchRecipe) and isinstance(codec, HiddenCodec) else None
+    layer = adapter.layer if isinstance(codec, HiddenCodec) else None
     declaration = {
         "task": spec.to_json(),
-        "teacher": identity.to_json() | {"output": output} | ({} if layer is None else {"output_layer": layer}),
+        "teacher": described.fingerprint.to_json()
+        | {"output": output}
+        | ({} if layer is None else {"output_layer": layer}),
         "codec": codec.to_json(),
         "format": task.store.format,
     }
     return BuildTarget(
-        name, teacher, spec, codec, task.store.format, output, declaration, task.label, task.store.max_error, tables
+        name,
+        teacher,
+        spec,
+        codec,
+        task.store.format,
+        output,
+        declaration,
+        task.label,
+        task.store.max_error,
+        tables,
+        tuple(described.libraries),
     )
 
 
-def _default_output(task: TaskSpec, codec: Codec) -> str | None:
-    """Return what a language model's answer to a target is called, None for other teachers."""
-    if task.kind != "causal_lm":
-        return None
-    return "hidden" if isinstance(codec, HiddenCodec) else "logits"
+def _check_answer(task: TaskRecipe, teacher: str, answer: Answer) -> None:
+    """Compare a task with what its teacher declares of its answer. Raises RecipeError."""
+    said = {"kind": task.kind, "value_kind": task.value_kind, "classes": task.classes or len(task.labels or ())}
+    known = {"kind": answer.kind, "value_kind": answer.value_kind, "classes": answer.classes}
+    if teacher in task.knows:
+        said["classes"] = len(task.knows[teacher]) + (teacher in task.dustbin)
+    problems = [
+        f"{name} is {said[name]!r}; teacher {teacher} answers {value!r}"
+        for name, value in known.items()
+        if value is not None and said[name] != value
+    ]
+    if not problems and task.labels is not None and answer.labels is not None and teacher not in task.knows:
+        problems += _other_labels(task.labels, answer.labels, f"teacher {teacher}")
+    if problems:
+        raise RecipeError(problems)
+
+
+def check_labels(recipe: Recipe, names: Callable[[str], Sequence[str] | None]) -> None:
+    """Compare the labels of tasks with the names that the transfer set gives to a column's numbers.
+
+    Raises RecipeError where there are others, or they are in another order.
+    """
+    problems = []
+    for key, task in recipe.tasks.items():
+        given = None if task.label is None else names(task.label)
+        classes = task.classes or len(task.labels or ())
+        if given is None or not KINDS[task.kind].activations:
+            continue
+        where = f"column {task.label!r} of the transfer set"
+        if len(given) != classes:
+            problems.append(f"tasks.{key}: {classes} classes; {where} has {len(given)}: {name_some(list(given))}")
+        elif task.labels is not None:
+            problems += [f"tasks.{key}: {line}" for line in _other_labels(task.labels, given, where)]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _other_labels(ours: Sequence[str], theirs: Sequence[str], whose: str) -> list[str]:
+    """Return how two orders of labels differ, nothing if they do not."""
+    wrong = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    if not wrong:
+        return []
+    first = wrong[0]
+    order = "in another order" if set(ours) == set(theirs) else "others"
+    return [f"labels are {order} than those of {whose}: class {first} is {ours[first]!r} here, {theirs[first]!r} there"]

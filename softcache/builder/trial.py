@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from softcache.builder.estimate import check_space, estimated_bytes
@@ -18,6 +19,7 @@ from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import RecipeError, TransferSetError
 from softcache.recipe import load_recipe
+from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules
 
 SAMPLES = 64
@@ -70,8 +72,8 @@ def plan(
     Writes nothing. Raises StorageError if the build would not fit, and whatever the build itself would raise before
     and in the trial.
     """
-    loaded = load_recipe(recipe, overrides)
-    with recipe_modules(loaded.folder):
+    with recipe_modules(Path(recipe).parent):
+        loaded = load_recipe(recipe, overrides, find_adapter)
         prepared = prepare(loaded, output, limit=limit, write=False)
         by_name: dict[str, list[Unit]] = {}
         for unit in prepared.todo:
@@ -97,8 +99,8 @@ def validate(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> l
     Callables are imported, weights and sources hashed, the transfer set opened and its columns compared. Raises
     RecipeError with every problem found.
     """
-    loaded = load_recipe(recipe, overrides)
-    with recipe_modules(loaded.folder):
+    with recipe_modules(Path(recipe).parent):
+        loaded = load_recipe(recipe, overrides, find_adapter)
         problems: list[str] = []
         names: list[str] = []
         try:
@@ -157,7 +159,7 @@ def _time(runner: Runner, jobs: list[Job], batch_size: int) -> tuple[float, dict
         if tried >= SAMPLES:
             break
         for target, answers in runner.predict_rows(job, rows).items():
-            there = len(rows) if not answers.target.task.is_sequence else answers.items
+            there = len(rows) if not answers.target.task.is_list else answers.items
             items[target] = items.get(target, 0) + there
         tried += len(rows)
     return (time.perf_counter() - started) / tried, {target: count / tried for target, count in items.items()}

@@ -118,7 +118,7 @@ def check_targets(files: Files, stored: Stored, targets: Sequence[BuildTarget]) 
                 )
                 problems += [f"  {target.name}: {d}" for d in differences(old, new)]
                 break
-            changed = differences(used, versions(target))
+            changed = differences(used, versions(target.libraries))
             if changed:
                 log.warning("%s was built with other library versions: %s", target.name, "; ".join(changed))
                 break

@@ -289,7 +289,7 @@ def _describe(target: Any) -> None:
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
         )
     if target.errors is not None:
-        _describe_errors(target.errors, "positions" if task.is_sequence else "rows")
+        _describe_errors(target.errors, "positions" if task.is_list else "rows")
     for what, value in declaration["teacher"].items():
         click.echo(f"  teacher {what}: {value}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")

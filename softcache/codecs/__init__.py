@@ -1,8 +1,10 @@
 """Values to columns and back, and tempering. Pure arrays: no files."""
 
-from softcache.codecs.base import CODECS, Codec, Column, codec_from_json, make_codec
+from softcache.codecs.base import CODECS, Codec, Column
 from softcache.codecs.dense import DenseCodec
 from softcache.codecs.hidden import HiddenCodec
+from softcache.codecs.making import codec_from_json, make_codec
+from softcache.codecs.maps import MapCodec
 from softcache.codecs.quantized import QuantizedCodec
 from softcache.codecs.sampled import SampledCodec
 from softcache.codecs.sparse import SparseLogProbs
@@ -15,6 +17,7 @@ __all__ = [
     "Column",
     "DenseCodec",
     "HiddenCodec",
+    "MapCodec",
     "QuantizedCodec",
     "SampledCodec",
     "SparseLogProbs",

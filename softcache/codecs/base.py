@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -10,8 +11,8 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 
 from softcache.codecs.sparse import SparseLogProbs
-from softcache.codecs.temperature import Temperature
-from softcache.errors import CodecError, FormatError, TaskError, UnsupportedVersion
+from softcache.codecs.temperature import Temperature, temper, temper_each
+from softcache.errors import CodecError, TaskError
 from softcache.tasks import TaskSpec
 
 CODECS: dict[str, type[Codec]] = {}
@@ -74,17 +75,26 @@ class Codec(ABC):
     task and then its settings, each a JSON value.
     """
 
-    name: ClassVar[str]
+    name: ClassVar[str] = ""
+    takes_maps: ClassVar[bool] = False
     task: TaskSpec
     table: Table | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __init_subclass__(cls) -> None:
-        CODECS[cls.name] = cls
+        if cls.name:
+            CODECS[cls.name] = cls
 
     @property
     @abstractmethod
+    def value_columns(self) -> tuple[Column, ...]:
+        """The columns that hold the values, in their order on disk."""
+
+    @property
     def columns(self) -> tuple[Column, ...]:
-        """The stored columns, in their order on disk."""
+        """The stored columns, in their order on disk: those of the values, then those of the task's parts."""
+        task = self.task
+        parts = (Column(part.name, "float32", task.part_shape(part), math.nan) for part in task.stored_parts)
+        return *self.value_columns, *parts
 
     @abstractmethod
     def faults(self, values: torch.Tensor) -> dict[int, str]:
@@ -92,7 +102,7 @@ class Codec(ABC):
 
     @abstractmethod
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Turn faultless `values` [B, *task.shape] into columns, each [B, *column.shape]."""
+        """Turn faultless `values` [B, *task.shape] into the columns that hold them, each [B, *column.shape]."""
 
     @abstractmethod
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -112,8 +122,12 @@ class Codec(ABC):
         """Whether the teacher gives the logits themselves."""
         return True
 
+    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Codec, Mapping[str, torch.Tensor]]:
+        """Return what decodes single items, and the columns of all of them, [N, ...]: of maps those of every place."""
+        return self, columns
+
     def logits(self, values: torch.Tensor) -> torch.Tensor:
-        """Return values that a teacher gave as logits [B, C], float32."""
+        """Return values that a teacher gave as logits, float32."""
         return as_logits(values, self.task)
 
     @property
@@ -178,35 +192,6 @@ class Codec(ABC):
         return {"name": self.name} | {setting: getattr(self, setting) for setting in self.settings()}
 
 
-def make_codec(name: str, task: TaskSpec, settings: Mapping[str, Any]) -> Codec:
-    """Return a codec, settings that are left out at their defaults.
-
-    Raises CodecError if there is no such codec or setting, or a value is wrong.
-    """
-    codec = CODECS.get(name)
-    if codec is None:
-        raise CodecError(f"codec is {name!r}; expected one of {', '.join(CODECS)}")
-    known = codec.settings()
-    strange = [setting for setting in settings if setting not in known]
-    if strange:
-        raise CodecError(f"{', '.join(strange)}: no setting of codec {name}, which has {', '.join(known)}")
-    return codec(task, **settings)
-
-
-def codec_from_json(data: Mapping[str, Any], task: TaskSpec) -> Codec:
-    """Return the codec that a declaration names.
-
-    Raises UnsupportedVersion for a name that is not known, FormatError for anything else that is wrong.
-    """
-    codec = CODECS.get(str(data.get("name")))
-    if codec is None:
-        raise UnsupportedVersion(f"codec {data.get('name')!r} is not known here; a newer softcache may read it")
-    try:
-        return codec(task, **{setting: data[setting] for setting in codec.settings()})
-    except (KeyError, CodecError) as e:
-        raise FormatError(f"not a {codec.name} codec: {e}") from e
-
-
 def check_integer(name: str, value: object, low: int, high: int) -> None:
     """Raise CodecError unless a setting is an integer from `low` to `high`."""
     if type(value) is not int or not low <= value <= high:
@@ -221,7 +206,7 @@ def check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
 
 def require_distribution(codec: Codec) -> None:
     """Raise CodecError if the codec's task is not a distribution over classes."""
-    if not codec.task.has_temperature:
+    if codec.task.activation != "softmax":
         raise CodecError(f"codec {codec.name} stores distributions over classes, not {codec.task.kind}")
 
 
@@ -239,6 +224,24 @@ def table_columns(codec: Codec, device: torch.device) -> Mapping[str, torch.Tens
 
 
 def as_logits(values: torch.Tensor, task: TaskSpec) -> torch.Tensor:
-    """Return values of a task as logits, float32: probabilities as their logs."""
+    """Return values of a task as logits, float32: probabilities as their logs, with sigmoid as log(p / (1 - p))."""
     values = values.detach().float()
-    return values.log() if task.value_kind == "probs" else values
+    if task.value_kind != "probs":
+        return values
+    return values.log() if task.activation == "softmax" else torch.logit(values)
+
+
+def log_probs_of(values: torch.Tensor, task: TaskSpec, temperature: Temperature) -> torch.Tensor:
+    """Return log p(T), float32, of values [B, C, ...] of a task. Raises TaskError if it has no temperature."""
+    require_temperature(task)
+    return tempered(as_logits(values, task), task, temperature)
+
+
+def tempered(logits: torch.Tensor, task: TaskSpec, temperature: Temperature) -> torch.Tensor:
+    """Return log p(T), float32, of logits [B, C, ...] of a task that has a temperature."""
+    return temper(logits, temperature) if task.activation == "softmax" else temper_each(logits, temperature)
+
+
+def map_items(values: torch.Tensor) -> torch.Tensor:
+    """Return the items of maps [B, C, H, W], place after place: [B * H * W, C]."""
+    return values.movedim(1, -1).flatten(0, -2)

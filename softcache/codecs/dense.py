@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, as_logits, check_choice, require_temperature
+from softcache.codecs.base import Codec, Column, check_choice, log_probs_of, map_items
 from softcache.codecs.faults import by_row, faults_as
-from softcache.codecs.temperature import Temperature, temper
+from softcache.codecs.temperature import Temperature
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 BFLOAT16_NAN = 0x7FC0
@@ -22,6 +22,7 @@ class DenseCodec(Codec):
     """Stores each value as `dtype`: `float32`, `float16` or `bfloat16` (as its 16 bits)."""
 
     name: ClassVar[str] = "dense"
+    takes_maps: ClassVar[bool] = True
     dtype: str = "float16"
 
     def __post_init__(self) -> None:
@@ -33,7 +34,7 @@ class DenseCodec(Codec):
         return DTYPES[self.dtype]
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         if self.dtype == "bfloat16":
             return (Column("values", "uint16", self.task.shape, BFLOAT16_NAN),)
         return (Column("values", self.dtype, self.task.shape, math.nan),)
@@ -41,15 +42,27 @@ class DenseCodec(Codec):
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         found = faults_as(values, self.task, self.torch_dtype)
         if self.task.value_kind == "probs":
-            lost = (values.to(self.torch_dtype).double() - values.double()).abs()
-            coarse = (values > 0) & (lost > torch.finfo(self.torch_dtype).eps * values.double())
-            reason = f"a probability too small for {self.dtype} (store float32, or give logits)"
-            found = by_row({reason: coarse}) | found
+            found = self._coarse(values) | found
         return found
+
+    def _coarse(self, values: torch.Tensor) -> dict[int, str]:
+        """Return the rows where a probability, or with sigmoid what it lacks of 1, would lose more than rounding."""
+        given, stored = values.double(), values.to(self.torch_dtype).double()
+        lost, eps = (stored - given).abs(), torch.finfo(self.torch_dtype).eps
+        coarse = {"small": (values > 0) & (lost > eps * given)}
+        if self.task.activation == "sigmoid":
+            coarse["near 1"] = (values < 1) & (lost > 16 * eps * (1 - given))
+        hint = f"for {self.dtype} (store float32, or give logits)"
+        return by_row({f"a probability too {what} {hint}": where.flatten(1) for what, where in coarse.items()})
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         stored = values.detach().to(self.torch_dtype)
         return {"values": stored.view(torch.uint16) if self.dtype == "bfloat16" else stored}
+
+    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Codec, Mapping[str, torch.Tensor]]:
+        if not self.task.is_map:
+            return self, columns
+        return replace(self, task=self.task.item), {"values": map_items(columns["values"])}
 
     def finer(self) -> Iterator[DenseCodec]:
         for dtype in ("float16", "float32") if self.dtype == "bfloat16" else ("float32",):
@@ -64,5 +77,4 @@ class DenseCodec(Codec):
         return stored.view(len(stored), *self.task.shape)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
-        require_temperature(self.task)
-        return temper(as_logits(self.values(columns), self.task), temperature)
+        return log_probs_of(self.values(columns), self.task, temperature)

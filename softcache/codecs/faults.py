@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from softcache.kinds import Part
 from softcache.tasks import TaskSpec
 
 PROBS_SUM_TOLERANCE = 1e-2
@@ -11,22 +12,33 @@ _WIDER = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float3
 
 
 def value_faults(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return what is wrong with `values` [B, N] of a task that become `dtype`: reason -> bool [B, N] or [B, 1]."""
+    """Return what is wrong with `values` [B, C, P], of P places, that become `dtype`: reason -> bool [B, N]."""
     faults = {"NaN": torch.isnan(values), "+Inf": values == torch.inf}
     if not task.allow_masked:
         faults["-Inf (declare allow_masked if the teacher rules classes out)"] = values == -torch.inf
     overflow = torch.isinf(values.to(dtype)) & torch.isfinite(values)
     name = str(dtype).removeprefix("torch.")
     faults[f"a value too large for {name}{_WIDER[name]}"] = overflow
-    if task.value_kind == "probs":
+    if task.value_kind == "probs" and task.activation == "sigmoid":
+        faults["values declared probs outside [0, 1]"] = (values < 0) | (values > 1)
+    elif task.value_kind == "probs":
         off = (values.float().sum(1) - 1).abs() > PROBS_SUM_TOLERANCE
-        faults["values declared probs that are negative or do not sum to 1"] = ((values < 0).any(1) | off)[:, None]
+        faults["values declared probs that are negative or do not sum to 1"] = (values < 0).any(1) | off
     elif task.value_kind == "log_probs":
         off = torch.logsumexp(values.float(), 1).abs() > PROBS_SUM_TOLERANCE
-        faults["values declared log_probs whose exponentials do not sum to 1"] = off[:, None]
-    elif task.value_kind == "logits":
-        faults["every class is -Inf"] = (values == -torch.inf).all(1, keepdim=True)
-    return faults
+        faults["values declared log_probs whose exponentials do not sum to 1"] = off
+    elif task.activation == "softmax":
+        faults["every class is -Inf"] = (values == -torch.inf).all(1)
+    return {reason: where.flatten(1) for reason, where in faults.items()}
+
+
+def part_faults(values: torch.Tensor, part: Part) -> dict[int, str]:
+    """Return the items of a part's `values` [B, ...] that must not be stored, and why."""
+    flat = values.float().reshape(len(values), -1)
+    faults = {f"a value of {part.name} that is not finite": ~flat.isfinite()}
+    if part.positive:
+        faults[f"a value of {part.name} that is not above 0"] = flat <= 0
+    return by_row(faults)
 
 
 def by_row(faults: dict[str, torch.Tensor]) -> dict[int, str]:
@@ -49,7 +61,7 @@ def faults_as(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> dict[
     """Return the rows of `values` [B, ...] that cannot become `dtype`, and why."""
     if not len(values):
         return {}
-    flat = values.detach().flatten(1)
-    if task.value_kind in (None, "logits") and fits(flat, dtype):
+    values = values.detach()
+    if task.value_kind in (None, "logits") and fits(values, dtype):
         return {}
-    return by_row(value_faults(flat, task, dtype))
+    return by_row(value_faults(values.reshape(len(values), task.shape[0], -1), task, dtype))

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from softcache.codecs.base import Codec
+from softcache.codecs.base import Codec, tempered
+from softcache.codecs.temperature import log_complement
 from softcache.errors import FormatError
 
 TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -31,7 +32,8 @@ class Errors:
         wide: how many of all rows have logits further apart than 60 nats.
         at: by temperature and measure, the largest and the mean error. `tail_mass` is the absolute error of the mass of
             the classes that are not stored, absent where all are; `tv` half the sum of |p - q|; `kl` KL(p || q) in
-            nats, None where infinite; p is the teacher's distribution and q what `log_probs` answers.
+            nats, None where infinite; p is the teacher's distribution and q what `log_probs` answers. With sigmoid,
+            `tv` is the largest of the classes' and `kl` their sum.
     """
 
     rows: int
@@ -78,7 +80,7 @@ def wide_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor], wide: int = 0) -> Errors:
-    """Return the errors of rows: `values` [B, ...] as the teacher gave them, `columns` as they were encoded."""
+    """Return the errors of items: `values` [N, ...] as the teacher gave them, `columns` as they were encoded."""
     at_once = max(_CHUNK // (math.prod(codec.task.shape) * len(TEMPERATURES)), 1)
     parts = []
     for begin in range(0, len(values), at_once):
@@ -92,16 +94,16 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
     rows = torch.arange(len(values), device=values.device).repeat_interleave(len(TEMPERATURES))
     temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
     columns = {name: column[rows] for name, column in columns.items()}
-    log_p = (codec.logits(values)[rows] / temperatures[:, None]).log_softmax(1)
+    log_p = tempered(codec.logits(values)[rows], codec.task, temperatures)
     log_q = codec.log_probs(columns, temperatures)
-    p, there = log_p.exp(), log_p > -torch.inf
-    found = {
-        "tv": (p - log_q.exp()).abs().sum(1) / 2,
-        "kl": torch.where(there, p * (log_p - log_q), 0.0).sum(1).clamp(min=0),
-    }
+    if codec.task.activation == "softmax":
+        found = {"tv": (log_p.exp() - log_q.exp()).abs().sum(1) / 2, "kl": _kl(log_p, log_q).sum(1).clamp(min=0)}
+    else:
+        of_both = _kl(log_p, log_q) + _kl(log_complement(log_p), log_complement(log_q))
+        found = {"tv": (log_p.exp() - log_q.exp()).abs().amax(1), "kl": of_both.sum(1).clamp(min=0)}
     sparse = codec.sparse_log_probs(columns, temperatures)
     if sparse is not None and codec.covers_all:
-        tail = p.scatter(1, sparse.ids, 0.0).sum(1)
+        tail = log_p.exp().scatter(1, sparse.ids, 0.0).sum(1)
         found["tail_mass"] = (sparse.log_tail.exp() - tail).abs()
     errors = {name: e.view(-1, len(TEMPERATURES)) for name, e in found.items()}
     extents = {name: (e.amax(0).tolist(), e.mean(0).tolist()) for name, e in errors.items()}
@@ -110,6 +112,10 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
         for i, t in enumerate(TEMPERATURES)
     }
     return Errors(len(values), 0, at)
+
+
+def _kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return torch.where(log_p > -torch.inf, log_p.exp() * (log_p - log_q), 0.0)
 
 
 def _extent(largest: float, mean: float) -> Extent:
@@ -141,7 +147,7 @@ def _merge(parts: Sequence[tuple[int, Extent]]) -> Extent:
 
 
 def better_settings(codec: Codec, values: torch.Tensor, max_error: float) -> str:
-    """Return which other settings or codec would store `values` [B, ...] within `max_error`."""
+    """Return which other settings or codec would store the items `values` [N, ...] within `max_error`."""
     for other in codec.finer():
         if measure(other, values, other.encode(values)).worst <= max_error:
             wanted = ", ".join(f"{name}: {value}" for name, value in other.to_json().items() if name != "name")

@@ -75,7 +75,7 @@ class HiddenCodec(Codec):
         return {name: part.float() if part.dtype == torch.float64 else part for name, part in layer.items()}
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         if self.dtype == "float16":
             return (Column("hidden", "float16", (self.width,), math.nan),)
         return Column("hidden", "uint8", (self.width,), 0), Column("affine", "float32", (2,), math.nan)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, as_logits, require_temperature
+from softcache.codecs.base import Codec, Column, log_probs_of, map_items
 from softcache.codecs.faults import faults_as
-from softcache.codecs.temperature import Temperature, temper
+from softcache.codecs.temperature import Temperature
 from softcache.errors import CodecError
 
 LEVELS = 254
@@ -26,13 +26,14 @@ class QuantizedCodec(Codec):
     """
 
     name: ClassVar[str] = "quantized"
+    takes_maps: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.task.value_kind == "probs":
             raise CodecError("codec quantized would round small probabilities to 0; give logits or log_probs")
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return Column("codes", "uint8", self.task.shape, 0), Column("affine", "float32", (2,), math.nan)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
@@ -48,8 +49,14 @@ class QuantizedCodec(Codec):
         return decode_affine(codes.flatten(1), columns["affine"]).view(len(codes), *self.task.shape)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
-        require_temperature(self.task)
-        return temper(as_logits(self.values(columns), self.task), temperature)
+        return log_probs_of(self.values(columns), self.task, temperature)
+
+    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Codec, Mapping[str, torch.Tensor]]:
+        if not self.task.is_map:
+            return self, columns
+        codes = map_items(columns["codes"])
+        affine = columns["affine"].repeat_interleave(len(codes) // max(len(columns["codes"]), 1), 0)
+        return replace(self, task=self.task.item), {"codes": codes, "affine": affine}
 
 
 def encode_affine(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

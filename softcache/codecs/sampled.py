@@ -53,7 +53,7 @@ class SampledCodec(Codec):
         return False
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         return (
             *id_columns(self.draws, self.classes),
             Column("gaps", "uint16", (self.draws,), MISSING_CODE),

@@ -27,11 +27,11 @@ def value_statistics(codec: Codec, columns: Mapping[str, torch.Tensor], valid: A
     chunks: list[dict[str, Any]] = []
     for begin in range(0, items, _ITEMS):
         values = codec.values({name: column[begin : begin + _ITEMS] for name, column in columns.items()})
-        if not codec.task.is_sequence and not valid[begin : begin + _ITEMS].all():
+        if not codec.task.is_list and not valid[begin : begin + _ITEMS].all():
             values = values[torch.from_numpy(valid[begin : begin + _ITEMS])]
         flat = values.reshape(-1)
         chunks += [_of_chunk(flat[i : i + _CHUNK].double()) for i in range(0, len(flat), _CHUNK)]
-    counts = {"valid": int(valid.sum())} | ({"positions": items} if codec.task.is_sequence else {})
+    counts = {"valid": int(valid.sum())} | ({"positions": items} if codec.task.is_list else {})
     return counts | merge_statistics(chunks)
 
 

@@ -35,17 +35,39 @@ def check_temperature(temperature: Temperature, rows: int) -> torch.Tensor | flo
 
 
 def temper(log_values: torch.Tensor, temperature: Temperature) -> torch.Tensor:
-    """Return log_softmax(log_values / T) over the last axis, float32 of the same shape.
+    """Return log_softmax(log_values / T) over the classes, float32 of the same shape.
 
-    The softened distribution of Hinton, Vinyals and Dean 2015, eq. 1. `log_values` [B, ..., C] are logits or log
+    The softened distribution of Hinton, Vinyals and Dean 2015, eq. 1. `log_values` [B, C, ...] are logits or log
     probabilities; T is a number or [B].
     """
-    t = check_temperature(temperature, log_values.shape[0])
-    if isinstance(t, torch.Tensor):
-        t = t.to(log_values.device).view(-1, *(1,) * (log_values.ndim - 1))
-    values = log_values.float()
+    values, t = _with_temperature(log_values, temperature)
     # Relative to the largest, so that no temperature, however small, makes infinities meet.
-    return torch.log_softmax((values - values.amax(dim=-1, keepdim=True)) / t, dim=-1)
+    return torch.log_softmax((values - values.amax(dim=1, keepdim=True)) / t, dim=1)
+
+
+def temper_each(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:
+    """Return log sigmoid(logits / T), float32 of the same shape: each class [B, C, ...] by itself; T a number or [B].
+
+    It is the softened distribution of Hinton et al. over two classes, with the logits 0 and z.
+    """
+    values, t = _with_temperature(logits, temperature)
+    return torch.nn.functional.logsigmoid(values / t)
+
+
+def log_complement(log_probs: torch.Tensor) -> torch.Tensor:
+    """Return log(1 - p) of log p, precise near 0 and near 1."""
+    small = log_probs < -math.log(2)
+    # What is not chosen must have a finite gradient too.
+    far, near = log_probs.where(small, -1.0), log_probs.masked_fill(small, -1.0)
+    return torch.where(small, torch.log1p(-far.exp()), torch.log(-torch.expm1(near)))
+
+
+def _with_temperature(values: torch.Tensor, temperature: Temperature) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """Return values [B, ...] as float32, and a valid temperature that can divide them."""
+    t = check_temperature(temperature, values.shape[0])
+    if isinstance(t, torch.Tensor):
+        t = t.to(values.device).view(-1, *(1,) * (values.ndim - 1))
+    return values.float(), t
 
 
 def inverse_temperatures(temperature: Temperature, rows: int, device: torch.device) -> torch.Tensor:

@@ -96,7 +96,7 @@ class TopkCodec(Codec):
         return {"basis": fit_basis(self.logits(values), self.basis)}
 
     @property
-    def columns(self) -> tuple[Column, ...]:
+    def value_columns(self) -> tuple[Column, ...]:
         found = [
             *id_columns(self.head, self.classes),
             Column("gaps", "uint16", (self.head - (not self.has_tail),), MISSING_CODE),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from softcache.codecs import SparseLogProbs
+from softcache.tasks import TaskSpec
 
 _NOTHING = -1e30
 
@@ -39,6 +40,21 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "reverse_kl": reverse_kl,
     "jensen_shannon": jensen_shannon,
 }
+
+
+def known_classes(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
+    """Return a student's logits [R, C] of the classes that a teacher knows, in the order of its values.
+
+    Where it has a dustbin, the last is what all other classes have together.
+    """
+    if task.known is None:
+        return logits
+    known = torch.tensor(task.known, device=logits.device)
+    found = logits[:, known]
+    if not task.dustbin:
+        return found
+    others = logits.index_fill(1, known, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([found, others], 1)
 
 
 def teacher_buckets(teacher: SparseLogProbs, classes: int) -> torch.Tensor:

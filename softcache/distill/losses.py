@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from softcache.codecs import Temperature, check_temperature
+from softcache.codecs import SparseLogProbs, Temperature, check_temperature
+from softcache.codecs.temperature import log_complement
 from softcache.distill.by_rows import Rows, by_rows
-from softcache.distill.divergences import DIVERGENCES, student_buckets, teacher_buckets
+from softcache.distill.divergences import DIVERGENCES, known_classes, student_buckets, teacher_buckets
 from softcache.errors import TaskError
 from softcache.read.soft_sequences import SoftSequences
 from softcache.read.soft_targets import SoftTargets
+from softcache.tasks import TaskSpec
 
 REDUCTIONS = ("mean", "sum", "none")
 TAILS = ("shaped", "lumped")
@@ -36,80 +40,120 @@ def distillation_loss(
     Computed in float32, a few rows at a time: beside the logits and their gradient it takes little memory, whatever the
     target's codec.
 
+    With sigmoid each class is a distribution of its own over two outcomes: divergences and cross-entropies of the
+    classes are added up. Where the teacher knows only some of the classes, the student's distribution over these alone
+    is compared, or with a dustbin that over these and all others together (Hinton et al. 2015, section 5.3).
+
     Args:
-        student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. Of sequences [B, L',
-            C], L' at least the longest, or [sum of lengths, C] for all of them one after the other
-            (`SoftSequences.index`): logits at position t belong to the same position of the target, of causal_lm those
-            that answer token t + 1. Of causal_lm they may be wider than C, as padded vocabularies are.
+        student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. C counts the whole
+            label space. Of maps [B, C, H, W], as large as the teacher's. Of lists [B, L', C], L' at least the longest,
+            or [sum of lengths, C] for all of them one after the other (`SoftSequences.index`): logits at position t
+            belong to the same position of the target, of causal_lm those that answer token t + 1. Of causal_lm they
+            may be wider than C, as padded vocabularies are.
         soft: the teacher's rows. Those without an answer, and positions that are not stored, count neither in the soft
             nor in the hard part.
         temperature: a number, or a tensor [B].
-        labels: int64 [B], or as the student's positions, in [0, C) wherever a row counts; needed for alpha < 1, refused
-            for alpha = 1. `SoftSequences.next_tokens` are those of a language model.
+        labels: int64 [B], or as the student's positions (of maps [B, H, W]), in [0, C) wherever a row counts; with
+            sigmoid numbers from 0 to 1, shaped as the logits. Needed for alpha < 1, refused for alpha = 1.
+            `SoftSequences.next_tokens` are those of a language model.
         alpha: weight of the soft part, in [0, 1].
-        reduction: `mean` over the rows or positions that count, of the whole batch alike (0 if there are none), `sum`,
-            or `none` for each by itself with 0 in the others.
+        reduction: `mean` over the rows, positions or places that count, of the whole batch alike (0 if there are none),
+            `sum`, or `none` for each by itself with 0 in the others.
         tail: `shaped` compares all classes where the target stores the shape of the rest; `lumped` never does.
         divergence: `forward_kl`; `reverse_kl`, KL(student || teacher); or `jensen_shannon`, half of each to their mean.
-        mask: bool, shaped as labels, False for further rows that do not count.
+        mask: bool, shaped as the student's rows, positions or places, False for further ones that do not count.
 
     Raises:
         TaskError: shapes that disagree, an invalid temperature, alpha, reduction, divergence or label, a target without
             temperature.
     """
-    device, shape = student_logits.device, student_logits.shape[:-1]
     _check_settings(soft, alpha, reduction, divergence, tail)
     _check_logits(student_logits, soft)
-    soft = soft.to(device)
+    task, soft = soft.task, soft.to(student_logits.device)
+    # Classes last, as lists have them.
+    logits = student_logits.movedim(1, -1) if task.is_map else student_logits
+    shape = logits.shape[:-1]
+    decoder, columns = soft.decoder.per_item(soft.columns)
     answered, items = _answers(soft, shape)
-    counts = answered if mask is None else answered & _given("mask", mask, shape).to(device).reshape(-1)
-    labels = _check_labels(labels, soft.task.shape[0], alpha, shape, counts)
+    counts = answered if mask is None else answered & _given("mask", mask, shape).to(logits.device).reshape(-1)
+    hard = _check_labels(labels, task, alpha, logits, counts)
     temperatures = _temperatures(soft, temperature)
-    compare, classes = DIVERGENCES[divergence], soft.task.shape[0]
-    by_class = tail == "shaped" and soft.decoder.has_shape
+    by_class = tail == "shaped" and decoder.has_shape
+    loss = _softmax_losses if task.activation == "softmax" else _sigmoid_losses
 
-    def row_losses(logits: torch.Tensor, rows: Rows) -> torch.Tensor:
+    def row_losses(some: torch.Tensor, rows: Rows) -> torch.Tensor:
         chosen = rows if items is None else items[rows]
-        at = temperatures[chosen].to(logits.dtype)
-        # Relative to the largest, so that no temperature, however small, makes infinities meet.
-        student = (logits - logits.detach().amax(1, keepdim=True)) / at[:, None]
-        columns = {name: column[chosen] for name, column in soft.columns.items()}
-        teacher = None if by_class else soft.decoder.sparse_log_probs(columns, temperatures[chosen])
-        if teacher is None:
-            log_p, log_q = soft.decoder.log_probs(columns, temperatures[chosen]), student.log_softmax(1)
-        else:
-            log_p, log_q = teacher_buckets(teacher, classes), student_buckets(student, teacher)
-        losses = alpha * at**2 * compare(log_p.to(logits.dtype), log_q)
-        if labels is None:
-            return losses
-        return losses + (1 - alpha) * F.cross_entropy(logits, labels[rows], reduction="none")
+        at = temperatures[chosen]
+        own = {name: column[chosen] for name, column in columns.items()}
+        sparse = None if by_class else decoder.sparse_log_probs(own, at)
+        teacher = decoder.log_probs(own, at) if sparse is None else sparse
+        soft_part, hard_part = loss(task, some, teacher, at, divergence, None if hard is None else hard[rows])
+        found = alpha * at.to(some.dtype) ** 2 * soft_part
+        return found if hard_part is None else found + (1 - alpha) * hard_part
 
-    losses = by_rows(student_logits.flatten(0, -2)[:, :classes], row_losses, counts)
+    losses = by_rows(logits.flatten(0, -2)[:, : task.label_space], row_losses, counts)
     if reduction == "none":
         return losses.view(shape)
     return losses.sum() if reduction == "sum" else losses.sum() / counts.sum().clamp(min=1)
 
 
+def _softmax_losses(
+    task: TaskSpec,
+    logits: torch.Tensor,
+    teacher: torch.Tensor | SparseLogProbs,
+    at: torch.Tensor,
+    divergence: str,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the soft and the hard part of some rows of logits [r, C]; `at` float32 [r] are their temperatures."""
+    # Relative to the largest, so that no temperature, however small, makes infinities meet.
+    student = known_classes((logits - logits.detach().amax(1, keepdim=True)) / at.to(logits.dtype)[:, None], task)
+    if isinstance(teacher, torch.Tensor):
+        log_p, log_q = teacher, student.log_softmax(1)
+    else:
+        log_p, log_q = teacher_buckets(teacher, task.shape[0]), student_buckets(student, teacher)
+    soft_part = DIVERGENCES[divergence](log_p.to(logits.dtype), log_q)
+    return soft_part, None if labels is None else F.cross_entropy(logits, labels, reduction="none")
+
+
+def _sigmoid_losses(
+    task: TaskSpec,
+    logits: torch.Tensor,
+    teacher: torch.Tensor | SparseLogProbs,
+    at: torch.Tensor,
+    divergence: str,
+    labels: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return what `_softmax_losses` does, of classes that are each by itself; summed over them."""
+    assert isinstance(teacher, torch.Tensor)
+    student = known_classes(logits / at.to(logits.dtype)[:, None], task)
+    log_q = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)], -1)
+    log_p = torch.stack([teacher, log_complement(teacher)], -1).to(logits.dtype)
+    soft_part = DIVERGENCES[divergence](log_p, log_q).sum(1)
+    if labels is None:
+        return soft_part, None
+    return soft_part, F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").sum(1)
+
+
 def _answers(soft: SoftTargets, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return which of the student's rows, in one line, have an answer, and the stored item of each if not its own."""
-    if not isinstance(soft, SoftSequences):
-        return soft.mask, None
-    items = soft.index(shape).view(-1)
-    return items >= 0, items
+    if isinstance(soft, SoftSequences):
+        items = soft.index(shape).view(-1)
+        return items >= 0, items
+    return soft.mask.repeat_interleave(math.prod(shape[1:])), None
 
 
 def _temperatures(soft: SoftTargets, temperature: Temperature) -> torch.Tensor:
     """Return the temperature of each stored item, float32."""
-    t = soft.temperatures(temperature) if isinstance(soft, SoftSequences) else check_temperature(temperature, len(soft))
     items = len(soft.row) if isinstance(soft, SoftSequences) else len(soft)
-    return t.to(soft.device) if isinstance(t, torch.Tensor) else torch.full((items,), t, device=soft.device)
+    t = soft.temperatures(temperature) if isinstance(soft, SoftSequences) else check_temperature(temperature, items)
+    each = t.to(soft.device) if isinstance(t, torch.Tensor) else torch.full((items,), t, device=soft.device)
+    return each.repeat_interleave(math.prod(soft.task.shape[1:])) if soft.task.is_map else each
 
 
 def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence: str, tail: str) -> None:
     if not soft.task.has_temperature:
-        raise TaskError(
-            f"a {soft.task.kind} target has no distribution; compare its .values, say with a mean squared error"
-        )
+        raise TaskError(f"a {soft.task.kind} target has no distribution; use softcache.regression_loss")
     if reduction not in REDUCTIONS:
         raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     if divergence not in DIVERGENCES:
@@ -123,13 +167,15 @@ def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence:
 
 
 def _check_logits(student_logits: torch.Tensor, soft: SoftTargets) -> None:
-    given, (classes,) = list(student_logits.shape), soft.task.shape
-    wide_enough = bool(given) and (given[-1] == classes or (soft.task.kind == "causal_lm" and given[-1] > classes))
-    if soft.task.is_sequence:
+    given, task = list(student_logits.shape), soft.task
+    classes = task.label_space
+    if task.is_list:
+        wide_enough = bool(given) and (given[-1] == classes or (task.traits.has_tokens and given[-1] > classes))
         if len(given) not in (2, 3) or not wide_enough:
             raise TaskError(f"student logits are {given}; expected [{len(soft)}, positions, {classes}]")
-    elif given != [len(soft), classes]:
-        raise TaskError(f"student logits are {given}, the soft targets {[len(soft), classes]}; nothing is broadcast")
+    elif given != (expected := [len(soft), classes, *task.shape[1:]]):
+        hint = "; resize the student's maps (torch.nn.functional.interpolate)" if task.is_map else ""
+        raise TaskError(f"student logits are {given}, the soft targets {expected}; nothing is broadcast{hint}")
     if not student_logits.is_floating_point():
         raise TaskError(f"student logits are {student_logits.dtype}; expected floating-point values")
 
@@ -142,9 +188,12 @@ def _given(name: str, values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 
 
 def _check_labels(
-    labels: torch.Tensor | None, classes: int, alpha: float, shape: torch.Size, counts: torch.Tensor
+    labels: torch.Tensor | None, task: TaskSpec, alpha: float, logits: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor | None:
-    """Return labels in one line, on the logits' device, 0 where a row does not count. Raises TaskError."""
+    """Return labels, a line for each row of the logits [..., C] and on their device; 0 where a row does not count.
+
+    Raises TaskError.
+    """
     if labels is None:
         if alpha < 1:
             raise TaskError(
@@ -153,9 +202,23 @@ def _check_labels(
         return None
     if alpha == 1:
         raise TaskError("labels are given and alpha is 1, so they would not count; give alpha < 1, or no labels")
+    if task.activation == "sigmoid":
+        return _each_label(labels, task, logits, counts)
+    shape, classes = logits.shape[:-1], task.label_space
     if labels.shape != shape or labels.is_floating_point() or labels.dtype == torch.bool:
         raise TaskError(f"labels are {labels.dtype} {list(labels.shape)}; expected integers {list(shape)}")
     found = labels.to(counts.device, torch.int64).reshape(-1).masked_fill(~counts, 0)
     if found.device.type == "cpu" and len(found) and not 0 <= int(found.min()) <= int(found.max()) < classes:
         raise TaskError(f"labels go from {int(found.min())} to {int(found.max())}; expected 0 to {classes - 1}")
+    return found
+
+
+def _each_label(labels: torch.Tensor, task: TaskSpec, logits: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return labels of classes that are each by itself, float32 [R, C]. Raises TaskError."""
+    moved = labels.movedim(1, -1) if task.is_map and labels.ndim == logits.ndim else labels
+    if moved.shape != logits.shape:
+        raise TaskError(f"labels are {labels.dtype} {list(labels.shape)}; expected one for each logit, from 0 to 1")
+    found = moved.to(counts.device, torch.float32).flatten(0, -2).masked_fill(~counts[:, None], 0.0)
+    if found.device.type == "cpu" and not bool(((found >= 0) & (found <= 1)).all()):
+        raise TaskError(f"labels go from {float(found.min())} to {float(found.max())}; expected 0 to 1")
     return found

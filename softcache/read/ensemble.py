@@ -55,6 +55,12 @@ class EnsembleDecoder:
     def has_shape(self) -> bool:
         return False
 
+    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Decoder, Mapping[str, torch.Tensor]]:
+        """Return the members' decoders of single items, and their columns."""
+        each = [m.per_item(_own(columns, i)) for i, m in enumerate(self.members)]
+        items = {f"{i}/{name}": column for i, (_, found) in enumerate(each) for name, column in found.items()}
+        return EnsembleDecoder(tuple(decoder for decoder, _ in each)), items
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the members' values side by side, [B, K, *task.shape]."""
         return torch.stack([m.values(_own(columns, i)) for i, m in enumerate(self.members)], dim=1)
@@ -80,15 +86,11 @@ class Ensemble:
                 raise TaskError(f"{member!r} is not a target; use cache[name]")
             if not member.task.has_temperature:
                 raise TaskError(f"{member.name} is a {member.task.kind} target; an ensemble averages probabilities")
-            if member.task.is_sequence:
+            if member.task.is_list:
                 raise TaskError(
                     f"{member.name} is a {member.task.kind} target; ensembles of sequences are not there yet"
                 )
-            if (member.task.kind, member.task.shape, member.task.labels) != (
-                first.task.kind,
-                first.task.shape,
-                first.task.labels,
-            ):
+            if _answered(member.task) != _answered(first.task):
                 raise TaskError(
                     f"{member.name} and {first.name} do not answer the same task: {member.task}, {first.task}"
                 )
@@ -127,6 +129,11 @@ def ensemble(targets: Sequence[Readable]) -> Ensemble:
     Reading it averages the members' probabilities at the temperature asked for. Raises TaskError if the tasks differ.
     """
     return Ensemble(targets)
+
+
+def _answered(task: TaskSpec) -> tuple[Any, ...]:
+    """Return what two tasks must have in common for their distributions to be averaged."""
+    return task.kind, task.shape, task.labels, task.activation, task.known, task.dustbin
 
 
 def _own(columns: Mapping[str, torch.Tensor], member: int) -> dict[str, torch.Tensor]:

@@ -51,7 +51,7 @@ def export(cache: Cache, output: str | os.PathLike[str], to: str = "parquet") ->
 
 def _tables(target: Target) -> Iterator[pa.Table]:
     """Yield a target's rows: their values where every class has one, else the columns as they are stored."""
-    if target.task.is_sequence:
+    if target.task.is_list:
         yield target.table()
         return
     rows = target.covered_rows()
@@ -61,6 +61,7 @@ def _tables(target: Target) -> Iterator[pa.Table]:
         if target.codec.has_all_values:
             values = soft.values.float() if soft.values.dtype == torch.bfloat16 else soft.values
             stored = {"values": column_array(values.numpy())}
+            stored |= {name: column_array(part.numpy()) for name, part in soft.parts.items()}
         keys = {"sample_id": pa.array(soft.ids), "view": pa.array(soft.views, pa.int32())}
         yield pa.table(stored | {"valid": pa.array(soft.mask.numpy())} | keys)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -62,6 +62,11 @@ class SoftSequences(SoftTargets):
     def values(self) -> torch.Tensor:
         """The stored values as `SoftTargets.values` has them, [B, L, ...]; NaN (0 for integers) where not `mask`."""
         return self._padded(self.decoder.values(self.columns))
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """The task's further numbers of each item, float32 [B, L, ...], NaN where not `mask`."""
+        return {part.name: self._padded(self.columns[part.name]) for part in self.task.stored_parts}
 
     def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
         """Return log p(T), float32 [B, L, C], NaN where not `mask`.
@@ -176,7 +181,7 @@ class SoftSequences(SoftTargets):
             packed_tokens=tokens,
         )
 
-    def _map(self, change: Any) -> SoftSequences:
+    def _map(self, change: Any) -> Self:
         moved = {name: change(getattr(self, name)) for name in ("mask", "row", "place", "lengths")}
         tokens = None if self.packed_tokens is None else (change(self.packed_tokens[0]), change(self.packed_tokens[1]))
         columns = {name: change(column) for name, column in self.columns.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -34,11 +34,14 @@ class Decoder(Protocol):
     def has_shape(self) -> bool:
         """Whether classes that are not stored by themselves have shares of their own in the rest."""
 
+    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Decoder, Mapping[str, torch.Tensor]]:
+        """Return what decodes single items, and the columns of all of them, of maps those of every place."""
+
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the stored values, rows first."""
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
-        """Return log p(T), float32 [B, ..., C]."""
+        """Return log p(T), float32 [B, C, ...]."""
 
     def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
         """Return log p(T) of the stored classes and of the rest, None where every class is stored."""
@@ -87,16 +90,21 @@ class SoftTargets:
         return self.decoder.values(self.columns)
 
     @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """The task's further numbers, float32, rows first: `variance` of regression, `boxes` of detection, ..."""
+        return {part.name: self.columns[part.name] for part in self.task.stored_parts}
+
+    @property
     def device(self) -> torch.device:
         """Where the tensors are."""
         return self.mask.device
 
     def log_probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
-        """Return log p(T), float32 [B, ..., C], NaN in masked rows.
+        """Return log p(T), float32 [B, C], of maps [B, C, H, W], NaN in masked rows.
 
-        `temperature` is a number or a tensor [B]. Classes that a compressed target does not store share their mass as
-        its codec says. Raises TaskError if the temperature is not finite and positive, or below what the target
-        answers; if the target has none; if the result would be larger than 4 GiB.
+        With sigmoid it is each class's own. `temperature` is a number or a tensor [B]. Classes that a compressed target
+        does not store share their mass as its codec says. Raises TaskError if the temperature is not finite and
+        positive, or below what the target answers; if the target has none; if the result would be larger than 4 GiB.
         """
         check_dense_size(len(self), self.task)
         return self.decoder.log_probs(self.columns, temperature)
@@ -112,14 +120,14 @@ class SoftTargets:
         return found
 
     def probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
-        """Return p(T), float32 [B, ..., C], NaN in masked rows. Raises as `log_probs`."""
+        """Return p(T), shaped as `log_probs`, NaN in masked rows. Raises as `log_probs`."""
         return self.log_probs(temperature).exp()
 
-    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftTargets:
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return the same rows on a device."""
         return self._map(lambda t: t.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> SoftTargets:
+    def pin_memory(self) -> Self:
         """Return the same rows in pinned memory."""
         return self._map(torch.Tensor.pin_memory)
 
@@ -156,7 +164,7 @@ class SoftTargets:
         """Return some rows: which, as numpy or slice, and the same for tensors."""
         return replace(self._map(lambda t: t[there]), keys=self.keys.take(here))
 
-    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> SoftTargets:
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         columns = {name: change(column) for name, column in self.columns.items()}
         return replace(self, columns=columns, mask=change(self.mask))
 

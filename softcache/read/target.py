@@ -258,7 +258,7 @@ class Target:
         return found
 
     def _require_sequences(self) -> None:
-        if not self.task.is_sequence:
+        if not self.task.is_list:
             raise TaskError(f"{self.name} is a {self.task.kind} target: its rows are no sequences")
 
     def _uncovered(self, rows: Array, keys: RowKeys) -> AlignmentError:
@@ -276,6 +276,6 @@ class Target:
 
 def open_columns(reader: ShardReader, codec: Codec) -> dict[str, FixedColumn] | SequenceReader:
     """Return what reads a codec's columns."""
-    if codec.task.is_sequence:
+    if codec.task.is_list:
         return SequenceReader(reader, codec)
     return {c.name: FixedColumn(reader, c.name, c.dtype, c.shape) for c in codec.columns if not c.companion}

@@ -68,7 +68,7 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
         return
     target = cache[live.shard.target]
     yield from _check_values(target, live)
-    if target.task.is_sequence:
+    if target.task.is_list:
         yield from _check_lists(files, target, live)
     if target.format == "zarr":
         yield from _check_zarr(files, target, fragment, live)

@@ -5,26 +5,20 @@ A recipe names code that will be run: it is trusted. Nothing here runs it yet.
 
 from softcache.recipe.loading import load_recipe
 from softcache.recipe.models import (
-    CausalLMRecipe,
     DatasetSource,
     FilesSource,
     ImagesSource,
     PythonSource,
     Recipe,
     TaskRecipe,
-    TeacherRecipe,
-    TorchRecipe,
 )
 
 __all__ = [
-    "CausalLMRecipe",
     "DatasetSource",
     "FilesSource",
     "ImagesSource",
     "PythonSource",
     "Recipe",
     "TaskRecipe",
-    "TeacherRecipe",
-    "TorchRecipe",
     "load_recipe",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from softcache.errors import RecipeError
 from softcache.recipe.models import (
     BuildRecipe,
-    CausalLMRecipe,
     DatasetSource,
     FilesSource,
     ImagesSource,
@@ -22,16 +21,20 @@ from softcache.recipe.models import (
     Recipe,
     StoreRecipe,
     TaskRecipe,
-    TorchRecipe,
     TransferSetRecipe,
 )
 from softcache.store.layout import is_name_part
 
+DEFAULT_ADAPTER = "torch"
 
-def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+
+def load_recipe(
+    path: str | os.PathLike[str], overrides: Sequence[str], find_adapter: Callable[[str], type[BaseModel]]
+) -> Recipe:
     """Read a recipe and apply overrides: `a.b=VALUE` sets (VALUE is YAML), `~a.b` removes.
 
-    Raises RecipeError with every problem found, each with its path in the file, the value and what was expected.
+    `find_adapter` returns the settings' model of an adapter by its name, or raises RecipeError. Raises RecipeError with
+    every problem found, each with its path in the file, the value and what was expected.
     """
     file = Path(path)
     try:
@@ -44,10 +47,10 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         )
     problems = [problem for o in overrides if (problem := _override(data, o)) is not None]
     problems += _check_names(data)
+    given = {str(key): value for key, value in data.items() if key != "folder"}
+    given |= _teachers(given.get("teachers"), find_adapter, problems)
     try:
-        recipe = Recipe(
-            **{str(key): value for key, value in data.items() if key != "folder"}, folder=file.resolve().parent
-        )
+        recipe = Recipe(**given, folder=file.resolve().parent)
     except ValidationError as e:
         problems += [line for error in e.errors() for line in _explain(error)]
     if "folder" in data:
@@ -55,6 +58,31 @@ def load_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if problems:
         raise RecipeError([f"{file}: {problem}" for problem in problems])
     return recipe
+
+
+def _teachers(
+    given: Any, find_adapter: Callable[[str], type[BaseModel]], problems: list[str]
+) -> dict[str, dict[Any, Any]]:
+    """Return the settings of each teacher, `teachers` being left as it is where that is no mapping."""
+    if not isinstance(given, dict):
+        return {}
+    found = {}
+    for name, settings in given.items():
+        named = {"adapter": DEFAULT_ADAPTER} | settings if isinstance(settings, dict) else settings
+        found[name] = named
+        if not isinstance(named, dict):
+            problems.append(f"teachers.{name}: {_short(settings)}: expected a mapping")
+            continue
+        try:
+            model = find_adapter(str(named["adapter"]))
+            found[name] = model(**{str(key): value for key, value in named.items()})
+        except RecipeError as e:
+            problems += [f"teachers.{name}.adapter: {line}" for line in e.problems]
+        except ValidationError as e:
+            for error in e.errors():
+                located: Any = error | {"loc": ("teachers", name, *error["loc"])}
+                problems += _explain(located, model)
+    return {"teachers": found}
 
 
 def _check_names(data: dict[str, Any]) -> list[str]:
@@ -132,16 +160,14 @@ def _override(data: dict[str, Any], text: str) -> str | None:
     return None
 
 
-def _explain(error: Any) -> list[str]:
-    location = error["loc"]
-    # The tag of a teacher's model is not a key of the recipe.
-    shown = (*location[:2], *location[3:]) if location[:1] == ("teachers",) else location
-    where = ".".join(map(str, shown))
+def _explain(error: Any, adapter: type[BaseModel] | None = None) -> list[str]:
+    """Return what a model says of its settings, `adapter` being the model where they are a teacher's."""
+    where = ".".join(map(str, error["loc"]))
     if error["type"] == "value_error":
         lines = str(error["ctx"]["error"]).split("\n")
         return [f"{where}: {line}" if where else line for line in lines]
     if error["type"] == "extra_forbidden":
-        near = _nearest(str(error["loc"][-1]), _known_keys(error["loc"]))
+        near = _nearest(str(error["loc"][-1]), _known_keys(error["loc"], adapter))
         return [f"{where}: {_short(error['input'])}: unknown key{near}"]
     if error["type"] == "missing":
         return [f"{where}: missing"]
@@ -153,7 +179,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _known_keys(location: tuple[Any, ...]) -> Collection[str]:
+def _known_keys(location: tuple[Any, ...], adapter: type[BaseModel] | None) -> Collection[str]:
     """Return the keys that the model around an unknown key has."""
     sources: dict[str, type[BaseModel]] = {
         "python": PythonSource,
@@ -166,8 +192,10 @@ def _known_keys(location: tuple[Any, ...]) -> Collection[str]:
             model: type[BaseModel] = sources[kind]
         case ("transfer_set", _):
             model = TransferSetRecipe
-        case ("teachers", _, adapter, _):
-            model = CausalLMRecipe if adapter == "causal_lm" else TorchRecipe
+        case ("teachers", _, _) if adapter is not None:
+            model = adapter
+        case ("teachers", *_):
+            return ()
         case ("tasks", _, _):
             model = TaskRecipe
         case ("tasks", _, "store", _):

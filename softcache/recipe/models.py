@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Field, model_validator
 
 from softcache.codecs import make_codec
-from softcache.errors import CodecError, RecipeError, TaskError
-from softcache.store.checksums import canonical_json
+from softcache.errors import CodecError, TaskError
+from softcache.kinds import KINDS
+from softcache.settings import Arguments, Settings
 from softcache.store.layout import is_split_name, is_target_name
 from softcache.store.shards import FORMATS
-from softcache.tasks import KINDS, TaskSpec
-
-PACKAGE = "package:"
-
-
-def _finite(value: JsonValue) -> JsonValue:
-    """Refuse NaN and infinities, which have no place in a fingerprint."""
-    try:
-        canonical_json(value)
-    except ValueError as e:
-        raise ValueError("NaN and infinities are not allowed in arguments") from e
-    return value
+from softcache.tasks import TaskSpec
+from softcache.transfer.python import resolve
 
 
-Arguments = dict[str, Annotated[JsonValue, AfterValidator(_finite)]]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PythonSource(_Model):
+class PythonSource(Settings):
     """A function `module:function` that returns a `datasets.Dataset`, a pyarrow.Table or a mapping of columns."""
 
     type: Literal["python"]
     callable: str
-    arguments: Arguments = {}
+    arguments: Arguments = Field(default_factory=dict)
 
 
-class DatasetSource(_Model):
+class DatasetSource(Settings):
     """A `datasets` dataset, by path or name."""
 
     type: Literal["dataset"]
@@ -51,26 +34,26 @@ class DatasetSource(_Model):
     split: str = "train"
 
 
-class FilesSource(_Model):
+class FilesSource(Settings):
     """Parquet, Arrow, JSON or CSV files; wildcards allowed."""
 
     type: Literal["files"]
     paths: list[str] = Field(min_length=1)
 
 
-class ImagesSource(_Model):
+class ImagesSource(Settings):
     """The images below a folder: columns `path`, `image`, `label`."""
 
     type: Literal["images"]
     folder: str
 
 
-class TransferSetRecipe(_Model):
+class TransferSetRecipe(Settings):
     """The samples, in order, and which columns say what."""
 
     source: Annotated[PythonSource | DatasetSource | FilesSource | ImagesSource, Field(discriminator="type")]
     id: str
-    keep: list[str] = []
+    keep: list[str] = Field(default_factory=list)
     content: list[str] | None = None
     split: str = "train"
 
@@ -87,68 +70,7 @@ class TransferSetRecipe(_Model):
         return self
 
 
-class TorchRecipe(_Model):
-    """A torch module made by `model(**arguments)`, its weights, and its preprocessing of one sample."""
-
-    adapter: Literal["torch"] = "torch"
-    model: str
-    arguments: Arguments = {}
-    weights: str | None = None
-    preprocess: str
-    output_layer: str | None = None
-    reads: list[str] | None = Field(default=None, min_length=1)
-    code: list[str] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.reads is not None and len(set(self.reads)) != len(self.reads):
-            raise ValueError("reads: a column is there twice")
-        return self
-
-
-class CausalLMRecipe(_Model):
-    """A causal language model of the transformers library, and the column of text or token ids that it reads.
-
-    `model` is a folder, `package:NAME` for the folder of an installed Python package, or a name on the Hub.
-    """
-
-    adapter: Literal["causal_lm"]
-    model: str
-    gguf: str | None = None
-    revision: str | None = None
-    text: str | None = None
-    input_ids: str | None = None
-    loss_mask: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
-    add_special_tokens: bool = True
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
-    tokens_at_once: int = Field(default=2048, ge=1)
-
-    @property
-    def reads(self) -> list[str]:
-        """The columns that the teacher reads."""
-        return [column for column in (self.text, self.input_ids, self.loss_mask) if column is not None]
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.text is None) == (self.input_ids is None):
-            raise ValueError("give text or input_ids, the column to read")
-        if self.loss_mask is not None and self.input_ids is None:
-            raise ValueError("loss_mask has an entry for each token, so it needs input_ids")
-        return self
-
-
-def _adapter(teacher: Any) -> str:
-    given = teacher.get("adapter", "torch") if isinstance(teacher, dict) else getattr(teacher, "adapter", "torch")
-    return str(given)
-
-
-TeacherRecipe = Annotated[
-    Annotated[TorchRecipe, Tag("torch")] | Annotated[CausalLMRecipe, Tag("causal_lm")], Discriminator(_adapter)
-]
-
-
-class StoreRecipe(_Model):
+class StoreRecipe(Settings):
     """How a target is stored: the shards' format, the codec, and the codec's settings, each by default the codec's own.
 
     A build stops where the error that it measures (docs/format.md, section 6) exceeds `max_error`.
@@ -177,59 +99,113 @@ class StoreRecipe(_Model):
         return self
 
 
-class TaskRecipe(_Model):
-    """What is predicted, by which teachers, and how the answers are stored."""
+class TaskRecipe(Settings):
+    """What is predicted, by which teachers, and how the answers are stored.
+
+    `size` are a map's rows and columns. `parts` are further numbers to store that the kind does not always have, and
+    `boxes` says how boxes are given. `knows` names, for teachers that know only some of the classes, which (by name or
+    number, in the order of their values), and `dustbin` those of them that have one more value for all others.
+    """
 
     kind: str
     classes: int | None = None
     labels: list[str] | None = None
+    size: list[int] | None = None
     shape: list[int] | None = None
     value_kind: str | None = None
+    activation: str | None = None
     allow_masked: bool = False
+    parts: list[str] = Field(default_factory=list)
+    boxes: str | None = None
+    knows: dict[str, list[int | str]] = Field(default_factory=dict)
+    dustbin: list[str] = Field(default_factory=list)
     teachers: list[str] = Field(min_length=1)
     output: str | None = None
     label: str | None = None
     name: str | None = None
     store: StoreRecipe = StoreRecipe()
 
-    def spec(self, tokenizer: str | None = None) -> TaskSpec:
-        """Return the task, of causal_lm with its tokenizer's hash. Raises TaskError where it contradicts itself."""
+    def spec(self, teacher: str | None = None, tokenizer: str | None = None) -> TaskSpec:
+        """Return the task as a teacher answers it, of causal_lm with its tokenizer's hash.
+
+        Raises TaskError where it contradicts itself.
+        """
         if self.kind not in KINDS:
             raise TaskError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
-        if self.kind != "features":
-            if self.shape is not None:
-                raise TaskError(f"{self.kind} takes classes or labels, not shape")
-            if self.classes is None and self.labels is None:
-                raise TaskError(f"{self.kind} needs classes (a number) or labels (their names)")
-            shape: tuple[int, ...] = (self.classes if self.classes is not None else len(self.labels or ()),)
-        else:
+        parts = [p.name for p in KINDS[self.kind].parts if p.needed or p.name in self.parts]
+        strange = [part for part in self.parts if part not in parts]
+        known = None if teacher not in self.knows else self._numbers(self.knows[teacher])
+        dustbin = teacher in self.dustbin
+        return TaskSpec(
+            self.kind,
+            self._shape(known, dustbin),
+            self.value_kind,
+            None if self.labels is None else tuple(self.labels),
+            self.allow_masked,
+            tokenizer,
+            self.activation,
+            (*parts, *strange),
+            self.boxes,
+            None if known is None else self._classes(),
+            known,
+            dustbin,
+        )
+
+    def _shape(self, known: tuple[int, ...] | None, dustbin: bool) -> tuple[int, ...]:
+        traits = KINDS[self.kind]
+        if not traits.activations:
             if self.shape is None:
                 raise TaskError(f"{self.kind} needs shape, the sizes of one row, such as [64]")
-            if self.classes is not None:
-                raise TaskError(f"{self.kind} has no classes")
-            shape = tuple(self.shape)
-        labels = None if self.labels is None else tuple(self.labels)
-        return TaskSpec(self.kind, shape, self.value_kind, labels, self.allow_masked, tokenizer)
+            if self.classes is not None or self.size is not None:
+                raise TaskError(f"{self.kind} has no classes and no size; give shape")
+            return tuple(self.shape)
+        if self.shape is not None:
+            raise TaskError(f"{self.kind} takes classes or labels, not shape")
+        if self.classes is None and self.labels is None:
+            raise TaskError(f"{self.kind} needs classes (a number) or labels (their names)")
+        is_map = traits.layout == "map"
+        if is_map != (self.size is not None) or (self.size is not None and len(self.size) != 2):
+            raise TaskError(f"{self.kind} {'needs size, [rows, columns] of its maps' if is_map else 'has no size'}")
+        values = self._classes() if known is None else len(known) + dustbin
+        return values, *(self.size or ())
+
+    def _classes(self) -> int:
+        return self.classes if self.classes is not None else len(self.labels or ())
+
+    def _numbers(self, classes: list[int | str]) -> tuple[int, ...]:
+        """Return classes that are given by name or number as numbers. Raises TaskError."""
+        strange = [c for c in classes if isinstance(c, str) and c not in (self.labels or ())]
+        if strange:
+            raise TaskError(f"knows: {', '.join(map(repr, strange))} is none of the labels")
+        return tuple((self.labels or []).index(c) if isinstance(c, str) else c for c in classes)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        try:
-            spec = self.spec(tokenizer="not known yet" if self.kind == "causal_lm" else None)
-            make_codec(self.store.codec, spec, self.store.settings())
-        except TaskError as e:
-            raise ValueError(str(e)) from e
-        except CodecError as e:
-            raise ValueError(f"store: {e}") from e
-        if spec.is_sequence and self.store.format != "arrow":
-            raise ValueError(f"store: {self.kind} targets are stored in Arrow shards alone")
+        strange = sorted({*self.knows, *self.dustbin} - set(self.teachers))
+        if strange:
+            raise ValueError(f"knows, dustbin: {', '.join(strange)} is not among the task's teachers")
+        for teacher in self.teachers:
+            self._check_spec(teacher)
         if self.name is not None and not is_target_name(self.name):
             raise ValueError(f"name {self.name!r}: expected part@part of lower-case letters, digits and _.-")
         if self.name is not None and len(self.teachers) != 1:
             raise ValueError("name is for a task with one teacher; otherwise targets are called task@teacher")
         return self
 
+    def _check_spec(self, teacher: str) -> None:
+        try:
+            has_tokens = self.kind in KINDS and KINDS[self.kind].has_tokens
+            spec = self.spec(teacher, tokenizer="not known yet" if has_tokens else None)
+            make_codec(self.store.codec, spec, self.store.settings())
+        except TaskError as e:
+            raise ValueError(str(e)) from e
+        except CodecError as e:
+            raise ValueError(f"store: {e}") from e
+        if spec.is_list and self.store.format != "arrow":
+            raise ValueError(f"store: {self.kind} targets are stored in Arrow shards alone")
 
-class BuildRecipe(_Model):
+
+class BuildRecipe(Settings):
     """How the work is cut and run. None of it is part of a target's fingerprint."""
 
     batch_size: int = Field(default=64, ge=1)
@@ -238,11 +214,14 @@ class BuildRecipe(_Model):
     on_bad_sample: Literal["stop", "skip"] = "stop"
 
 
-class Recipe(_Model):
-    """A whole recipe. `folder` is where its relative paths and modules are found."""
+class Recipe(Settings):
+    """A whole recipe. `folder` is where its relative paths and modules are found.
+
+    `teachers` are the settings of adapters, which belong to the teachers and are made by whoever loads the recipe.
+    """
 
     transfer_set: TransferSetRecipe
-    teachers: dict[str, TeacherRecipe] = Field(min_length=1)
+    teachers: dict[str, Any] = Field(min_length=1)
     tasks: dict[str, TaskRecipe] = Field(min_length=1)
     build: BuildRecipe = BuildRecipe()
     folder: Path = Field(default=Path(), exclude=True)
@@ -257,16 +236,8 @@ class Recipe(_Model):
         return {target: (key, teacher) for target, key, teacher in named}
 
     def path(self, text: str) -> Path:
-        """Return a path of the recipe: relative to its folder, or `package:NAME`, the folder of a Python package.
+        """Return a path of the recipe, relative to its folder or in a Python package (`transfer.python.resolve`).
 
         Raises RecipeError if there is no such package.
         """
-        if not text.startswith(PACKAGE):
-            return self.folder / text
-        try:
-            found = find_spec(text.removeprefix(PACKAGE))
-        except (ImportError, ValueError):
-            found = None
-        if found is None or not found.submodule_search_locations:
-            raise RecipeError(f"{text}: no package of that name is installed")
-        return Path(found.submodule_search_locations[0])
+        return resolve(self.folder, text)

@@ -1,6 +1,20 @@
 """Teachers: the protocol, fingerprints, and one adapter a module."""
 
+from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.causal_lm import CausalLMAdapter
 from softcache.teachers.protocol import Fingerprint, Sequences, Teacher
-from softcache.teachers.torch_module import TorchTeacher
+from softcache.teachers.registry import ADAPTERS, find_adapter
+from softcache.teachers.torch_module import TorchAdapter
 
-__all__ = ["Fingerprint", "Sequences", "Teacher", "TorchTeacher"]
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "Answer",
+    "CausalLMAdapter",
+    "Description",
+    "Fingerprint",
+    "Sequences",
+    "Teacher",
+    "TorchAdapter",
+    "find_adapter",
+]

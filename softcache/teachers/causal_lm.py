@@ -3,89 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field, model_validator
 
-from softcache.errors import MissingExtra, TeacherError
-from softcache.teachers.files import file_sha256
+from softcache.errors import TeacherError
+from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.numerics import DTYPES
+from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, Sequences
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
 Array = np.ndarray[Any, Any]
 Chunk = tuple[Array, torch.Tensor]
-WEIGHTS = (".safetensors", ".bin", ".gguf")
-CODE = (".json", ".txt", ".model", ".jinja")
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _LOGITS_AT_ONCE = 2**24
 _PROBE = 8
 _PROBE_TOLERANCE = 1e-2
 
 
-@dataclass(frozen=True)
-class CausalLMSource:
-    """Where a model and its tokenizer are: a folder or a name on the Hub, and in it perhaps a GGUF file."""
+class CausalLMAdapter(Adapter):
+    """A causal language model of the transformers library, and the column of text or token ids that it reads.
 
+    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `gguf` a file in it.
+    Samples are cut at `max_length` tokens; without it, one that is longer than the model's context is a bad sample.
+    `loss_mask` is a column of 0 and 1 beside the token ids: position t is stored where token t + 1 has a 1.
+    """
+
+    adapter: Literal["causal_lm"] = "causal_lm"
     model: str
     gguf: str | None = None
     revision: str | None = None
-
-    def options(self) -> dict[str, Any]:
-        """Return what `from_pretrained` is told."""
-        given = {"gguf_file": self.gguf, "revision": self.revision}
-        return {name: value for name, value in given.items() if value is not None}
-
-
-@dataclass(frozen=True)
-class CausalLMInputs:
-    """How a sample becomes token ids: from a column of text, or from one of token ids.
-
-    `loss_mask` is a column of 0 and 1 beside the token ids: position t is stored where token t + 1 has a 1. Samples are
-    cut at `max_length` tokens; without it, one that is longer than the model's context is a bad sample.
-    """
-
     text: str | None = None
     input_ids: str | None = None
     loss_mask: str | None = None
-    max_length: int | None = None
+    max_length: int | None = Field(default=None, ge=2)
     add_special_tokens: bool = True
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    tokens_at_once: int = Field(default=2048, ge=1)
 
     @property
     def columns(self) -> list[str]:
-        """The columns that are read."""
         return [column for column in (self.text, self.input_ids, self.loss_mask) if column is not None]
+
+    def describe(self, folder: Path) -> Description:
+        source = model_source(folder, self.model, self.gguf, self.revision)
+        weights, files = model_files(source)
+        config = {
+            "dtype": self.dtype,
+            "columns": self.columns,
+            "max_length": self.max_length,
+            "add_special_tokens": self.add_special_tokens,
+        }
+        fingerprint = Fingerprint("causal_lm", config, weights, files)
+        table = _vocabulary(source, (*weights, *files.values()))
+        answer = Answer("causal_lm", vocabulary_size(table), value_kind="logits")
+        answers = {"logits": answer, "hidden": answer}
+        return Description(fingerprint, answers, table, ("transformers", "tokenizers"))
+
+    def load(self, folder: Path, device: str) -> CausalLMTeacher:
+        source = model_source(folder, self.model, self.gguf, self.revision)
+        with loading(source, "a causal language model"):
+            model = transformers().AutoModelForCausalLM.from_pretrained(
+                source.model, dtype=DTYPES[self.dtype], **source.options()
+            )
+            return CausalLMTeacher(model, load_tokenizer(source), self, device=device)
+
+    def output_for(self, kind: str, codec: str) -> str | None:
+        return "hidden" if codec == "hidden" else "logits"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give text or input_ids, the column to read")
+        if self.loss_mask is not None and self.input_ids is None:
+            raise ValueError("loss_mask has an entry for each token, so it needs input_ids")
+        return self
 
 
 class CausalLMTeacher:
     """Answers with the logits of every next token. A batch is run in parts of samples of similar length."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, inputs: CausalLMInputs, *, tokens_at_once: int = 2048, device: str = "cpu"
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, settings: CausalLMAdapter, *, device: str = "cpu") -> None:
         """Take a model and its tokenizer. Raises TeacherError if its output head cannot be applied by itself."""
         self._model = model.to(device).eval().requires_grad_(False)
-        self._tokenizer, self._inputs, self._tokens_at_once = tokenizer, inputs, tokens_at_once
+        self._tokenizer, self._inputs, self._tokens_at_once = tokenizer, settings, settings.tokens_at_once
         self._device, self._head = torch.device(device), _head(model)
         self._classes = vocabulary_size(vocabulary(tokenizer))
         self._check_head()
-
-    @classmethod
-    def load(
-        cls, source: CausalLMSource, inputs: CausalLMInputs, *, dtype: str, tokens_at_once: int, device: str
-    ) -> CausalLMTeacher:
-        """Load a teacher. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
-        try:
-            model = _transformers().AutoModelForCausalLM.from_pretrained(
-                source.model, dtype=DTYPES[dtype], **source.options()
-            )
-            return cls(model, load_tokenizer(source), inputs, tokens_at_once=tokens_at_once, device=device)
-        except (OSError, ValueError, RuntimeError, ImportError, AssertionError) as e:
-            raise TeacherError(f"{source.model}: cannot be loaded as a causal language model: {e}") from e
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[Array, Array]]:
         """Return each sample's token ids and which positions are to be stored, int32."""
@@ -189,38 +198,10 @@ class CausalLMTeacher:
             )
 
 
-def causal_lm_fingerprint(source: CausalLMSource, inputs: CausalLMInputs, *, dtype: str) -> Fingerprint:
-    """Return what decides the teacher's answers. Raises TeacherError if it cannot be read."""
-    folder = _folder(source)
-    names = [source.gguf] if source.gguf else sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS)
-    if not names:
-        raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
-    others = [] if source.gguf else sorted(p for p in folder.iterdir() if p.suffix in CODE and p.is_file())
-    config = {
-        "dtype": dtype,
-        "columns": inputs.columns,
-        "max_length": inputs.max_length,
-        "add_special_tokens": inputs.add_special_tokens,
-    }
-    weights = tuple(file_sha256(folder / name) for name in names)
-    return Fingerprint("causal_lm", config, weights, {path.name: file_sha256(path) for path in others})
-
-
 @lru_cache(maxsize=8)
-def causal_lm_vocabulary(source: CausalLMSource, contents: str) -> pa.RecordBatch:
-    """Return the vocabulary of a model's tokenizer. Raises MissingExtra or TeacherError.
-
-    It is read once as long as `contents`, a hash of the model's files, is the same.
-    """
+def _vocabulary(source: ModelSource, contents: tuple[str, ...]) -> pa.RecordBatch:
+    """Return the vocabulary of a model's tokenizer, read once while the hashes of the model's files stay the same."""
     return vocabulary(load_tokenizer(source))
-
-
-def load_tokenizer(source: CausalLMSource) -> Any:
-    """Return a model's tokenizer. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
-    try:
-        return _transformers().AutoTokenizer.from_pretrained(source.model, **source.options())
-    except (OSError, ValueError, RuntimeError, ImportError) as e:
-        raise TeacherError(f"{source.model}: its tokenizer cannot be loaded: {e}") from e
 
 
 def _integers(name: str, given: Any) -> Array:
@@ -230,30 +211,6 @@ def _integers(name: str, given: Any) -> Array:
     if numbers.ndim != 1 or not len(numbers) or (numbers.dtype.kind not in "iu" and not is_mask):
         raise ValueError(f"{name}: expected a list of at least one integer, not {numbers.dtype} {list(numbers.shape)}")
     return numbers.astype(np.int64)
-
-
-def _folder(source: CausalLMSource) -> Path:
-    """Return the folder with a model's files, fetched from the Hub if it is a name there."""
-    if Path(source.model).is_dir():
-        return Path(source.model)
-    _transformers()
-    from huggingface_hub import snapshot_download
-
-    patterns = [source.gguf] if source.gguf else [f"*{suffix}" for suffix in (*WEIGHTS, *CODE)]
-    try:
-        return Path(snapshot_download(source.model, revision=source.revision, allow_patterns=patterns))
-    except Exception as e:
-        raise TeacherError(f"{source.model}: no folder, and not to be had from the Hub: {e}") from e
-
-
-def _transformers() -> Any:
-    try:
-        import transformers
-    except ImportError as e:
-        raise MissingExtra("a causal_lm teacher needs transformers: pip install 'softcache[transformers]'") from e
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    return transformers
 
 
 class _Once(Iterable[Chunk]):

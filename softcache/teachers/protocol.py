@@ -42,12 +42,14 @@ class Sequences:
         tokens: of a causal language model, each sample's token ids [B][L].
         positions: likewise, the numbers of the stored positions of each sample, ascending: position t answers token
             t + 1, so that L tokens have L - 1 of them.
+        parts: further numbers of each position by name, for each sample [B][length, ...], such as `boxes` [n, 4].
     """
 
     lengths: Sequence[int]
     chunks: Iterable[tuple[Any, torch.Tensor]]
     tokens: Sequence[Any] | None = None
     positions: Sequence[Any] | None = None
+    parts: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if any(int(length) != length or length < 0 for length in self.lengths):
@@ -63,6 +65,12 @@ class Sequences:
             raise ValueError(f"lengths {list(lengths)!r:.100} of values {list(values.shape)}")
         there = torch.arange(values.shape[1]) < torch.as_tensor(lengths)[:, None]
         return cls([int(n) for n in lengths], [(np.arange(int(there.sum())), values[there.to(values.device)])])
+
+    @classmethod
+    def from_lists(cls, values: Sequence[torch.Tensor], **parts: Sequence[Any]) -> Sequences:
+        """Return the answers of samples with so many items each as `values` [B][n, C] have, and their parts."""
+        places = np.arange(sum(map(len, values)))
+        return cls([len(v) for v in values], [(places, torch.cat(list(values)))] if len(places) else [], parts=parts)
 
 
 class Teacher(Protocol):

@@ -12,12 +12,14 @@ import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from softcache.errors import RecipeError
 
+PACKAGE = "package:"
 _ONE_AT_A_TIME = threading.RLock()
 _OWN = Path(__file__).parents[1]
 _INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
@@ -73,6 +75,23 @@ def _lies_in(name: str, folder: Path) -> bool:
     module = sys.modules[name]
     file = getattr(module, "__file__", None)
     return isinstance(file, str) and Path(file).resolve().is_relative_to(folder) and not _is_installed(module)
+
+
+def resolve(folder: Path, text: str) -> Path:
+    """Return a path that a recipe in `folder` names: relative to it, or `package:NAME/...`, inside a Python package.
+
+    Raises RecipeError if there is no such package.
+    """
+    if not text.startswith(PACKAGE):
+        return folder / text
+    name, _, inside = text.removeprefix(PACKAGE).partition("/")
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise RecipeError(f"{text}: no package of that name is installed")
+    return Path(found.submodule_search_locations[0]) / inside
 
 
 def load_callable(reference: str) -> Callable[..., Any]:

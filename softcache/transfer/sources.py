@@ -36,6 +36,10 @@ class Source(ABC):
     def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
         """Return columns of samples as stored (images and audio as their files' bytes)."""
 
+    def labels(self, column: str) -> Sequence[str] | None:
+        """Return the names of a column's numbers, in their order, None where it says none."""
+        return None
+
     def decode(self, table: pa.Table) -> list[Sample]:
         """Decode what `read` returned, one dict a sample: numbers as numpy arrays, images as PIL images."""
         columns = {name: self._decode_column(name, table[name].combine_chunks()) for name in table.column_names}
@@ -77,6 +81,9 @@ class DatasetSource(Source):
 
     def __len__(self) -> int:
         return len(self._dataset)
+
+    def labels(self, column: str) -> Sequence[str] | None:
+        return getattr(self._features.get(column), "names", None)
 
     def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
         table = self._dataset.select_columns(list(columns))[positions]

@@ -14,8 +14,8 @@ import zarr
 
 import softcache
 from softcache.builder.planning import open_transfer_set
-from softcache.builder.targets import load_teacher
 from softcache.recipe import load_recipe
+from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules
 
 RECIPE = Path(__file__).parents[2] / "recipes/digits/recipe.yaml"
@@ -26,12 +26,12 @@ TEMPERATURES = (0.5, 1, 2, 4, 8, 20)
 def live() -> dict[str, dict[str, np.ndarray]]:
     """What the live teachers say, float64."""
     with recipe_modules(RECIPE.parent):
-        recipe = load_recipe(RECIPE)
+        recipe = load_recipe(RECIPE, (), find_adapter)
         transfer_set = open_transfer_set(recipe)
         samples = transfer_set.samples(np.arange(len(transfer_set)), ["image"])
         answers = {}
         for name in recipe.teachers:
-            teacher = load_teacher(recipe, name)
+            teacher = recipe.teachers[name].load(recipe.folder, "cpu")
             answers[name] = {k: v.double().numpy() for k, v in teacher.predict(teacher.collate(samples)).items()}
     return answers
 

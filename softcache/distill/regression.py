@@ -1,0 +1,59 @@
+"""The loss for numbers without a temperature: regression, and intermediate features."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from softcache.errors import TaskError
+from softcache.read.soft_targets import SoftTargets
+
+DISTANCES = ("squared", "absolute", "cosine")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def regression_loss(
+    student: torch.Tensor, soft: SoftTargets, distance: str = "squared", reduction: str = "mean"
+) -> torch.Tensor:
+    """Return how far a student's numbers are from the teacher's, for regression and for hints.
+
+    Of features it is the hint loss of FitNets (Romero et al. 2015, eq. 3, up to its factor 1/2), the student's features
+    having gone through a regressor of the student's own where their shapes differ.
+
+    Args:
+        student: [B, *task.shape], on any device; the soft targets are moved there.
+        soft: the teacher's rows; those without an answer do not count.
+        distance: of a row the mean over its numbers of `squared` differences, which where the teacher gave a variance
+            are divided by it (Kendall and Gal 2017, eq. 8, the variance being the teacher's), or of `absolute` ones; or
+            `cosine`, 1 less the cosine over the first axis of the shape, averaged over the others.
+        reduction: `mean` over the rows that count (0 if there are none), `sum`, or `none` for each, [B], 0 in others.
+
+    Raises:
+        TaskError: shapes that disagree, an unknown distance or reduction, a target that has a temperature.
+    """
+    task = soft.task
+    if task.has_temperature:
+        raise TaskError(f"a {task.kind} target has a temperature; use softcache.distillation_loss")
+    if distance not in DISTANCES:
+        raise TaskError(f"distance is {distance!r}; expected one of {', '.join(DISTANCES)}")
+    if reduction not in REDUCTIONS:
+        raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    if list(student.shape) != [len(soft), *task.shape] or not student.is_floating_point():
+        raise TaskError(
+            f"the student's numbers are {student.dtype} {list(student.shape)}; expected floating-point values "
+            f"{[len(soft), *task.shape]}; nothing is broadcast"
+        )
+    soft = soft.to(student.device)
+    ours = student if student.dtype == torch.float64 else student.float()
+    theirs = soft.values.to(ours.dtype).nan_to_num(0.0)
+    if distance == "cosine":
+        losses = (1 - F.cosine_similarity(ours, theirs, dim=1)).reshape(len(soft), -1).mean(1)
+    else:
+        apart = (ours - theirs).square() if distance == "squared" else (ours - theirs).abs()
+        if distance == "squared" and "variance" in task.parts:
+            apart = apart / soft.parts["variance"].to(ours.dtype).nan_to_num(1.0)
+        losses = apart.reshape(len(soft), -1).mean(1)
+    losses = torch.where(soft.mask, losses, 0.0)
+    if reduction == "none":
+        return losses
+    return losses.sum() if reduction == "sum" else losses.sum() / soft.mask.sum().clamp(min=1)

@@ -1,0 +1,42 @@
+"""How a torch teacher computes: in which precision, and the same way each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+
+from softcache.settings import Settings
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class Numerics(Settings):
+    """The precision of a torch teacher's operations: `autocast` to a lower dtype, and `tf32` on devices that have it.
+
+    Both are off unless they are asked for, and are part of the teacher's fingerprint.
+    """
+
+    autocast: Literal["off", "float16", "bfloat16"] = "off"
+    tf32: bool = False
+
+    @contextmanager
+    def applied(self, device: torch.device) -> Iterator[None]:
+        """Compute so, without gradients, on a device; whatever was set before is set again afterwards."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+        try:
+            with (
+                torch.inference_mode(),
+                torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=self.tf32),
+                torch.autocast(device.type, DTYPES.get(self.autocast), enabled=self.autocast != "off"),
+            ):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is not as usual, for fingerprints."""
+        return self.model_dump(exclude_defaults=True)

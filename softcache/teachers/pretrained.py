@@ -1,0 +1,86 @@
+"""Models of the transformers library: where they are, their files, their tokenizers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softcache.errors import MissingExtra, TeacherError
+from softcache.teachers.files import file_sha256
+from softcache.transfer.python import resolve
+
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+CODE = (".json", ".txt", ".model", ".jinja")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model and its tokenizer are: a folder or a name on the Hub, and in it perhaps a GGUF file."""
+
+    model: str
+    gguf: str | None = None
+    revision: str | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what `from_pretrained` is told."""
+        given = {"gguf_file": self.gguf, "revision": self.revision}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def model_source(folder: Path, model: str, gguf: str | None = None, revision: str | None = None) -> ModelSource:
+    """Return where the model is that a recipe in `folder` names: a folder, `package:NAME`, or a name on the Hub."""
+    local = resolve(folder, model)
+    return ModelSource(str(local) if local.is_dir() else model, gguf, revision)
+
+
+def model_files(source: ModelSource) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the hashes of a model's weights, and of its other files by name. Raises TeacherError."""
+    folder = _folder(source)
+    names = [source.gguf] if source.gguf else sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS)
+    if not names:
+        raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
+    others = [] if source.gguf else sorted(p for p in folder.iterdir() if p.suffix in CODE and p.is_file())
+    return tuple(file_sha256(folder / name) for name in names), {path.name: file_sha256(path) for path in others}
+
+
+def load_tokenizer(source: ModelSource) -> Any:
+    """Return a model's tokenizer. Raises MissingExtra without transformers, TeacherError if it cannot be loaded."""
+    with loading(source, "its tokenizer"):
+        return transformers().AutoTokenizer.from_pretrained(source.model, **source.options())
+
+
+@contextmanager
+def loading(source: ModelSource, what: str) -> Iterator[None]:
+    """Turn what the transformers library raises while it loads something into TeacherError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, ImportError, AssertionError, KeyError) as e:
+        raise TeacherError(f"{source.model}: {what} cannot be loaded: {e}") from e
+
+
+def transformers() -> Any:
+    """Return the transformers library, made quiet. Raises MissingExtra without it."""
+    try:
+        import transformers
+    except ImportError as e:
+        raise MissingExtra("this teacher needs transformers: pip install 'softcache[transformers]'") from e
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    return transformers
+
+
+def _folder(source: ModelSource) -> Path:
+    """Return the folder with a model's files, fetched from the Hub if it is a name there."""
+    if Path(source.model).is_dir():
+        return Path(source.model)
+    transformers()
+    from huggingface_hub import snapshot_download
+
+    patterns = [source.gguf] if source.gguf else [f"*{suffix}" for suffix in (*WEIGHTS, *CODE)]
+    try:
+        return Path(snapshot_download(source.model, revision=source.revision, allow_patterns=patterns))
+    except Exception as e:
+        raise TeacherError(f"{source.model}: no folder, and not to be had from the Hub: {e}") from e

@@ -1,0 +1,26 @@
+"""The adapters by name."""
+
+from __future__ import annotations
+
+from softcache.errors import RecipeError
+from softcache.teachers.adapter import Adapter
+from softcache.teachers.causal_lm import CausalLMAdapter
+from softcache.teachers.torch_module import TorchAdapter
+from softcache.transfer.python import load_callable
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "torch": TorchAdapter,
+    "causal_lm": CausalLMAdapter,
+}
+
+
+def find_adapter(name: str) -> type[Adapter]:
+    """Return an adapter by its name, or by `module:Class` one of the user's own. Raises RecipeError."""
+    if name in ADAPTERS:
+        return ADAPTERS[name]
+    if ":" not in name:
+        raise RecipeError(f"{name!r} is none of {', '.join(ADAPTERS)}, nor module:Class")
+    found = load_callable(name)
+    if not (isinstance(found, type) and issubclass(found, Adapter)):
+        raise RecipeError(f"{name!r} is no subclass of softcache.teachers.Adapter")
+    return found
