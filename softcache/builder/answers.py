@@ -13,13 +13,15 @@ import torch
 from softcache.builder.jobs import Batch, Job
 from softcache.builder.targets import BuildTarget
 from softcache.codecs.base import as_logits, map_items
-from softcache.codecs.faults import part_faults
+from softcache.codecs.faults import like_probs, part_faults
 from softcache.codecs.fidelity import SHARE, Errors, better_settings, measure, wide_rows
 from softcache.errors import CodecError, TeacherError, name_some
 from softcache.kinds import Part
 from softcache.store.buffers import ListColumn
 
 Array = np.ndarray[Any, Any]
+# So many of them do not look like probabilities by chance.
+ENOUGH_NUMBERS = 32
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -36,6 +38,7 @@ class Answers(ABC):
         self.target = target
         self.bad: dict[int, str] = {}
         self.errors: list[Errors] = []
+        self._like_probs: int | None = 0
 
     @property
     @abstractmethod
@@ -66,7 +69,25 @@ class Answers(ABC):
             raise TeacherError(
                 f"{name}: output {self.target.output!r} is {values.dtype}; expected floating-point values"
             )
+        self._refuse_probs(values, batch)
         return values
+
+    def _refuse_probs(self, values: torch.Tensor, batch: Batch) -> None:
+        """Raise TeacherError if what is declared logits has been probabilities so far."""
+        task = self.target.task
+        declared = task.value_kind == "logits" and self.target.codec.sees_logits
+        if self._like_probs is None or not declared or not values.numel():
+            return
+        if not like_probs(values, task):
+            self._like_probs = None
+            return
+        self._like_probs += values.numel()
+        if self._like_probs >= ENOUGH_NUMBERS:
+            how = "each row sums to 1" if task.activation == "softmax" else "all are between 0 and 1"
+            raise TeacherError(
+                f"{self.target.name}: output {self.target.output!r} is declared logits and looks like probabilities "
+                f"({how}; samples {batch.named}); declare value_kind: probs, or answer what goes into the softmax"
+            )
 
     @property
     def parts(self) -> tuple[Part, ...]:

@@ -7,7 +7,7 @@ import torch
 from softcache.kinds import Part
 from softcache.tasks import TaskSpec
 
-PROBS_SUM_TOLERANCE = 1e-2
+PROBS_SUM_TOLERANCE, LIKE_PROBS_TOLERANCE = 1e-2, 2e-3
 _WIDER = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float32)", "float32": ""}
 
 
@@ -30,6 +30,15 @@ def value_faults(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> di
     elif task.activation == "softmax":
         faults["every class is -Inf"] = (values == -torch.inf).all(1)
     return {reason: where.flatten(1) for reason, where in faults.items()}
+
+
+def like_probs(values: torch.Tensor, task: TaskSpec) -> bool:
+    """Whether values [B, C, ...] that are declared logits all look like probabilities."""
+    values = values.detach().float()
+    if task.activation == "sigmoid":
+        low, high = torch.aminmax(values)
+        return 0 <= float(low) and float(high) <= 1
+    return bool(values.amin() >= 0) and bool(((values.sum(1) - 1).abs() <= LIKE_PROBS_TOLERANCE).all())
 
 
 def part_faults(values: torch.Tensor, part: Part) -> dict[int, str]:
