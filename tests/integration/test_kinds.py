@@ -192,9 +192,12 @@ def test_segmentation_loss(cache: softcache.Cache, outputs: dict[str, Any]) -> N
     assert torch.allclose(ours, theirs, atol=1e-6)
     each = softcache.distillation_loss(student, soft, T, reduction="none")
     assert torch.allclose(each, T**2 * kl, rtol=1e-4)
-    for name in ("maps2@t", "maps8@t"):
-        other = softcache.distillation_loss(student, cache[name].lookup(ORDER), T)
-        assert float(other.detach()) == pytest.approx(float((T**2 * kl).mean().detach()), rel=0.1), name
+    full = float((T**2 * kl).mean().detach())
+    rounded = softcache.distillation_loss(student, cache["maps8@t"].lookup(ORDER), T).detach()
+    assert float(rounded) == pytest.approx(full, rel=0.02)
+    # The tail counts as one class there: never more than the divergence of all classes.
+    lumped = softcache.distillation_loss(student, cache["maps2@t"].lookup(ORDER), T).detach()
+    assert 0.7 * full < float(lumped) <= full
     with pytest.raises(TaskError, match="resize the student's maps"):
         softcache.distillation_loss(student[:, :, :2], soft, T)
     binary = torch.randn(ROWS, 1, 3, 4, dtype=torch.float64)
