@@ -20,7 +20,7 @@ from softcache.builder.sequence_answers import SequenceAnswers, add_sequences, s
 from softcache.builder.targets import BuildTarget
 from softcache.errors import SoftcacheError, TeacherError, TransferSetError, name_some
 from softcache.teachers import Sequences, Teacher
-from softcache.teachers.torch_module import UNNAMED
+from softcache.teachers.inputs import UNNAMED
 from softcache.transfer import TransferSet
 
 BATCHES_AHEAD = 4

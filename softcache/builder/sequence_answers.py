@@ -125,7 +125,10 @@ def add_sequences(answers: Sequence[SequenceAnswers], output: Any, batch: Batch,
 
 
 def sequences_of(output: Any, target: BuildTarget) -> Sequences:
-    """Return a teacher's answer if it is of sequences. Raises TeacherError."""
+    """Return a teacher's answer if it is of lists, or a tensor [B, L, C] of as many items each. Raises TeacherError."""
+    plain = not target.task.stored_parts and not target.task.traits.has_tokens
+    if plain and isinstance(output, torch.Tensor) and output.ndim == 3:
+        return Sequences.from_padded(output, [output.shape[1]] * len(output))
     if not isinstance(output, Sequences):
         raise TeacherError(
             f"{target.name}: output {target.output!r} is {kind_of(output)}; a {target.task.kind} task takes "

@@ -37,7 +37,7 @@ def like_probs(values: torch.Tensor, task: TaskSpec) -> bool:
     values = values.detach().float()
     if task.activation == "sigmoid":
         low, high = torch.aminmax(values)
-        return 0 <= float(low) and float(high) <= 1
+        return float(low) >= 0 and float(high) <= 1
     return bool(values.amin() >= 0) and bool(((values.sum(1) - 1).abs() <= LIKE_PROBS_TOLERANCE).all())
 
 

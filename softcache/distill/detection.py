@@ -142,7 +142,7 @@ def _area(corners: torch.Tensor) -> torch.Tensor:
 
 def _assignment() -> Any:
     try:
-        from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+        from scipy.optimize import linear_sum_assignment
     except ImportError as e:
         raise MissingExtra("matching detections needs scipy: pip install 'softcache[detection]'") from e
     return linear_sum_assignment

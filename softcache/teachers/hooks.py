@@ -72,7 +72,7 @@ def _pooled(hook: Hook, output: Any, mask: torch.Tensor | None) -> torch.Tensor:
     if not isinstance(values, torch.Tensor):
         raise TeacherError(f"hooks: {hook.module} returns {type(output).__name__}; expected a tensor")
     if hook.pool == "none":
-        return values
+        return values.clone()  # the next module may work in place
     if values.ndim < 3:
         raise TeacherError(
             f"hooks: {hook.module} returns {list(values.shape)}, which cannot be pooled by {hook.pool!r}"

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from softcache.errors import TeacherError
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -82,11 +84,23 @@ class Teacher(Protocol):
         May raise anything for a bad sample; it is then tried alone and named.
         """
 
-    def predict(self, batch: Any) -> Mapping[str, torch.Tensor | Sequences]:
-        """Answer a batch: by output name tensors [B, ...] or `Sequences`; an unnamed output is called `output`."""
+    def predict(self, batch: Any) -> Mapping[str, Any]:
+        """Answer a batch: by output name tensors [B, ...] or `Sequences`; an unnamed output is called `output`.
+
+        Where a task has further numbers, such as a variance, its output is a mapping of `values` and these; `Sequences`
+        have `parts`.
+        """
 
     def output_layer(self) -> dict[str, torch.Tensor]:
         """Return `weight` [C, d] and perhaps `bias` [C] of the linear layer that makes the logits.
 
         Raises TeacherError where there is none. Only targets that store hidden states ask for it.
         """
+
+
+class NoOutputLayer:
+    """Of teachers whose last layer is not to be had."""
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        """Raise TeacherError."""
+        raise TeacherError("this teacher's last layer cannot be had; store logits, not hidden states")

@@ -5,12 +5,22 @@ from __future__ import annotations
 from softcache.errors import RecipeError
 from softcache.teachers.adapter import Adapter
 from softcache.teachers.causal_lm import CausalLMAdapter
+from softcache.teachers.onnx_model import OnnxAdapter
+from softcache.teachers.sentence_embedding import SentenceTransformersAdapter
+from softcache.teachers.timm_model import TimmAdapter
+from softcache.teachers.torch_export import TorchExportAdapter
 from softcache.teachers.torch_module import TorchAdapter
+from softcache.teachers.transformers_model import TransformersAdapter
 from softcache.transfer.python import load_callable
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "torch": TorchAdapter,
+    "torch_export": TorchExportAdapter,
+    "onnx": OnnxAdapter,
+    "transformers": TransformersAdapter,
     "causal_lm": CausalLMAdapter,
+    "sentence_transformers": SentenceTransformersAdapter,
+    "timm": TimmAdapter,
 }
 
 

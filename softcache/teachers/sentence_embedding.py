@@ -1,0 +1,93 @@
+"""Teachers that embed sentences: models of the sentence-transformers library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from softcache.errors import MissingExtra
+from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.files import file_sha256
+from softcache.teachers.numerics import Numerics
+from softcache.teachers.pretrained import ModelSource, loading, model_files, model_source
+from softcache.teachers.protocol import Fingerprint, NoOutputLayer
+
+
+class SentenceTransformersAdapter(Adapter):
+    """A model of the sentence-transformers library; its answer to the text in `column` is called `embedding`.
+
+    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub.
+    """
+
+    adapter: Literal["sentence_transformers"] = "sentence_transformers"
+    model: str
+    revision: str | None = None
+    column: str
+    normalize: bool = False
+    numerics: Numerics = Numerics()
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column]
+
+    def describe(self, folder: Path) -> Description:
+        source = model_source(folder, self.model, revision=self.revision)
+        weights, files = model_files(source)
+        # Pooling and the like have folders of their own.
+        inner = {
+            path.relative_to(source.model).as_posix(): file_sha256(path)
+            for path in sorted(Path(source.model).glob("*_*/*"))
+            if path.is_file()
+        }
+        config = {"normalize": self.normalize, "column": self.column, "numerics": self.numerics.to_json()}
+        fingerprint = Fingerprint("sentence_transformers", config, weights, files | inner)
+        answers = {"embedding": Answer("features")}
+        return Description(fingerprint, answers, libraries=("sentence-transformers", "transformers"))
+
+    def load(self, folder: Path, device: str) -> SentenceTransformersTeacher:
+        source = model_source(folder, self.model, revision=self.revision)
+        return SentenceTransformersTeacher(_model(source, device), self, device)
+
+    def output_for(self, kind: str, codec: str) -> str | None:
+        return "embedding"
+
+
+class SentenceTransformersTeacher(NoOutputLayer):
+    """A model that embeds sentences."""
+
+    def __init__(self, model: Any, settings: SentenceTransformersAdapter, device: str) -> None:
+        self._model, self._settings, self._device = model.eval().requires_grad_(False), settings, torch.device(device)
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the samples' texts."""
+        texts = [sample[self._settings.column] for sample in samples]
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"column {self._settings.column!r} is {type(text).__name__}; expected text")
+        return texts
+
+    def predict(self, batch: list[str]) -> dict[str, torch.Tensor]:
+        """Return `embedding`, [B, d]."""
+        with self._settings.numerics.applied(self._device):
+            found = self._model.encode(
+                batch,
+                batch_size=len(batch),
+                convert_to_tensor=True,
+                show_progress_bar=False,
+                normalize_embeddings=self._settings.normalize,
+            )
+        return {"embedding": found}
+
+
+def _model(source: ModelSource, device: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as e:
+        raise MissingExtra(
+            "this teacher needs sentence-transformers: pip install 'softcache[sentence-transformers]'"
+        ) from e
+    with loading(source, "a model that embeds sentences"):
+        return SentenceTransformer(source.model, device=device, revision=source.revision)

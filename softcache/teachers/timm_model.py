@@ -1,0 +1,95 @@
+"""Teachers that are image models of the timm library, by name, with the preprocessing that their data config says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from softcache.errors import MissingExtra, TeacherError
+from softcache.teachers.adapter import Adapter, Description
+from softcache.teachers.files import file_sha256
+from softcache.teachers.hooks import Hooks, hooked
+from softcache.teachers.numerics import Numerics
+from softcache.teachers.protocol import Fingerprint, NoOutputLayer
+from softcache.transfer.python import resolve
+
+
+class TimmAdapter(Adapter):
+    """A model of the timm library; its answer to the image in `column` is called `logits`.
+
+    Without `weights`, a file, they are the pretrained ones of that name, which timm fetches; the name, with its tag,
+    then stands for them.
+    """
+
+    adapter: Literal["timm"] = "timm"
+    model: str
+    weights: str | None = None
+    column: str = "image"
+    classes: int | None = Field(default=None, ge=1)
+    hooks: Hooks = Field(default_factory=dict)
+    numerics: Numerics = Numerics()
+
+    @property
+    def columns(self) -> list[str]:
+        return [self.column]
+
+    def describe(self, folder: Path) -> Description:
+        timm = _timm()
+        weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
+        pretrained = timm.get_pretrained_cfg(self.model)
+        if pretrained is None and self.weights is None:
+            raise TeacherError(f"{self.model}: timm knows no pretrained weights of it; give weights")
+        config = {
+            "model": self.model,
+            "column": self.column,
+            "classes": self.classes,
+            "pretrained": None if pretrained is None else {k: str(v) for k, v in pretrained.to_dict().items()},
+            "hooks": {name: hook.model_dump() for name, hook in self.hooks.items()},
+            "numerics": self.numerics.to_json(),
+        }
+        return Description(Fingerprint("timm", config, weights), libraries=("timm",))
+
+    def load(self, folder: Path, device: str) -> TimmTeacher:
+        timm = _timm()
+        options: dict[str, Any] = {} if self.classes is None else {"num_classes": self.classes}
+        if self.weights is not None:
+            options["checkpoint_path"] = str(resolve(folder, self.weights))
+        try:
+            model = timm.create_model(self.model, pretrained=self.weights is None, **options)
+            transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+        except Exception as e:
+            raise TeacherError(f"{self.model}: timm cannot make it: {e}") from e
+        return TimmTeacher(model.to(device).eval().requires_grad_(False), transform, self, device)
+
+    def output_for(self, kind: str, codec: str) -> str | None:
+        return None if kind in ("features", "regression") else "logits"
+
+
+class TimmTeacher(NoOutputLayer):
+    """An image model in eval mode, without gradients."""
+
+    def __init__(self, model: torch.nn.Module, transform: Any, settings: TimmAdapter, device: str) -> None:
+        self._model, self._transform, self._settings = model, transform, settings
+        self._device = torch.device(device)
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        """Return the images as the model's data config says, [B, 3, H, W]."""
+        return torch.stack([self._transform(sample[self._settings.column].convert("RGB")) for sample in samples])
+
+    def predict(self, batch: torch.Tensor) -> dict[str, Any]:
+        """Return `logits` and what the hooks collect."""
+        with self._settings.numerics.applied(self._device), hooked(self._model, self._settings.hooks, None) as further:
+            logits = self._model(batch.to(self._device))
+        return {"logits": logits} | further
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as e:
+        raise MissingExtra("this teacher needs timm: pip install 'softcache[timm]'") from e
+    return timm

@@ -1,0 +1,59 @@
+"""Teachers that are programs of torch.export: a `.pt2` file, graph and weights together, no model code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from softcache.errors import TeacherError
+from softcache.teachers.adapter import Description
+from softcache.teachers.files import file_sha256
+from softcache.teachers.inputs import Inputs, Prepared, Preprocessing, on_device
+from softcache.teachers.numerics import Numerics
+from softcache.teachers.protocol import Fingerprint, NoOutputLayer
+from softcache.transfer.python import resolve
+
+
+class TorchExportAdapter(Preprocessing):
+    """A program that `torch.export.save` wrote, in eval mode and with a batch size that may vary.
+
+    It is called as it was exported: with the input, or where `preprocess` returns a mapping with these as keywords.
+    """
+
+    adapter: Literal["torch_export"] = "torch_export"
+    program: str
+    numerics: Numerics = Numerics()
+
+    def describe(self, folder: Path) -> Description:
+        config = self.config() | {"numerics": self.numerics.to_json()}
+        weights = (file_sha256(resolve(folder, self.program)),)
+        return Description(Fingerprint("torch_export", config, weights, self.sources(folder)))
+
+    def load(self, folder: Path, device: str) -> TorchExportTeacher:
+        try:
+            module = torch.export.load(resolve(folder, self.program)).module().to(device)
+        except Exception as e:
+            raise TeacherError(f"{self.program}: not a program of torch.export that loads here: {e}") from e
+        return TorchExportTeacher(module, self.prepared(), device, self.numerics)
+
+
+class TorchExportTeacher(NoOutputLayer):
+    """An exported program, without gradients."""
+
+    def __init__(self, module: torch.nn.Module, prepared: Prepared, device: str, numerics: Numerics) -> None:
+        self._module, self._prepared, self._numerics = module, prepared, numerics
+        self._device = torch.device(device)
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
+        """Return preprocessed samples, [B, ...]."""
+        return self._prepared.collate(samples)
+
+    def predict(self, batch: Inputs) -> dict[str, Any]:
+        """Return the program's outputs on its device."""
+        inputs = on_device(batch, self._device)
+        with self._numerics.applied(self._device):
+            answer = self._module(inputs) if isinstance(inputs, torch.Tensor) else self._module(**inputs)
+            return self._prepared.answers(answer)
