@@ -46,7 +46,7 @@ TAUGHT = (
     "sampled draws=50 proposal=1.0",
     "topk k=32 nodes=16",
 )
-TAUGHT_LAST = ("hidden width=576 dtype=int8",)
+TAUGHT_LAST = ("quantized", "hidden")
 
 
 @dataclass(frozen=True)
