@@ -132,7 +132,7 @@ def sequences_of(output: Any, target: BuildTarget) -> Sequences:
     if not isinstance(output, Sequences):
         raise TeacherError(
             f"{target.name}: output {target.output!r} is {kind_of(output)}; a {target.task.kind} task takes "
-            "softcache.teachers.Sequences"
+            f"softcache.teachers.Sequences{', or a tensor [B, L, C]' if plain else ''}"
         )
     return output
 

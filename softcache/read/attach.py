@@ -51,7 +51,7 @@ class AttachedDataset(Dataset[Any]):
 
     def _soft(self, positions: Sequence[int]) -> SoftBatch:
         ids = self._ids[np.asarray(positions)].tolist()
-        return SoftBatch({name: target.lookup(ids) for name, target in self._targets.items()})
+        return SoftBatch({name: target.lookup(ids, mask_uncovered=True) for name, target in self._targets.items()})
 
 
 def attach(
@@ -67,8 +67,9 @@ def attach(
     `dataset` has `__len__` and `__getitem__`. `id` is the key or position of the sample id in a sample; `ids`
     [len(dataset)], in order, may be given instead, so that no sample is decoded here. `targets` are names or
     ensembles, by default every target. The join is checked now, for all samples: AlignmentError names ids that are
-    missing or occur twice, and, where `dataset` is a `datasets.Dataset` with the columns that the teachers read,
-    samples that have changed since.
+    missing or occur twice, a target that covers none of them, and, where `dataset` is a `datasets.Dataset` with the
+    columns that the teachers read, samples that have changed since. Samples that a target does not cover are rows
+    without an answer (`mask` is False).
     """
     found = id_array(_ids_of(dataset, id) if ids is None else ids)
     if len(found) != len(dataset):

@@ -27,14 +27,14 @@ class Readable(Protocol):
     def task(self) -> TaskSpec:
         """What it answers."""
 
-    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None, mask_uncovered: bool = False) -> SoftTargets:
         """Return soft targets joined by id."""
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number."""
 
     def check(self, ids: Any, views: Any = None) -> None:
-        """Raise AlignmentError unless all ids can be looked up."""
+        """Raise AlignmentError unless all ids are in the cache, and some of them covered."""
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,19 @@ class Ensemble:
         """The task that all members answer."""
         return self._members[0].task
 
-    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None) -> SoftTargets:
+    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None, mask_uncovered: bool = False) -> SoftTargets:
         """Return soft targets joined by id.
 
         A row is valid where every member has an answer. Raises as a target's `lookup`.
         """
-        return _combine([m.lookup(ids, views, hashes=hashes) for m in self._members])
+        return _combine([m.lookup(ids, views, hashes=hashes, mask_uncovered=mask_uncovered) for m in self._members])
 
     def read(self, rows: Any) -> SoftTargets:
         """Return soft targets by row number. Raises AlignmentError if the members number their rows differently."""
         return _combine([m.read(rows) for m in self._members])
 
     def check(self, ids: Any, views: Any = None) -> None:
-        """Raise AlignmentError unless all ids can be looked up in every member."""
+        """Raise AlignmentError unless all ids are in the cache, and some of them covered by every member."""
         for member in self._members:
             member.check(ids, views)
 

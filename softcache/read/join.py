@@ -32,7 +32,7 @@ class Join:
         for batch in self._loader:
             ids = field_of(batch, self._id)
             views = None if self._view is None else field_of(batch, self._view)
-            found = {name: target.lookup(ids, views) for name, target in self._targets.items()}
+            found = {name: target.lookup(ids, views, mask_uncovered=True) for name, target in self._targets.items()}
             if self._input_ids is not None:
                 for soft in found.values():
                     if isinstance(soft, SoftSequences) and soft.task.kind == "causal_lm":
@@ -58,8 +58,8 @@ def join(
     caches with several views. `input_ids` names the token ids, [B, L] padded, which are then compared with those that
     the teachers of causal_lm targets saw. `targets` are names or ensembles, by default every target. A dict batch comes
     back as a dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has
-    its own `.name`. Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache
-    lacks and for other tokens.
+    its own `.name`. Samples that a target does not cover are rows without an answer (`mask` is False). Raises TaskError
+    for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for other tokens.
     """
     return Join(loader, readables(cache, targets), id, view, input_ids)
 

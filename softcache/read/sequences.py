@@ -44,6 +44,8 @@ class SequenceReader:
         """
         begin, stored = self._values.bounds.take(shard, local)
         token_begin, token_count = self._tokens.bounds.take(shard, local) if self._has_tokens else (begin, stored)
+        if not mask.all():
+            stored, token_count = np.where(mask, stored, 0), np.where(mask, token_count, 0)
         positions = np.maximum(token_count - 1, 0) if self._has_tokens else stored
         spans = spans or Spans(np.zeros_like(begin), positions)
         _check(spans, token_count, mask, keys)

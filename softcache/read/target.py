@@ -89,19 +89,21 @@ class Target:
             self._in_split = pc.equal(shards.splits, split).to_numpy(zero_copy_only=False)
         self._columns: tuple[dict[str, FixedColumn] | SequenceReader, FlagColumn | None] | None = None
 
-    def lookup(self, ids: Any, views: Any = None, *, hashes: Any = None, input_ids: Any = None) -> SoftTargets:
+    def lookup(
+        self, ids: Any, views: Any = None, *, hashes: Any = None, input_ids: Any = None, mask_uncovered: bool = False
+    ) -> SoftTargets:
         """Return soft targets joined by sample id, in the order of `ids`, repeats included.
 
         `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while
         the cache has one view; `hashes` [B], content hashes of the samples, are compared where given, and so are
         `input_ids` [B, L], the samples' tokens (`SoftSequences.check_input_ids`). Where rows are sequences the result
-        is a `SoftSequences`. Raises AlignmentError for keys that the cache or this target lacks, and for samples that
-        have changed.
+        is a `SoftSequences`. Raises AlignmentError for keys that the cache lacks, for samples that have changed, and
+        for those that this target does not cover, which with `mask_uncovered` are rows without an answer instead.
         """
         keys, rows = self._keys.find(ids, views)
         if hashes is not None:
             self._keys.check_contents(keys, rows, hashes)
-        found = self._gather(rows, keys)
+        found = self._gather(rows, keys, mask_uncovered=mask_uncovered)
         if input_ids is not None:
             self._sequences(found).check_input_ids(input_ids)
         return found
@@ -169,19 +171,21 @@ class Target:
 
     def read_valid(self, rows: Array) -> Array:
         """Return `valid` as it is stored, bool [n]; `read` does not look where the commit says that all rows are."""
-        shard, local = self._locate(rows, DeferredKeys(rows, self._keys.at))
+        shard, local = self._locate_all(rows, DeferredKeys(rows, self._keys.at))
         return FlagColumn(self._reader, "valid").take(shard, local)
 
     def read_stored(self, rows: Array) -> dict[str, Array]:
         """Return all of the codec's columns as they are stored, [n, ...] each, companions too; not of sequences."""
-        shard, local = self._locate(rows, DeferredKeys(rows, self._keys.at))
+        shard, local = self._locate_all(rows, DeferredKeys(rows, self._keys.at))
         columns = self.codec.columns
         return {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape).take(shard, local).numpy() for c in columns}
 
     def check(self, ids: Any, views: Any = None) -> None:
-        """Raise AlignmentError unless all ids can be looked up. Reads keys, no values."""
+        """Raise AlignmentError unless the cache has all ids and this target covers some. Reads keys, no values."""
         keys, rows = self._keys.find(ids, views)
-        self._locate(rows, keys)
+        *_, covered = self._locate(rows)
+        if covered is not None and len(rows) and not covered.any():
+            raise self._uncovered(rows, keys)
 
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
@@ -217,28 +221,55 @@ class Target:
         return f"<Target {self.name}: {len(self):,} rows of {self.task.kind} {list(self.task.shape)}>"
 
     def _gather(
-        self, rows: Array | range, keys: RowKeys, runs: Runs | None = None, spans: Spans | None = None
+        self,
+        rows: Array | range,
+        keys: RowKeys,
+        runs: Runs | None = None,
+        spans: Spans | None = None,
+        *,
+        mask_uncovered: bool = False,
     ) -> SoftTargets:
-        """Return rows, copied whole where they are known to lie in `runs`; of sequences perhaps some spans."""
+        """Return rows, copied whole where they are known to lie in `runs`; of lists perhaps some spans."""
         columns, valid = self._open_columns()
+        covered = None
+        if isinstance(columns, SequenceReader) or runs is None or valid is not None:
+            numbers = np.asarray(rows, np.int64)
+            if mask_uncovered:
+                shard, local, covered = self._locate(numbers)
+            else:
+                shard, local = self._locate_all(numbers, keys)
+        if covered is not None:
+            shard, local = np.where(covered, shard, 0), np.where(covered, local, 0)
+        mask = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
+        mask = mask if covered is None else mask & covered
         if isinstance(columns, SequenceReader):
-            shard, local = self._locate(np.asarray(rows, np.int64), keys)
-            there = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
-            return columns.take(shard, local, there, keys, spans)
-        if runs is None or valid is not None:
-            shard, local = self._locate(np.asarray(rows, np.int64), keys)
+            return columns.take(shard, local, mask, keys, spans)
         if runs is None:
             stored = {name: column.take(shard, local) for name, column in columns.items()}
         else:
             stored = {name: column.take_runs(runs) for name, column in columns.items()}
-        mask = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
+        if covered is not None:
+            self._blank(stored, torch.from_numpy(~covered))
         return SoftTargets(decoder=self.codec, columns=stored, mask=torch.from_numpy(mask), keys=keys)
 
-    def _locate(self, rows: Array, keys: RowKeys) -> tuple[Array, Array]:
+    def _blank(self, stored: dict[str, torch.Tensor], rows: torch.Tensor) -> None:
+        """Make rows [n], where `rows` is True, those of a missing answer."""
+        missing = self.codec.missing(1)
+        for name, column in stored.items():
+            column[rows] = missing[name]
+
+    def _locate(self, rows: Array) -> tuple[Array, Array, Array | None]:
+        """Return the shard and the row within it of each row, and which are covered (in the split), None if all."""
         shard, local, covered = self._reader.locate(rows)
         if self._split is not None:
-            covered = self._in_split[shard] if covered is None else covered & self._in_split[shard]
-        if covered is not None and not covered.all():
+            inside = self._in_split[shard]
+            covered = inside if covered is None else covered & inside
+        return shard, local, None if covered is None or covered.all() else covered
+
+    def _locate_all(self, rows: Array, keys: RowKeys) -> tuple[Array, Array]:
+        """Return the shard and the row within it of each row. Raises AlignmentError unless all are covered."""
+        shard, local, covered = self._locate(rows)
+        if covered is not None:
             raise self._uncovered(rows[~covered], keys.take(~covered))
         return shard, local
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from pydantic import Field, model_validator
 
@@ -72,13 +73,18 @@ class Prepared:
         """Return the samples' inputs, stacked."""
         made = [self._preprocess(sample) for sample in samples]
         if not isinstance(made[0], Mapping):
-            return torch.stack([torch.as_tensor(inputs) for inputs in made])
-        return {str(name): torch.stack([torch.as_tensor(inputs[name]) for inputs in made]) for name in made[0]}
+            return torch.stack([_tensor(inputs) for inputs in made])
+        return {str(name): torch.stack([_tensor(inputs[name]) for inputs in made]) for name in made[0]}
 
     def answers(self, outputs: Any) -> dict[str, Any]:
         """Return a model's outputs as answers by name. Raises TeacherError for what is neither."""
         found = named_outputs(outputs)
         return found if self._postprocess is None else named_outputs(self._postprocess(found))
+
+
+def _tensor(given: Any) -> torch.Tensor:
+    """Return an input as a tensor. Samples' own arrays lie in memory that is not to be written, of which torch warns."""
+    return torch.as_tensor(given.copy() if isinstance(given, np.ndarray) and not given.flags.writeable else given)
 
 
 def named_outputs(answer: Any) -> dict[str, Any]:

@@ -274,7 +274,8 @@ PADDING = 256
 
 def preprocess(sample):
     tokens = np.full(2048, PADDING, np.int32)
-    tokens[: len(sample["x"])] = tokens[-len(sample["x"]) :] = np.frombuffer(sample["x"], np.uint8)
+    head, tail = sample["x"][:1024], sample["x"][-1024:]
+    tokens[: len(head)], tokens[-len(tail) :] = np.frombuffer(head, np.uint8), np.frombuffer(tail, np.uint8)
     return tokens
 
 def rows(outputs):
@@ -304,7 +305,8 @@ def test_onnx(tmp_path: Path) -> None:
         "threads": 1,
     }
     task = {"kind": "classification", "classes": 214, "value_kind": "probs"}
-    shop = Shop(tmp_path, [text.encode() for text in TEXTS], teacher, task)
+    files = sorted(Path(softcache.__file__).parent.rglob("*.py"))[:7]
+    shop = Shop(tmp_path, [file.read_bytes() for file in files], teacher, task)
     check(shop, direct, 1e-4)
     plain = shop.build("plain").read(slice(None)).values
     teacher["postprocess"] = "prep:rows"

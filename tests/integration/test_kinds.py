@@ -14,7 +14,8 @@ import zarr
 from conftest import Workshop
 
 import softcache
-from softcache.errors import CodecError, RecipeError, TaskError, TeacherError
+from softcache.errors import AlignmentError, CodecError, RecipeError, TaskError, TeacherError
+from softcache.kinds import KINDS, Kind
 
 MODEL = """
 import torch
@@ -364,3 +365,94 @@ def test_wrong_answers(tmp_path: Path, output: str, answer: str, error: type[Exc
 def test_wrong_recipes(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         softcache.build(Kinds(tmp_path).save(), tmp_path / "c", [override])
+
+
+def test_targets_that_do_not_cover_every_sample(tmp_path: Path) -> None:
+    """A multi-task batch has all of them: what a task does not cover is masked, and counts in no loss."""
+    kinds = Kinds(tmp_path)
+    names = ["tags", "maps", "depth", "objects"]
+    kinds.recipe["tasks"] = {name: kinds.recipe["tasks"][name] for name in names}
+    kinds.build(limit=9)
+    kinds.build("~tasks.maps", "~tasks.depth", "~tasks.objects")
+    cache, outputs = kinds.open(), kinds.outputs()
+    covered = torch.from_numpy(ORDER < 9)
+    loader = [{"id": ORDER[:10]}, {"id": ORDER[10:]}]
+    batches = [batch["soft"] for batch in softcache.join(loader, cache, id="id")]
+    data = softcache.attach([{"id": int(i)} for i in ORDER], cache, id="id")
+    batches.append(softcache.collate(data.__getitems__(list(range(ROWS))))["soft"])
+    for soft, there in zip(batches, [covered[:10], covered[10:], covered], strict=True):
+        assert soft["tags"].mask.all()
+        assert torch.equal(soft["maps"].mask, there)
+        assert soft["depth"].values[~there].isnan().all()
+        assert soft["depth"].parts["variance"][~there].isnan().all()
+        assert (soft["objects"].lengths[~there] == 0).all()
+        assert not soft["objects"].mask[~there].any()
+    soft, rows = batches[-1], torch.from_numpy(ORDER)[covered]
+    student = torch.randn(ROWS, 5, 3, 4)
+    loss = softcache.distillation_loss(student, soft["maps"], T)
+    log_p, log_q = (outputs["maps"][rows] / T).log_softmax(1), (student[covered] / T).log_softmax(1)
+    assert torch.allclose(loss, T**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean(), rtol=1e-4)
+    with pytest.raises(AlignmentError, match="no answer of maps@t"):
+        cache["maps"].lookup(ORDER)
+    with pytest.raises(AlignmentError, match=r"no answer of (maps|depth|objects)@t"):
+        softcache.attach([{"id": i} for i in range(15, ROWS)], cache, id="id")
+    with pytest.raises(AlignmentError, match="99"):
+        next(iter(softcache.join([{"id": np.array([1, 99])}], cache, id="id")))
+
+
+OUTSIDE = """
+from pathlib import Path
+from typing import Literal
+
+import torch
+from softcache.teachers import Adapter, Description, Fingerprint
+
+
+class Lengths(Adapter):
+    adapter: Literal["own:Lengths"]
+    scale: float = 1.0
+
+    @property
+    def columns(self):
+        return ["x"]
+
+    def describe(self, folder: Path) -> Description:
+        return Description(Fingerprint("lengths", {"scale": self.scale}))
+
+    def load(self, folder: Path, device: str):
+        return self
+
+    def collate(self, samples):
+        return torch.stack([torch.tensor(sample["x"]) for sample in samples])
+
+    def predict(self, batch):
+        halves = torch.stack([batch[:, :2].norm(dim=1), batch[:, 2:].norm(dim=1)], 1)
+        return {"length": batch.norm(dim=1, keepdim=True) * self.scale, "half": halves, "pairs": halves[:, :, None]}
+"""
+
+
+def test_an_adapter_and_a_kind_from_outside(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An adapter is one class, a kind one line: neither needs a change of the package."""
+    workshop.write("own.py", OUTSIDE)
+    monkeypatch.setitem(KINDS, "ranking", Kind("list", ("sigmoid",), 1))
+    workshop.recipe["teachers"] = {"t": {"adapter": "own:Lengths", "scale": 2.0}}
+    workshop.recipe["tasks"] = {
+        "length": {"kind": "regression", "shape": [1], "teachers": ["t"], "store": DENSE},
+        "half": {"kind": "classification", "classes": 2, "value_kind": "logits", "teachers": ["t"], "store": DENSE},
+        "pairs": {"kind": "ranking", "classes": 1, "value_kind": "logits", "teachers": ["t"], "store": DENSE},
+    }
+    workshop.build()
+    cache, x = workshop.open(), workshop.inputs()
+    assert torch.allclose(cache["length"].lookup(range(40)).values, 2 * x.norm(dim=1, keepdim=True))
+    halves = torch.stack([x[:, :2].norm(dim=1), x[:, 2:].norm(dim=1)], 1)
+    assert torch.equal(cache["half"].lookup(range(40)).values, halves)
+    soft = cache["pairs"].lookup(range(40))
+    assert torch.allclose(soft.log_probs(T), F.logsigmoid(halves[:, :, None] / T))
+    p = (halves / T).sigmoid().double()
+    wanted = T**2 * (p * (2 * p).log() + (1 - p) * (2 * (1 - p)).log()).mean()
+    assert float(softcache.distillation_loss(torch.zeros(40, 2, 1), soft, T)) == pytest.approx(float(wanted), rel=1e-4)
+    assert softcache.verify(workshop.cache).ok
+    assert cache["pairs"].errors is not None
+    workshop.recipe["teachers"]["t"]["scale"] = "two"
+    with pytest.raises(RecipeError, match=r"teachers\.t\.scale: 'two': input should be a valid number"):
+        workshop.build()
