@@ -83,7 +83,7 @@ class Prepared:
 
 
 def _tensor(given: Any) -> torch.Tensor:
-    """Return an input as a tensor. Samples' own arrays lie in memory that is not to be written, of which torch warns."""
+    """Return an input as a tensor. Samples lie in memory that is not to be written, of which torch would warn."""
     return torch.as_tensor(given.copy() if isinstance(given, np.ndarray) and not given.flags.writeable else given)
 
 
