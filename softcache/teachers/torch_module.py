@@ -46,6 +46,7 @@ class TorchAdapter(Preprocessing):
         return self.output_layer
 
     def describe(self, folder: Path) -> Description:
+        sources = self.sources(folder, self.model)
         config = self.config() | {
             "model": self.model,
             "arguments": dict(self.arguments),
@@ -53,7 +54,7 @@ class TorchAdapter(Preprocessing):
             "numerics": self.numerics.to_json(),
         }
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
-        return Description(Fingerprint("torch", config, weights, self.sources(folder, self.model)))
+        return Description(Fingerprint("torch", config, weights, sources))
 
     def load(self, folder: Path, device: str) -> TorchTeacher:
         make, prepared = load_callable(self.model), self.prepared()

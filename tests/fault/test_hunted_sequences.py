@@ -232,7 +232,7 @@ def test_recipes(language: Language) -> None:
         ("teachers.t=hello", "teachers.t"),
         ("teachers.t.model=package:nope.sub", "no package of that name"),
         ("teachers.t.model=package:.x", "no package of that name"),
-        ("tasks.lm.value_kind=probs", "answer logits"),
+        ("tasks.lm.value_kind=probs", "teacher t answers .logits."),
     ):
         with pytest.raises(RecipeError, match=said):
             language.build(override)

@@ -456,3 +456,50 @@ def test_an_adapter_and_a_kind_from_outside(workshop: Workshop, monkeypatch: pyt
     workshop.recipe["teachers"]["t"]["scale"] = "two"
     with pytest.raises(RecipeError, match=r"teachers\.t\.scale: 'two': input should be a valid number"):
         workshop.build()
+
+
+def test_labels_in_the_order_of_the_transfer_set(workshop: Workshop) -> None:
+    """A column of class numbers says what they are called: a task that calls them otherwise is refused."""
+    workshop.write(
+        "data.py",
+        """
+        import datasets
+        import numpy as np
+
+        def samples():
+            x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+            features = {"id": datasets.Value("int64"), "x": datasets.List(datasets.Value("float32"), length=4),
+                        "label": datasets.ClassLabel(names=["cat", "dog", "cow", "hen", "bee"])}
+            columns = {"id": range(8), "x": x.tolist(), "label": [i % 5 for i in range(8)]}
+            return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        """,
+    )
+    del workshop.recipe["tasks"]["feat"]
+    task = workshop.recipe["tasks"]["cls"]
+    del task["classes"]
+    task["labels"] = ["cat", "cow", "dog", "hen", "bee"]
+    with pytest.raises(
+        RecipeError, match=r"tasks\.cls: labels are in another order than those of column 'label' of the"
+    ):
+        workshop.build()
+    task["labels"] = ["cat", "dog", "cow", "hen", "ant"]
+    with pytest.raises(RecipeError, match="class 4 is 'ant' here, 'bee' there"):
+        workshop.build()
+    task["labels"] = ["cat", "dog", "cow", "hen", "bee", "ant"]
+    with pytest.raises(RecipeError, match=r"6 classes; column 'label' of the transfer set has 5: 'cat', 'dog'"):
+        workshop.build()
+    task["labels"].pop()
+    assert workshop.build().targets[0].accuracy is not None
+
+
+def test_numerics_are_explicit_and_recorded(workshop: Workshop) -> None:
+    workshop.build()
+    workshop.recipe["teachers"]["t"]["numerics"] = {"autocast": "bfloat16"}
+    with pytest.raises(softcache.SoftcacheError, match=r"teacher\.config\.numerics\.autocast: absent -> bfloat16"):
+        workshop.build()
+    softcache.build(workshop.save(), workshop.folder / "other")
+    exact, rounded = workshop.open()["cls"], softcache.open(workshop.folder / "other")["cls"]
+    gap = (exact.lookup(range(40)).values - rounded.lookup(range(40)).values).abs().max()
+    assert 1e-4 < float(gap) < 0.1
+    before = torch.get_float32_matmul_precision()
+    assert before == "highest"

@@ -97,5 +97,8 @@ def test_import_is_light() -> None:
         "assert not {'torch', 'pyarrow', 'datasets', 'pydantic', 'fsspec', 'zarr'} & set(sys.modules)\n"
         "import softcache.read.cache, softcache.read.attach, softcache.distill\n"
         "assert not {'softcache.recipe', 'softcache.teachers', 'softcache.builder', 'datasets'} & set(sys.modules)\n"
+        "import softcache.builder.executor\n"
+        "libraries = {'transformers', 'onnxruntime', 'sentence_transformers', 'timm', 'scipy', 'datasets'}\n"
+        "assert not libraries & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
