@@ -13,15 +13,15 @@ from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.tables import TargetPilot
 from softcache.builder.targets import BuildTarget
-from softcache.codecs import Codec, DenseCodec, HiddenCodec, QuantizedCodec, SampledCodec, TopkCodec
-from softcache.codecs.base import GivenTable
+from softcache.codecs import Codec, DenseCodec, HiddenCodec, QuantizedCodec, make_codec
+from softcache.codecs.base import GivenTable, map_items
 from softcache.codecs.fidelity import measure
 from softcache.errors import CodecError, TeacherError
 from softcache.tasks import TaskSpec
 
 TEMPERATURES = ("1", "2", "4", "8")
 FEW_CLASSES = 1_000
-ITEMS, ITEMS_OF_MANY_CLASSES, MEASURED = 64, 512, 48
+ITEMS, ITEMS_OF_MANY_CLASSES, MEASURED, MEASURED_PLACES = 64, 512, 48, 4096
 _TOPK = ((4, 0), (8, 0), (32, 0), (32, 32), (64, 0), (64, 64))
 
 
@@ -86,7 +86,10 @@ def _try(runner: Runner, codec: Codec, values: torch.Tensor, items: int, *, chos
         if codec.table_name is not None:
             codec = codec.with_table(GivenTable(codec.make_table(_SamplePilot(runner, values[:-held_out]))))
         measured = values[-held_out:]
-        errors = measure(codec, measured, codec.encode(measured))
+        decoder, columns = codec.per_item(codec.encode(measured))
+        items_of = map_items(measured) if codec.task.is_map else measured
+        picked = slice(None, None, max(len(items_of) // MEASURED_PLACES, 1))
+        errors = measure(decoder, items_of[picked], {name: column[picked] for name, column in columns.items()})
     except CodecError:
         return None
     each = item_bytes(codec)
@@ -111,12 +114,12 @@ def _of_logits(task: TaskSpec) -> Iterator[Codec]:
     yield DenseCodec(task, "float16")
     if task.value_kind != "probs":
         yield QuantizedCodec(task)
-    if task.shape[0] <= FEW_CLASSES:
+    if task.shape[0] <= FEW_CLASSES or task.activation != "softmax":
         return
     for k, basis in _TOPK:
         if not (basis and task.allow_masked):
-            yield TopkCodec(task, k=k, basis=basis, companions=False)
-    yield SampledCodec(task)
+            yield make_codec("topk", task, {"k": k, "basis": basis, "companions": False})
+    yield make_codec("sampled", task, {})
 
 
 def _of_hidden(runner: Runner, task: TaskSpec) -> Iterator[Codec]:

@@ -278,7 +278,7 @@ def _error(error: float | None) -> str:
 
 def _describe(target: Any) -> None:
     task, stats, declaration = target.task, target.stats, target.provenance["declaration"]
-    values = task.value_kind or "values"
+    values = _describe_values(task)
     settings = (f"{k}={v}" for k, v in declaration["codec"].items() if k != "name")
     codec = " ".join([declaration["codec"]["name"], *settings])
     click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
@@ -289,10 +289,18 @@ def _describe(target: Any) -> None:
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
         )
     if target.errors is not None:
-        _describe_errors(target.errors, "positions" if task.is_list else "rows")
+        _describe_errors(target.errors, {"row": "rows", "list": "positions", "map": "places"}[task.traits.layout])
     for what, value in declaration["teacher"].items():
         click.echo(f"  teacher {what}: {value}")
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
+
+
+def _describe_values(task: Any) -> str:
+    """Return what a task's numbers are, in words."""
+    kind = f"{task.value_kind or 'values'}{' (sigmoid)' if task.activation == 'sigmoid' else ''}"
+    known = "" if task.known is None else f" of {len(task.known):,} of {task.space:,} classes"
+    parts = [f"{part} {task.boxes}" if part == "boxes" else part for part in task.parts]
+    return ", ".join([f"{kind}{known}{' and the rest' if task.dustbin else ''}", *parts])
 
 
 def _describe_errors(errors: Any, unit: str) -> None:

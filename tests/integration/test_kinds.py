@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import zarr
+from click.testing import CliRunner
 from conftest import Workshop
 
 import softcache
+from softcache.cli import main
 from softcache.errors import AlignmentError, CodecError, RecipeError, TaskError, TeacherError
 from softcache.kinds import KINDS, Kind
 
@@ -401,6 +405,7 @@ def test_targets_that_do_not_cover_every_sample(tmp_path: Path) -> None:
 
 
 OUTSIDE = """
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -503,3 +508,33 @@ def test_numerics_are_explicit_and_recorded(workshop: Workshop) -> None:
     assert 1e-4 < float(gap) < 0.1
     before = torch.get_float32_matmul_precision()
     assert before == "highest"
+
+
+def test_commands(kinds: Kinds, tmp_path: Path) -> None:
+    """The command line knows every kind."""
+
+    def run(*words: Any) -> str:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said = run("info", kinds.cache)
+    for line in (
+        "tags@t: multilabel [7], logits (sigmoid), dense dtype=float32, arrow",
+        "expert@t: classification [4], logits of 3 of 6 classes and the rest, dense",
+        "objects@t: detection [6], logits, boxes relative_cxcywh, scores, dense",
+        "depth@t: regression [3], values, variance, dense",
+        "off the teacher, over 3 places",
+    ):
+        assert line in said
+    run("verify", kinds.cache, "--level", "full")
+    run("export", kinds.cache, "-o", tmp_path / "out")
+    exported = pq.read_table(tmp_path / "out/depth@t/train.parquet")
+    assert exported.column_names == ["values", "variance", "valid", "sample_id", "view"]
+    assert "boxes" in pq.read_table(tmp_path / "out/objects@t/train.parquet").column_names
+    run("validate", kinds.folder / "recipe.yaml")
+    plan = json.loads(run("plan", kinds.folder / "recipe.yaml", "-o", tmp_path / "new", "--json"))
+    tried = {target["name"]: target["codecs"] for target in plan["targets"]}
+    assert [trial["codec"]["name"] for trial in tried["maps@t"]] == ["dense", "dense", "quantized"]
+    assert max(tried["maps@t"][1]["tv"].values()) < 1e-3, "float16 of what is stored as float32"
+    assert tried["depth@t"] == []
