@@ -13,7 +13,8 @@ from softcache.builder.targets import BuildTarget
 from softcache.read.cache import Cache
 from softcache.store.files import Files
 
-_CHUNK = 65_536
+_NUMBERS = 2**24
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def summarise(
 
 
 def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
-    """Return the share of labelled rows with an answer whose highest value is at the label.
+    """Return the share of labelled rows with an answer whose likeliest class is the label.
 
     A number that is no class, such as -1, is no label. None if there are no labels that are class numbers or names.
     """
@@ -83,16 +84,21 @@ def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
         truth = np.asarray([numbers.get(label, -1) for label in truth], dtype=object)
     if not all(isinstance(label, int) for label in truth):
         return None
-    classes = range(target.task.shape[0])
-    truth = np.asarray([label if label in classes else -1 for label in truth], np.int64)
-    covered = target.covered_rows()
+    task = target.task
+    answers = np.full(task.label_space + 1, task.shape[0] - 1 if task.dustbin else NO_LABEL)
+    answers[list(task.known or range(task.label_space))] = np.arange(task.shape[0] - task.dustbin)
+    answers[-1] = NO_LABEL
+    classes = range(task.label_space)
+    # Which of the teacher's values is right; a class that it does not know is none of them, or its dustbin.
+    truth = answers[[label if label in classes else -1 for label in truth]]
+    covered, at_once = target.covered_rows(), max(_NUMBERS // task.shape[0], 1)
     right = valid = 0
-    for begin in range(0, len(covered), _CHUNK):
-        rows = covered[begin : begin + _CHUNK]
+    for begin in range(0, len(covered), at_once):
+        rows = covered[begin : begin + at_once]
         soft = target.read(rows)
         expected = truth[rows]
         mask = soft.mask.numpy() & (expected >= 0)
-        top = soft.values.float().argmax(-1).numpy()
+        top = soft.log_probs().argmax(1).numpy()
         right += int((top == expected)[mask].sum())
         valid += int(mask.sum())
     return right / valid if valid else None

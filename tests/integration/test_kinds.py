@@ -538,3 +538,31 @@ def test_commands(kinds: Kinds, tmp_path: Path) -> None:
     assert [trial["codec"]["name"] for trial in tried["maps@t"]] == ["dense", "dense", "quantized"]
     assert max(tried["maps@t"][1]["tv"].values()) < 1e-3, "float16 of what is stored as float32"
     assert tried["depth@t"] == []
+
+
+def test_accuracy(tmp_path: Path) -> None:
+    """Against the labels, in every codec; a specialist is asked about what it knows, or about everything."""
+    kinds = Kinds(tmp_path)
+    outputs = kinds.outputs()
+    tags = outputs["tags"]
+    labels = [i % 6 for i in range(ROWS)]
+    task = {"kind": "classification", "classes": 7, "value_kind": "logits", "output": "tags", "label": "label"}
+    kinds.recipe["tasks"] = {
+        "dense": task | {"teachers": ["t"]},
+        "topk": task | {"teachers": ["t"], "store": {"codec": "topk", "k": 2}},
+        "sampled": task | {"teachers": ["t"], "store": {"codec": "sampled", "draws": 255}},
+        "expert": TASKS["expert"] | {"teachers": ["t"], "label": "label"},
+        "some": TASKS["some"] | {"teachers": ["t"], "label": "label"},
+    }
+    samples = json.loads((kinds.folder / "samples.json").read_text())
+    (kinds.folder / "samples.json").write_text(json.dumps(samples | {"label": labels}))
+    found = {target.name: target.accuracy for target in kinds.build().targets}
+    truth, place = torch.tensor(labels), {2: 0, 5: 1, 3: 2}
+    expected = float((tags.argmax(1) == truth).double().mean())
+    for name in ("dense", "topk", "sampled"):
+        assert found[f"{name}@t"] == pytest.approx(expected), name
+    with_rest = torch.tensor([place.get(label, 3) for label in labels])
+    assert found["expert@t"] == pytest.approx(float((outputs["expert"].argmax(1) == with_rest).double().mean()))
+    known = with_rest < 3
+    right = (outputs["some"].argmax(1) == with_rest)[known]
+    assert found["some@t"] == pytest.approx(float(right.double().mean()))
