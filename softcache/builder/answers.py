@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ class Answers(ABC):
     def checked(self, values: Any, items: int, batch: Batch) -> torch.Tensor:
         """Return values of so many items if they are what the task says. Raises TeacherError."""
         name, task = self.target.name, self.target.task
-        if not isinstance(values, torch.Tensor) or values.layout != torch.strided or values.is_meta or values.is_nested:
+        if not is_dense(values):
             raise TeacherError(f"{name}: output {self.target.output!r} is {kind_of(values)}; expected a dense tensor")
         expected = (items, *self.target.codec.given_shape)
         if tuple(values.shape) != expected:
@@ -101,7 +101,7 @@ class Answers(ABC):
         except (TypeError, ValueError, RuntimeError) as e:
             raise TeacherError(f"{self.target.name}: {part.name} is {kind_of(given)}: {e}") from e
         expected = (items, *self.target.task.part_shape(part))
-        if tuple(values.shape) != expected or values.is_complex() or values.dtype == torch.bool:
+        if not is_dense(values) or tuple(values.shape) != expected or values.is_complex() or values.dtype == torch.bool:
             raise TeacherError(
                 f"{self.target.name}: {part.name} is {values.dtype} {list(values.shape)}; expected numbers "
                 f"{list(expected)} (samples {batch.named})"
@@ -203,6 +203,13 @@ class RowAnswers(Answers):
 
     def encoded(self) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(column) for name, column in self._columns.items()}
+
+
+def is_dense(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether a value is a tensor that has its numbers in it, in the usual way."""
+    return (
+        isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta and not value.is_nested
+    )
 
 
 def kind_of(value: Any) -> str:

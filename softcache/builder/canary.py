@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -61,23 +61,32 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
         )
     for item in picked.tolist():
         row = int(owners[item])
-        old = _compared(target, {name: column[[item]] for name, column in columns.items()})
-        new = _compared(target, {name: now[name][[item]] for name in columns})
-        scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
-        allowed = scale * (TOLERANCE + stored.eps)
-        if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
-            sample = job.fragment.sample_ids[row].as_py()
-            worst = float((old - new).abs().nan_to_num(torch.inf).max())
-            raise TeacherError(
-                f"{target.name}: sample {sample!r} is answered otherwise than what is stored (by {worst:.3g}; "
-                f"{allowed:.3g} is allowed), though nothing declared has changed; list what did under teachers.*.code"
-            )
+        was = {name: column[[item]] for name, column in columns.items()}
+        is_now = {name: now[name][[item]] for name in columns}
+        for what, old, new, eps in _compared(target, was, is_now, stored.eps):
+            scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
+            allowed = scale * (TOLERANCE + eps)
+            if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
+                sample = job.fragment.sample_ids[row].as_py()
+                worst = float((old - new).abs().nan_to_num(torch.inf).max())
+                raise TeacherError(
+                    f"{target.name}: {what} of sample {sample!r} is answered otherwise than what is stored (by "
+                    f"{worst:.3g}; {allowed:.3g} is allowed), though nothing declared has changed; list what did under "
+                    "teachers.*.code"
+                )
 
 
-def _compared(target: BuildTarget, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Return what is compared of one item: its values and its parts, float64 [n]."""
-    parts = [columns[part.name] for part in target.task.stored_parts]
-    return torch.cat([c.double().flatten() for c in (target.codec.compared(columns), *parts)])
+def _compared(
+    target: BuildTarget, old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], eps: float
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
+    """Yield what is compared of an item, each by its own scale: its values, and each of its parts.
+
+    With it what is stored and what is answered now, float64 [n], and how far apart its dtype puts neighbours.
+    """
+    values = target.codec.compared
+    yield "the answer", values(old).double().flatten(), values(new).double().flatten(), eps
+    for name in (part.name for part in target.task.stored_parts):
+        yield name, old[name].double().flatten(), new[name].double().flatten(), 0.0
 
 
 class _Stored:

@@ -28,7 +28,15 @@ from softcache.builder.summary import Summary, summarise
 from softcache.builder.tables import tables_in_force, with_tables
 from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
-from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, RecipeError, counted
+from softcache.errors import (
+    CommitConflict,
+    IncompatibleTarget,
+    IncompleteCache,
+    RecipeError,
+    SoftcacheError,
+    TeacherError,
+    counted,
+)
 from softcache.recipe import Recipe, load_recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import CommittedTarget, latest_number
@@ -36,7 +44,7 @@ from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker, require_marker
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, read_state
-from softcache.teachers import find_adapter
+from softcache.teachers import Adapter, Teacher, find_adapter
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.python import recipe_modules
 
@@ -257,12 +265,23 @@ def make_runner(prepared: Prepared, name: str) -> Runner:
     recipe = prepared.recipe
     return Runner(
         name,
-        recipe.teachers[name].load(recipe.folder, recipe.build.device),
+        _load(recipe, name),
         prepared.transfer_set,
         teacher_reads(recipe, name, prepared.transfer_set),
         recipe.build.batch_size,
         skip_bad=recipe.build.on_bad_sample == "skip",
     )
+
+
+def _load(recipe: Recipe, name: str) -> Teacher:
+    """Load a teacher on the recipe's device. Raises SoftcacheError, whatever an adapter of the user's raises."""
+    adapter: Adapter = recipe.teachers[name]
+    try:
+        return adapter.load(recipe.folder, recipe.build.device)
+    except SoftcacheError:
+        raise
+    except Exception as e:
+        raise TeacherError(f"teacher {name}: load of {adapter.adapter} raised {type(e).__name__}: {e}") from e
 
 
 def _run_teacher(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from softcache.builder.answers import Answers, RowAnswers
+from softcache.builder.answers import Answers, RowAnswers, kind_of
 from softcache.builder.jobs import Batch, Job
 from softcache.builder.sequence_answers import SequenceAnswers, add_sequences, sequences_of
 from softcache.builder.targets import BuildTarget
@@ -199,6 +199,8 @@ class Runner:
             raise
         except Exception as e:
             raise self._raised(e, batch) from e
+        if not isinstance(outputs, Mapping):
+            raise TeacherError(f"teacher {self._name}: predict returned {kind_of(outputs)}, not answers by output name")
         return {
             name: replace(output, chunks=self._chunks(output, batch)) if isinstance(output, Sequences) else output
             for name, output in outputs.items()
@@ -223,7 +225,7 @@ class Runner:
 
     def _output(self, outputs: Any, target: BuildTarget) -> str:
         """Return what the teacher calls a target's answer."""
-        name = target.output if target.output in outputs else UNNAMED
+        name = target.output if target.output in outputs or target.names_output else UNNAMED
         if name not in outputs:
             there = ", ".join(map(str, outputs))
             raise TeacherError(f"{target.name}: the teacher has no output {target.output!r}; it has {there}")

@@ -49,7 +49,7 @@ class SequenceAnswers(Answers):
         bad: dict[int, str] = {}
         for part in self.parts:
             given = [
-                self.checked_part(part, p, n, batch) for p, n in zip(output.parts[part.name], lengths, strict=True)
+                self.checked_part(part, p, int(n), batch) for p, n in zip(output.parts[part.name], lengths, strict=True)
             ]
             values = torch.cat(given) if given else torch.empty(0)
             bad |= {int(rows[i]): reason for i, reason in part_faults(values, part).items()}
@@ -157,8 +157,9 @@ def _check(output: Sequences, target: BuildTarget, batch: Batch) -> None:
     if len(output.lengths) != len(batch.rows):
         raise wrong(f"has {len(output.lengths)} lengths for {len(batch.rows)} samples")
     wanted = {part.name for part in target.task.stored_parts}
-    if set(output.parts) != wanted or any(len(part) != len(batch.rows) for part in output.parts.values()):
-        has = ", ".join(f"{name} of {len(part)} samples" for name, part in output.parts.items()) or "none"
+    sizes = {name: len(part) if hasattr(part, "__len__") else 0 for name, part in output.parts.items()}
+    if sizes.keys() != wanted or any(size != len(batch.rows) for size in sizes.values()):
+        has = ", ".join(f"{name} of {size} samples" for name, size in sizes.items()) or "none"
         raise wrong(f"has the parts {has}; expected {', '.join(sorted(wanted)) or 'none'} of {len(batch.rows)}")
     if not target.task.traits.has_tokens:
         return

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ import pyarrow as pa
 import torch
 
 import softcache
-from softcache.codecs import Codec, HiddenCodec, make_codec
-from softcache.errors import RecipeError, SoftcacheError, name_some
+from softcache.codecs import Codec, make_codec
+from softcache.errors import RecipeError, SoftcacheError, TeacherError, name_some
 from softcache.kinds import KINDS
 from softcache.recipe import Recipe, TaskRecipe
 from softcache.store.checksums import fingerprint
 from softcache.store.layout import ROWS
 from softcache.tasks import TaskSpec
-from softcache.teachers import Answer, Description
+from softcache.teachers import Adapter, Answer, Description
 from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 
 
@@ -29,7 +29,8 @@ from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 class BuildTarget:
     """A target to build: who answers, what, how it is stored, and its declaration (docs/format.md, section 3).
 
-    `tables` are those of its tables that are known before the teacher runs, `libraries` those whose versions count.
+    `tables` are those of its tables that are known before the teacher runs, `libraries` those whose versions count,
+    and `names_output` says that the recipe says which output it is.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BuildTarget:
     max_error: float | None
     tables: dict[str, pa.RecordBatch]
     libraries: tuple[str, ...]
+    names_output: bool
 
     @property
     def has_tables(self) -> bool:
@@ -61,7 +63,7 @@ def build_targets(recipe: Recipe) -> list[BuildTarget]:
     described: dict[str, Description] = {}
     for name, teacher in recipe.teachers.items():
         try:
-            described[name] = teacher.describe(recipe.folder)
+            described[name] = _describe(recipe, teacher)
         except SoftcacheError as e:
             problems.append(f"teachers.{name}: {e}")
     targets = []
@@ -74,6 +76,19 @@ def build_targets(recipe: Recipe) -> list[BuildTarget]:
     if problems:
         raise RecipeError(problems)
     return targets
+
+
+def _describe(recipe: Recipe, teacher: Adapter) -> Description:
+    """Return what a teacher says of itself. Raises SoftcacheError, whatever an adapter of the user's raises."""
+    try:
+        described = teacher.describe(recipe.folder)
+    except SoftcacheError:
+        raise
+    except Exception as e:
+        raise TeacherError(f"describe of {teacher.adapter} raised {type(e).__name__}: {e}") from e
+    if not isinstance(described, Description):
+        raise TeacherError(f"describe of {teacher.adapter} returned {type(described).__name__}, not a Description")
+    return described
 
 
 def rows_declaration(keep: pa.Schema, id_type: pa.DataType) -> dict[str, Any]:
@@ -93,7 +108,14 @@ def versions(libraries: Sequence[str] = ()) -> dict[str, str]:
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-    } | {library: version(library) for library in libraries}
+    } | {library: _version(library) for library in libraries}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -122,12 +144,9 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Descri
     tables = {VOCABULARY: vocabulary} if has_tokens and vocabulary is not None else {}
     spec = task.spec(teacher, vocabulary_hash(tables[VOCABULARY]) if tables else None)
     codec = make_codec(task.store.codec, spec, task.store.settings())
-    layer = adapter.layer if isinstance(codec, HiddenCodec) else None
     declaration = {
         "task": spec.to_json(),
-        "teacher": described.fingerprint.to_json()
-        | {"output": output}
-        | ({} if layer is None else {"output_layer": layer}),
+        "teacher": described.fingerprint.to_json() | {"output": output} | adapter.declares(output, task.store.codec),
         "codec": codec.to_json(),
         "format": task.store.format,
     }
@@ -143,22 +162,25 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Descri
         task.store.max_error,
         tables,
         tuple(described.libraries),
+        task.output is not None,
     )
 
 
 def _check_answer(task: TaskRecipe, teacher: str, answer: Answer) -> None:
     """Compare a task with what its teacher declares of its answer. Raises RecipeError."""
     said = {"kind": task.kind, "value_kind": task.value_kind, "classes": task.classes or len(task.labels or ())}
-    known = {"kind": answer.kind, "value_kind": answer.value_kind, "classes": answer.classes}
+    declared = {"kind": answer.kind, "value_kind": answer.value_kind, "classes": answer.classes}
     if teacher in task.knows:
         said["classes"] = len(task.knows[teacher]) + (teacher in task.dustbin)
     problems = [
         f"{name} is {said[name]!r}; teacher {teacher} answers {value!r}"
-        for name, value in known.items()
+        for name, value in declared.items()
         if value is not None and said[name] != value
     ]
-    if not problems and task.labels is not None and answer.labels is not None and teacher not in task.knows:
-        problems += _other_labels(task.labels, answer.labels, f"teacher {teacher}")
+    if not problems and task.labels is not None and answer.labels is not None:
+        known = task.spec(teacher, "" if KINDS[task.kind].has_tokens else None).known
+        ours = task.labels if known is None else [task.labels[i] for i in known]
+        problems += _other_labels(ours, answer.labels[: len(ours)], f"teacher {teacher}")
     if problems:
         raise RecipeError(problems)
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 
@@ -76,7 +76,7 @@ class Codec(ABC):
     """
 
     name: ClassVar[str] = ""
-    takes_maps: ClassVar[bool] = False
+    on_maps: ClassVar[Literal["whole", "places", "never"]] = "places"
     task: TaskSpec
     table: Table | None = field(default=None, kw_only=True, compare=False, repr=False)
 
@@ -165,6 +165,11 @@ class Codec(ABC):
     def has_all_values(self) -> bool:
         """Whether the stored values are one for each class, or number of the row."""
         return True
+
+    def log_outcomes(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return log p(T) and log(1 - p(T)) of classes that are each by itself, float32 [B, C, 2], both precise."""
+        logits = as_logits(self.values(columns), self.task)
+        return torch.stack([temper_each(logits, temperature), temper_each(-logits, temperature)], -1)
 
     def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
         """Return log p(T) of the stored classes and of the others' mass, None where every class is stored."""

@@ -22,7 +22,7 @@ class DenseCodec(Codec):
     """Stores each value as `dtype`: `float32`, `float16` or `bfloat16` (as its 16 bits)."""
 
     name: ClassVar[str] = "dense"
-    takes_maps: ClassVar[bool] = True
+    on_maps = "whole"
     dtype: str = "float16"
 
     def __post_init__(self) -> None:

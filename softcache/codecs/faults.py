@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from softcache.kinds import Part
@@ -43,7 +45,7 @@ def like_probs(values: torch.Tensor, task: TaskSpec) -> bool:
 
 def part_faults(values: torch.Tensor, part: Part) -> dict[int, str]:
     """Return the items of a part's `values` [B, ...] that must not be stored, and why."""
-    flat = values.float().reshape(len(values), -1)
+    flat = values.float().reshape(len(values), math.prod(values.shape[1:]))
     faults = {f"a value of {part.name} that is not finite": ~flat.isfinite()}
     if part.positive:
         faults[f"a value of {part.name} that is not above 0"] = flat <= 0

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from softcache.codecs.base import Codec, tempered
-from softcache.codecs.temperature import log_complement
+from softcache.codecs.temperature import temper_each
 from softcache.errors import FormatError
 
 TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -94,13 +94,15 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
     rows = torch.arange(len(values), device=values.device).repeat_interleave(len(TEMPERATURES))
     temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
     columns = {name: column[rows] for name, column in columns.items()}
-    log_p = tempered(codec.logits(values)[rows], codec.task, temperatures)
+    logits = codec.logits(values)[rows]
+    log_p = tempered(logits, codec.task, temperatures)
     log_q = codec.log_probs(columns, temperatures)
     if codec.task.activation == "softmax":
         found = {"tv": (log_p.exp() - log_q.exp()).abs().sum(1) / 2, "kl": _kl(log_p, log_q).sum(1).clamp(min=0)}
     else:
-        of_both = _kl(log_p, log_q) + _kl(log_complement(log_p), log_complement(log_q))
-        found = {"tv": (log_p.exp() - log_q.exp()).abs().amax(1), "kl": of_both.sum(1).clamp(min=0)}
+        both = torch.stack([log_p, temper_each(-logits, temperatures)], -1)
+        of_both = _kl(both, codec.log_outcomes(columns, temperatures)).sum((1, 2))
+        found = {"tv": (log_p.exp() - log_q.exp()).abs().amax(1), "kl": of_both.clamp(min=0)}
     sparse = codec.sparse_log_probs(columns, temperatures)
     if sparse is not None and codec.covers_all:
         tail = log_p.exp().scatter(1, sparse.ids, 0.0).sum(1)

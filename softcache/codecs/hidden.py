@@ -37,6 +37,7 @@ class HiddenCodec(Codec):
     """
 
     name: ClassVar[str] = "hidden"
+    on_maps = "never"
     width: int = 0
     dtype: str = "float16"
 

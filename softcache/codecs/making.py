@@ -41,6 +41,8 @@ def codec_from_json(data: Mapping[str, Any], task: TaskSpec) -> Codec:
 
 
 def _of_task(codec: type[Codec], task: TaskSpec, settings: Mapping[str, Any]) -> Codec:
-    if not task.is_map or codec.takes_maps:
+    if not task.is_map or codec.on_maps == "whole":
         return codec(task, **settings)
+    if codec.on_maps == "never":
+        raise CodecError(f"codec {codec.name} does not store maps")
     return MapCodec(task, inner=codec(task.item, **settings))

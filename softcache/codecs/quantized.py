@@ -26,7 +26,7 @@ class QuantizedCodec(Codec):
     """
 
     name: ClassVar[str] = "quantized"
-    takes_maps: ClassVar[bool] = True
+    on_maps = "whole"
 
     def __post_init__(self) -> None:
         if self.task.value_kind == "probs":

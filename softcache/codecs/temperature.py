@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from softcache.errors import TaskError
 
 Temperature = float | torch.Tensor
+# Its square is still a number in float32.
+HIGHEST = 1e9
 
 
 def check_temperature(temperature: Temperature, rows: int) -> torch.Tensor | float:
@@ -21,16 +21,16 @@ def check_temperature(temperature: Temperature, rows: int) -> torch.Tensor | flo
             value = float(temperature)
         except (TypeError, ValueError):
             raise TaskError(f"temperature is {temperature!r}; expected a number above 0, or a tensor of them") from None
-        if not (math.isfinite(value) and value > 0):
-            raise TaskError(f"temperature is {value}; expected a finite number above 0")
+        if not 0 < value <= HIGHEST:
+            raise TaskError(f"temperature is {value}; expected a finite number above 0, at most {HIGHEST:g}")
         return value
     if temperature.ndim == 0:
         return check_temperature(float(temperature), rows)
     if temperature.shape != (rows,):
         raise TaskError(f"temperature has shape {list(temperature.shape)}; expected a number or [{rows}], one per row")
     result = temperature.float()
-    if not bool((torch.isfinite(result) & (result > 0)).all()):
-        raise TaskError("a temperature in the batch is not a finite number above 0")
+    if not bool(((result > 0) & (result <= HIGHEST)).all()):
+        raise TaskError(f"a temperature in the batch is not a finite number above 0, at most {HIGHEST:g}")
     return result
 
 
@@ -52,14 +52,6 @@ def temper_each(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:
     """
     values, t = _with_temperature(logits, temperature)
     return torch.nn.functional.logsigmoid(values / t)
-
-
-def log_complement(log_probs: torch.Tensor) -> torch.Tensor:
-    """Return log(1 - p) of log p, precise near 0 and near 1."""
-    small = log_probs < -math.log(2)
-    # What is not chosen must have a finite gradient too.
-    far, near = log_probs.where(small, -1.0), log_probs.masked_fill(small, -1.0)
-    return torch.where(small, torch.log1p(-far.exp()), torch.log(-torch.expm1(near)))
 
 
 def _with_temperature(values: torch.Tensor, temperature: Temperature) -> tuple[torch.Tensor, torch.Tensor | float]:

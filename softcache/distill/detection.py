@@ -88,7 +88,8 @@ def detection_loss(
     _check(student_logits, student_boxes, soft)
     matched = match_detections(student_logits, student_boxes, soft) if matched is None else matched
     soft = soft.to(student_logits.device)
-    if matched.shape != soft.mask.shape or bool((matched[soft.mask] < 0).any()):
+    chosen = matched[soft.mask] if matched.shape == soft.mask.shape and matched.dtype == torch.int64 else None
+    if chosen is None or bool(((chosen < 0) | (chosen >= student_logits.shape[1])).any()):
         raise TaskError(
             f"matched is {list(matched.shape)}; expected a prediction for each box of {list(soft.mask.shape)}"
         )
@@ -110,8 +111,14 @@ def _check(student_logits: torch.Tensor, student_boxes: torch.Tensor, soft: Soft
             f"student logits are {list(student_logits.shape)} and boxes {list(student_boxes.shape)}; expected "
             f"[{len(soft)}, Q, {soft.task.label_space}] and [{len(soft)}, Q, 4]"
         )
-    if len(student_logits) != len(soft) or soft.task.known is not None:
-        raise TaskError(f"{len(student_logits)} samples of a student, {len(soft)} of a teacher that knows all classes")
+    if soft.task.known is not None:
+        raise TaskError("the teacher knows only some classes; matching needs all of them")
+    if len(student_logits) != len(soft) or student_logits.shape[2] != soft.task.label_space:
+        raise TaskError(
+            f"student logits are {list(student_logits.shape)}; expected [{len(soft)}, Q, {soft.task.label_space}]"
+        )
+    if not bool(student_boxes.isfinite().all()) or bool(student_logits.isnan().any()):
+        raise TaskError("the student's boxes or logits are not finite")
     if int(soft.mask.sum(1).max().item() if soft.mask.numel() else 0) > student_logits.shape[1]:
         raise TaskError(f"the student predicts {student_logits.shape[1]} boxes; a sample has {soft.mask.shape[1]}")
 

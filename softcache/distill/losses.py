@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from softcache.codecs import SparseLogProbs, Temperature, check_temperature
-from softcache.codecs.temperature import log_complement
 from softcache.distill.by_rows import Rows, by_rows
 from softcache.distill.divergences import DIVERGENCES, known_classes, student_buckets, teacher_buckets
 from softcache.errors import TaskError
@@ -85,8 +84,11 @@ def distillation_loss(
         chosen = rows if items is None else items[rows]
         at = temperatures[chosen]
         own = {name: column[chosen] for name, column in columns.items()}
-        sparse = None if by_class else decoder.sparse_log_probs(own, at)
-        teacher = decoder.log_probs(own, at) if sparse is None else sparse
+        if task.activation == "sigmoid":
+            teacher: torch.Tensor | SparseLogProbs = decoder.log_outcomes(own, at)
+        else:
+            sparse = None if by_class else decoder.sparse_log_probs(own, at)
+            teacher = decoder.log_probs(own, at) if sparse is None else sparse
         soft_part, hard_part = loss(task, some, teacher, at, divergence, None if hard is None else hard[rows])
         found = alpha * at.to(some.dtype) ** 2 * soft_part
         return found if hard_part is None else found + (1 - alpha) * hard_part
@@ -128,8 +130,7 @@ def _sigmoid_losses(
     assert isinstance(teacher, torch.Tensor)
     student = known_classes(logits / at.to(logits.dtype)[:, None], task)
     log_q = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)], -1)
-    log_p = torch.stack([teacher, log_complement(teacher)], -1).to(logits.dtype)
-    soft_part = DIVERGENCES[divergence](log_p, log_q).sum(1)
+    soft_part = DIVERGENCES[divergence](teacher.to(logits.dtype), log_q).sum(1)
     if labels is None:
         return soft_part, None
     return soft_part, F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").sum(1)

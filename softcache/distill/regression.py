@@ -45,6 +45,8 @@ def regression_loss(
         )
     soft = soft.to(student.device)
     ours = student if student.dtype == torch.float64 else student.float()
+    # What does not count must have no gradient either, whatever it is.
+    ours = torch.where(soft.mask.view(-1, *(1,) * len(task.shape)), ours, 0.0)
     theirs = soft.values.to(ours.dtype).nan_to_num(0.0)
     if distance == "cosine":
         losses = (1 - F.cosine_similarity(ours, theirs, dim=1)).reshape(len(soft), -1).mean(1)

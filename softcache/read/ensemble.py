@@ -63,11 +63,19 @@ class EnsembleDecoder:
 
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Return the members' values side by side, [B, K, *task.shape]."""
-        return torch.stack([m.values(_own(columns, i)) for i, m in enumerate(self.members)], dim=1)
+        each = [m.values(_own(columns, i)) for i, m in enumerate(self.members)]
+        if len({values.shape for values in each}) > 1:
+            raise TaskError("the ensemble's members are stored otherwise, so that their values have no common shape")
+        return torch.stack(each, dim=1)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         """Return the log of the arithmetic mean of the members' p(T) (Hinton et al. 2015, section 1)."""
         each = [m.log_probs(_own(columns, i), temperature) for i, m in enumerate(self.members)]
+        return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
+
+    def log_outcomes(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return the logs of the arithmetic means of the members' p(T) and 1 - p(T)."""
+        each = [m.log_outcomes(_own(columns, i), temperature) for i, m in enumerate(self.members)]
         return torch.logsumexp(torch.stack(each), dim=0) - math.log(len(each))
 
     def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> None:

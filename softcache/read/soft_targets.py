@@ -43,6 +43,9 @@ class Decoder(Protocol):
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
         """Return log p(T), float32 [B, C, ...]."""
 
+    def log_outcomes(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return log p(T) and log(1 - p(T)) of classes that are each by itself, float32 [B, C, 2]."""
+
     def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs | None:
         """Return log p(T) of the stored classes and of the rest, None where every class is stored."""
 

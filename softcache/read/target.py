@@ -249,14 +249,14 @@ class Target:
         else:
             stored = {name: column.take_runs(runs) for name, column in columns.items()}
         if covered is not None:
-            self._blank(stored, torch.from_numpy(~covered))
+            self._blank(stored, ~covered)
         return SoftTargets(decoder=self.codec, columns=stored, mask=torch.from_numpy(mask), keys=keys)
 
-    def _blank(self, stored: dict[str, torch.Tensor], rows: torch.Tensor) -> None:
-        """Make rows [n], where `rows` is True, those of a missing answer."""
+    def _blank(self, stored: dict[str, torch.Tensor], rows: Array) -> None:
+        """Make rows, where `rows` (bool [n]) is True, those of a missing answer."""
         missing = self.codec.missing(1)
         for name, column in stored.items():
-            column[rows] = missing[name]
+            column.numpy()[rows] = missing[name].numpy()
 
     def _locate(self, rows: Array) -> tuple[Array, Array, Array | None]:
         """Return the shard and the row within it of each row, and which are covered (in the split), None if all."""

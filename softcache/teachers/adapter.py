@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -75,7 +76,6 @@ class Adapter(Settings):
         """Return which output answers a task that names none, None for the one called like the task."""
         return None
 
-    @property
-    def layer(self) -> str | None:
-        """Which layer `Teacher.output_layer` returns, where that is a setting."""
-        return None
+    def declares(self, output: str, codec: str) -> dict[str, Any]:
+        """Return what further settings decide an output's answers in a codec, to be declared with that target alone."""
+        return {}

@@ -47,6 +47,19 @@ def hooked(model: torch.nn.Module, hooks: Mapping[str, Hook], mask: torch.Tensor
         raise TeacherError(f"hooks: the model did not run {', '.join(absent)}")
 
 
+def declared_hook(hooks: Mapping[str, Hook], output: str) -> dict[str, Any]:
+    """Return what is declared of a target whose answer is a hook's: other targets do not depend on it."""
+    return {"hook": hooks[output].model_dump()} if output in hooks else {}
+
+
+def with_hooks(answers: dict[str, Any], collected: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return a model's answers and what its hooks have collected. Raises TeacherError where both have a name."""
+    both = sorted(answers.keys() & collected.keys())
+    if both:
+        raise TeacherError(f"hooks: {', '.join(both)} is an output of the model too; give the hook another name")
+    return answers | collected
+
+
 def module_named(model: torch.nn.Module, name: str) -> torch.nn.Module:
     """Return a module by its dotted name. Raises TeacherError naming those that are near."""
     try:
@@ -79,9 +92,14 @@ def _pooled(hook: Hook, output: Any, mask: torch.Tensor | None) -> torch.Tensor:
         )
     if hook.pool == "places":
         return values.flatten(2).mean(2)
+    if mask is None or bool(mask.all()):
+        return values[:, 0] if hook.pool == "first" else values.mean(1)
+    if mask.shape != values.shape[:2]:
+        raise TeacherError(
+            f"hooks: {hook.module} returns {list(values.shape)} for inputs of {list(mask.shape)}: where its padding is "
+            "cannot be told; use batch_size 1, or pool: none"
+        )
     if hook.pool == "first":
-        return values[:, 0]
-    if mask is None or mask.shape != values.shape[:2]:
-        return values.mean(1)
+        return values[torch.arange(len(values), device=values.device), mask.long().argmax(1)]
     weights = mask.to(values)[:, :, None]
     return (values * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from softcache.settings import Settings
+from softcache.teachers.protocol import Sequences
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -36,6 +38,24 @@ class Numerics(Settings):
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+    def kept(self, answers: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Return answers of which those that are worked out later are then worked out in the same way."""
+        return {
+            name: replace(answer, chunks=self._later(answer.chunks, device))
+            if isinstance(answer, Sequences)
+            else answer
+            for name, answer in answers.items()
+        }
+
+    def _later(self, chunks: Iterable[Any], device: torch.device) -> Iterator[Any]:
+        remaining = iter(chunks)
+        while True:
+            with self.applied(device):
+                chunk = next(remaining, None)
+            if chunk is None:
+                return
+            yield chunk
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not as usual, for fingerprints."""

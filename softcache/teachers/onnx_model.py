@@ -17,11 +17,10 @@ from softcache.teachers.protocol import Fingerprint, NoOutputLayer
 from softcache.transfer.python import resolve
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-DATA_SUFFIX = ".data"
 
 
 class OnnxAdapter(Preprocessing):
-    """An `.onnx` file, with its external weights (`.data`) beside it where it has some.
+    """An `.onnx` file, with its external weights beside or below it where it has some.
 
     Where the model has several inputs, `preprocess` returns a mapping by their names. The answers are the model's
     outputs by their names, or what `postprocess` makes of them. `threads` is how many ONNX Runtime uses, by default as
@@ -34,9 +33,7 @@ class OnnxAdapter(Preprocessing):
 
     def describe(self, folder: Path) -> Description:
         _runtime()
-        path = resolve(folder, self.model)
-        files = [path, *sorted(path.parent.glob(f"{path.name}*{DATA_SUFFIX}"))]
-        weights = tuple(file_sha256(file) for file in files)
+        weights = tuple(file_sha256(file) for file in _files(resolve(folder, self.model)))
         return Description(
             Fingerprint("onnx", self.config(), weights, self.sources(folder)), libraries=("onnxruntime",)
         )
@@ -77,6 +74,19 @@ class OnnxTeacher(NoOutputLayer):
         found = self._session.run(self._outputs, {name: tensor.numpy() for name, tensor in given.items()})
         tensors = {name: torch.from_numpy(array) for name, array in zip(self._outputs, found, strict=True)}
         return self._prepared.answers(next(iter(tensors.values())) if len(tensors) == 1 else tensors)
+
+
+def _files(model: Path) -> list[Path]:
+    """Return a model's file and those of its external weights. Raises TeacherError if it cannot be read.
+
+    The model has the names of these as plain text.
+    """
+    try:
+        data = model.read_bytes()
+        beside = {path.relative_to(model.parent).as_posix(): path for path in model.parent.rglob("*") if path.is_file()}
+    except OSError as e:
+        raise TeacherError(f"{model}: {e.strerror}") from e
+    return [model, *(path for name, path in sorted(beside.items()) if path != model and name.encode() in data)]
 
 
 def _runtime() -> Any:

@@ -36,14 +36,25 @@ def model_source(folder: Path, model: str, gguf: str | None = None, revision: st
     return ModelSource(str(local) if local.is_dir() else model, gguf, revision)
 
 
-def model_files(source: ModelSource) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the hashes of a model's weights, and of its other files by name. Raises TeacherError."""
+def model_files(source: ModelSource, *, nested: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the hashes of a model's weights, and of its other files by name; where `nested`, of inner folders too.
+
+    Raises TeacherError if it has no weights.
+    """
     folder = _folder(source)
-    names = [source.gguf] if source.gguf else sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHTS)
-    if not names:
+    if source.gguf:
+        return (file_sha256(folder / source.gguf),), {}
+    found = sorted(path for path in (folder.rglob("*") if nested else folder.iterdir()) if path.is_file())
+    weights = [path for path in found if path.suffix in WEIGHTS and not (path.suffix == ".bin" and _is_state(path))]
+    if not weights:
         raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
-    others = [] if source.gguf else sorted(p for p in folder.iterdir() if p.suffix in CODE and p.is_file())
-    return tuple(file_sha256(folder / name) for name in names), {path.name: file_sha256(path) for path in others}
+    others = {path.relative_to(folder).as_posix(): path for path in found if path.suffix in CODE}
+    return tuple(map(file_sha256, weights)), {name: file_sha256(path) for name, path in others.items()}
+
+
+def _is_state(path: Path) -> bool:
+    """Whether a `.bin` file is what a trainer leaves beside the weights."""
+    return path.stem in ("training_args", "optimizer", "scheduler")
 
 
 def load_tokenizer(source: ModelSource) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from softcache.errors import RecipeError
 from softcache.teachers.adapter import Adapter
 from softcache.teachers.causal_lm import CausalLMAdapter
@@ -33,4 +35,6 @@ def find_adapter(name: str) -> type[Adapter]:
     found = load_callable(name)
     if not (isinstance(found, type) and issubclass(found, Adapter)):
         raise RecipeError(f"{name!r} is no subclass of softcache.teachers.Adapter")
+    if inspect.isabstract(found):
+        raise RecipeError(f"{name!r} lacks {' and '.join(sorted(found.__abstractmethods__))}")
     return found

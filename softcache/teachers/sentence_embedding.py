@@ -10,7 +10,6 @@ import torch
 
 from softcache.errors import MissingExtra
 from softcache.teachers.adapter import Adapter, Answer, Description
-from softcache.teachers.files import file_sha256
 from softcache.teachers.numerics import Numerics
 from softcache.teachers.pretrained import ModelSource, loading, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer
@@ -35,15 +34,10 @@ class SentenceTransformersAdapter(Adapter):
 
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.model, revision=self.revision)
-        weights, files = model_files(source)
         # Pooling and the like have folders of their own.
-        inner = {
-            path.relative_to(source.model).as_posix(): file_sha256(path)
-            for path in sorted(Path(source.model).glob("*_*/*"))
-            if path.is_file()
-        }
+        weights, files = model_files(source, nested=True)
         config = {"normalize": self.normalize, "column": self.column, "numerics": self.numerics.to_json()}
-        fingerprint = Fingerprint("sentence_transformers", config, weights, files | inner)
+        fingerprint = Fingerprint("sentence_transformers", config, weights, files)
         answers = {"embedding": Answer("features")}
         return Description(fingerprint, answers, libraries=("sentence-transformers", "transformers"))
 

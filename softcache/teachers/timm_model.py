@@ -12,7 +12,7 @@ from pydantic import Field
 from softcache.errors import MissingExtra, TeacherError
 from softcache.teachers.adapter import Adapter, Description
 from softcache.teachers.files import file_sha256
-from softcache.teachers.hooks import Hooks, hooked
+from softcache.teachers.hooks import Hooks, declared_hook, hooked, with_hooks
 from softcache.teachers.numerics import Numerics
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer
 from softcache.transfer.python import resolve
@@ -48,7 +48,6 @@ class TimmAdapter(Adapter):
             "column": self.column,
             "classes": self.classes,
             "pretrained": None if pretrained is None else {k: str(v) for k, v in pretrained.to_dict().items()},
-            "hooks": {name: hook.model_dump() for name, hook in self.hooks.items()},
             "numerics": self.numerics.to_json(),
         }
         return Description(Fingerprint("timm", config, weights), libraries=("timm",))
@@ -65,8 +64,11 @@ class TimmAdapter(Adapter):
             raise TeacherError(f"{self.model}: timm cannot make it: {e}") from e
         return TimmTeacher(model.to(device).eval().requires_grad_(False), transform, self, device)
 
+    def declares(self, output: str, codec: str) -> dict[str, Any]:
+        return declared_hook(self.hooks, output)
+
     def output_for(self, kind: str, codec: str) -> str | None:
-        return None if kind in ("features", "regression") else "logits"
+        return None if kind == "features" else "logits"
 
 
 class TimmTeacher(NoOutputLayer):
@@ -84,7 +86,7 @@ class TimmTeacher(NoOutputLayer):
         """Return `logits` and what the hooks collect."""
         with self._settings.numerics.applied(self._device), hooked(self._model, self._settings.hooks, None) as further:
             logits = self._model(batch.to(self._device))
-        return {"logits": logits} | further
+        return with_hooks({"logits": logits}, further)
 
 
 def _timm() -> Any:

@@ -56,4 +56,4 @@ class TorchExportTeacher(NoOutputLayer):
         inputs = on_device(batch, self._device)
         with self._numerics.applied(self._device):
             answer = self._module(inputs) if isinstance(inputs, torch.Tensor) else self._module(**inputs)
-            return self._prepared.answers(answer)
+            return self._numerics.kept(self._prepared.answers(answer), self._device)

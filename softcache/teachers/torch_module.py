@@ -16,7 +16,7 @@ from softcache.errors import TeacherError
 from softcache.settings import Arguments
 from softcache.teachers.adapter import Description
 from softcache.teachers.files import file_sha256
-from softcache.teachers.hooks import Hooks, hooked, module_named
+from softcache.teachers.hooks import Hooks, declared_hook, hooked, module_named, with_hooks
 from softcache.teachers.inputs import Inputs, Prepared, Preprocessing, on_device
 from softcache.teachers.numerics import Numerics
 from softcache.teachers.protocol import Fingerprint
@@ -41,20 +41,19 @@ class TorchAdapter(Preprocessing):
     hooks: Hooks = Field(default_factory=dict)
     numerics: Numerics = Numerics()
 
-    @property
-    def layer(self) -> str | None:
-        return self.output_layer
-
     def describe(self, folder: Path) -> Description:
         sources = self.sources(folder, self.model)
         config = self.config() | {
             "model": self.model,
             "arguments": dict(self.arguments),
-            "hooks": {name: hook.model_dump() for name, hook in self.hooks.items()},
             "numerics": self.numerics.to_json(),
         }
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
         return Description(Fingerprint("torch", config, weights, sources))
+
+    def declares(self, output: str, codec: str) -> dict[str, Any]:
+        layer = {"output_layer": self.output_layer} if codec == "hidden" and self.output_layer else {}
+        return layer | declared_hook(self.hooks, output)
 
     def load(self, folder: Path, device: str) -> TorchTeacher:
         make, prepared = load_callable(self.model), self.prepared()
@@ -101,7 +100,8 @@ class TorchTeacher:
         inputs = on_device(batch, self._device)
         with self._numerics.applied(self._device), hooked(self._module, self._hooks, None) as further:
             answer = self._module(inputs) if isinstance(inputs, torch.Tensor) else self._module(**inputs)
-            return self._prepared.answers(answer) | further
+            answers = self._numerics.kept(self._prepared.answers(answer), self._device)
+        return with_hooks(answers, further)
 
     def output_layer(self) -> dict[str, torch.Tensor]:
         """Return `weight` [C, d] and, where there is one, `bias` [C] of the last layer.

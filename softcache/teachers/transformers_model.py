@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from softcache.errors import TeacherError
 from softcache.teachers.adapter import Adapter, Answer, Description
-from softcache.teachers.hooks import Hooks, hooked
+from softcache.teachers.hooks import Hooks, declared_hook, hooked, with_hooks
 from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
@@ -29,6 +29,7 @@ MODELS = {
     "image_features": ("AutoModel", "image"),
     "audio_features": ("AutoModel", "audio"),
 }
+KIND_OF = {"token_classification": "sequence", "semantic_segmentation": "segmentation"}
 _UNNAMED_LABEL = "LABEL_0"
 
 
@@ -74,7 +75,7 @@ class TransformersAdapter(Adapter):
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.model, revision=self.revision)
         weights, files = model_files(source)
-        config = self.model_dump(exclude={"adapter", "model", "revision"}, exclude_defaults=True)
+        config = self.model_dump(exclude={"adapter", "model", "revision", "hooks"}, exclude_defaults=True)
         fingerprint = Fingerprint("transformers", config, weights, files)
         answers = {} if self.task.endswith("_features") else {"logits": self._answer(source)}
         return Description(fingerprint, answers, libraries=("transformers",))
@@ -89,8 +90,11 @@ class TransformersAdapter(Adapter):
             model = model.to(device).eval().requires_grad_(False)
         return TransformersTeacher(model, processor, self, device)
 
+    def declares(self, output: str, codec: str) -> dict[str, Any]:
+        return declared_hook(self.hooks, output)
+
     def output_for(self, kind: str, codec: str) -> str | None:
-        return None if kind in ("features", "regression") else "logits"
+        return None if kind == "features" else "logits"
 
     def _processor(self, source: ModelSource) -> Any:
         if self.reads_kind == "text":
@@ -104,8 +108,12 @@ class TransformersAdapter(Adapter):
             return Answer("detection", value_kind="logits")
         with loading(source, "its configuration"):
             config = transformers().AutoConfig.from_pretrained(source.model, **source.options())
+        problem = getattr(config, "problem_type", None)
+        if problem == "regression":
+            return Answer("regression")
+        kind = "multilabel" if problem == "multi_label_classification" else KIND_OF.get(self.task)
         names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
-        return Answer(None, len(names), None if _UNNAMED_LABEL in names else names, "logits")
+        return Answer(kind, len(names), None if _UNNAMED_LABEL in names else names, "logits")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -148,7 +156,7 @@ class TransformersTeacher(NoOutputLayer):
             answer = self._model(**inputs)
         if self._settings.task.endswith("_features"):
             return dict(further)
-        return {"logits": self._logits(answer, mask)} | further
+        return with_hooks({"logits": self._logits(answer, mask)}, further)
 
     def _logits(self, answer: Any, mask: torch.Tensor | None) -> Any:
         if self._settings.task == "object_detection":
