@@ -131,7 +131,7 @@ class Answers(ABC):
         of a map are items.
         """
         target = self.target
-        if not target.task.has_temperature or not len(numbers):
+        if not target.task.has_temperature or not target.codec.can_be_measured or not len(numbers):
             return
         codec, columns = target.codec.per_item(encoded)
         share = SHARE

@@ -43,7 +43,7 @@ class CodecTrial:
 
 def try_codecs(runner: Runner, target: BuildTarget, jobs: Sequence[Job], items: int) -> list[CodecTrial]:
     """Try codecs on a target's first answers, the recipe's own first; `items` are in the whole transfer set."""
-    if not target.task.has_temperature:
+    if not target.task.has_temperature or not target.codec.can_be_measured:
         return []
     wanted = ITEMS if target.task.shape[0] <= FEW_CLASSES else ITEMS_OF_MANY_CLASSES
     samples: dict[str, torch.Tensor] = {}

@@ -7,6 +7,7 @@ from softcache.codecs.making import codec_from_json, make_codec
 from softcache.codecs.maps import MapCodec
 from softcache.codecs.quantized import QuantizedCodec
 from softcache.codecs.sampled import SampledCodec
+from softcache.codecs.served import ServedCodec
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, check_temperature
 from softcache.codecs.topk import TopkCodec
@@ -20,6 +21,7 @@ __all__ = [
     "MapCodec",
     "QuantizedCodec",
     "SampledCodec",
+    "ServedCodec",
     "SparseLogProbs",
     "Temperature",
     "TopkCodec",

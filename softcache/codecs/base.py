@@ -157,6 +157,11 @@ class Codec(ABC):
         return True
 
     @property
+    def can_be_measured(self) -> bool:
+        """Whether the teacher gives all that an answer could be compared with."""
+        return True
+
+    @property
     def has_shape(self) -> bool:
         """Whether classes that are not stored by themselves have shares of their own in the rest."""
         return False

@@ -17,6 +17,7 @@ from softcache.teachers.adapter import Adapter, Answer, Description
 from softcache.teachers.numerics import DTYPES
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, Sequences
+from softcache.teachers.tokens import integers, token_ids
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
 Array = np.ndarray[Any, Any]
@@ -60,7 +61,7 @@ class CausalLMAdapter(Adapter):
             "add_special_tokens": self.add_special_tokens,
         }
         fingerprint = Fingerprint("causal_lm", config, weights, files)
-        table = _vocabulary(source, (*weights, *files.values()))
+        table = vocabulary_of(source, (*weights, *files.values()))
         answer = Answer("causal_lm", vocabulary_size(table), value_kind="logits")
         answers = {"logits": answer, "hidden": answer}
         return Description(fingerprint, answers, table, ("transformers", "tokenizers"))
@@ -124,14 +125,8 @@ class CausalLMTeacher:
 
     def _encode(self, sample: Mapping[str, Any]) -> tuple[Array, Array]:
         inputs = self._inputs
-        if inputs.text is not None:
-            text = sample[inputs.text]
-            if not isinstance(text, str):
-                raise TypeError(f"column {inputs.text!r} is {type(text).__name__}; expected text")
-            found = self._tokenizer(text, add_special_tokens=inputs.add_special_tokens)["input_ids"]
-        else:
-            found = sample[str(inputs.input_ids)]
-        tokens = _integers("tokens", found)[: inputs.max_length]
+        found = token_ids(sample, inputs.text, inputs.input_ids, self._tokenizer, inputs.add_special_tokens)
+        tokens = found[: inputs.max_length]
         if not 0 <= tokens.min() <= tokens.max() < self._classes:
             raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected them from 0 to {self._classes - 1:,}")
         longest = getattr(self._model.config, "max_position_embeddings", None)
@@ -139,7 +134,7 @@ class CausalLMTeacher:
             raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
         positions = np.arange(len(tokens) - 1, dtype=np.int32)
         if inputs.loss_mask is not None:
-            mask = _integers(inputs.loss_mask, sample[inputs.loss_mask])
+            mask = integers(inputs.loss_mask, sample[inputs.loss_mask])
             if len(mask) != len(found) or not np.isin(mask, (0, 1)).all():
                 raise ValueError(f"{inputs.loss_mask!r}: expected a 0 or a 1 for each of {len(found):,} tokens")
             positions = positions[mask[1 : len(tokens)] == 1]
@@ -199,18 +194,9 @@ class CausalLMTeacher:
 
 
 @lru_cache(maxsize=8)
-def _vocabulary(source: ModelSource, contents: tuple[str, ...]) -> pa.RecordBatch:
+def vocabulary_of(source: ModelSource, contents: tuple[str, ...]) -> pa.RecordBatch:
     """Return the vocabulary of a model's tokenizer, read once while the hashes of the model's files stay the same."""
     return vocabulary(load_tokenizer(source))
-
-
-def _integers(name: str, given: Any) -> Array:
-    """Return a list of integers, at least one, as int64 [n]. Raises ValueError for anything else."""
-    numbers = np.asarray(given)
-    is_mask = numbers.dtype.kind == "b" and name != "tokens"
-    if numbers.ndim != 1 or not len(numbers) or (numbers.dtype.kind not in "iu" and not is_mask):
-        raise ValueError(f"{name}: expected a list of at least one integer, not {numbers.dtype} {list(numbers.shape)}")
-    return numbers.astype(np.int64)
 
 
 class _Once(Iterable[Chunk]):

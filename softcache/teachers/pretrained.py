@@ -36,17 +36,20 @@ def model_source(folder: Path, model: str, gguf: str | None = None, revision: st
     return ModelSource(str(local) if local.is_dir() else model, gguf, revision)
 
 
-def model_files(source: ModelSource, *, nested: bool = False) -> tuple[tuple[str, ...], dict[str, str]]:
+def model_files(
+    source: ModelSource, *, nested: bool = False, weightless: bool = False
+) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return the hashes of a model's weights, and of its other files by name; where `nested`, of inner folders too.
 
-    Raises TeacherError if it has no weights.
+    Raises TeacherError if it has no weights, unless it may be `weightless`, a tokenizer alone.
     """
     folder = _folder(source)
     if source.gguf:
-        return (file_sha256(folder / source.gguf),), {}
+        digest = file_sha256(folder / source.gguf)
+        return (digest,), {source.gguf: digest} if weightless else {}
     found = sorted(path for path in (folder.rglob("*") if nested else folder.iterdir()) if path.is_file())
     weights = [path for path in found if path.suffix in WEIGHTS and not (path.suffix == ".bin" and _is_state(path))]
-    if not weights:
+    if not weights and not weightless:
         raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
     others = {path.relative_to(folder).as_posix(): path for path in found if path.suffix in CODE}
     return tuple(map(file_sha256, weights)), {name: file_sha256(path) for name, path in others.items()}

@@ -7,6 +7,7 @@ import inspect
 from softcache.errors import RecipeError
 from softcache.teachers.adapter import Adapter
 from softcache.teachers.causal_lm import CausalLMAdapter
+from softcache.teachers.completions import CompletionsAdapter
 from softcache.teachers.onnx_model import OnnxAdapter
 from softcache.teachers.sentence_embedding import SentenceTransformersAdapter
 from softcache.teachers.timm_model import TimmAdapter
@@ -21,6 +22,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "onnx": OnnxAdapter,
     "transformers": TransformersAdapter,
     "causal_lm": CausalLMAdapter,
+    "completions": CompletionsAdapter,
     "sentence_transformers": SentenceTransformersAdapter,
     "timm": TimmAdapter,
 }

@@ -1,0 +1,105 @@
+"""The served codec: the k highest log-probabilities that an endpoint gives, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from softcache.codecs.base import Codec, Column, check_integer, require_distribution
+from softcache.codecs.bits import id_columns, pack_ids, read_ids
+from softcache.codecs.faults import PROBS_SUM_TOLERANCE, by_row
+from softcache.codecs.sparse import SparseLogProbs
+from softcache.codecs.temperature import Temperature, check_temperature
+from softcache.errors import CodecError, TaskError
+
+MAX_K = 65_535
+
+
+@dataclass(frozen=True)
+class ServedCodec(Codec):
+    """Stores the `k` highest log-probabilities as an endpoint served them, float32.
+
+    The endpoint says nothing of the other classes but what is left of 1. So it answers at T = 1 alone: at another
+    temperature their mass depends on how it is spread.
+    """
+
+    name: ClassVar[str] = "served"
+    k: int = 20
+
+    def __post_init__(self) -> None:
+        require_distribution(self)
+        check_integer("k", self.k, 1, min(MAX_K, self.task.shape[0] - 1))
+        if self.task.value_kind != "log_probs":
+            raise CodecError(f"codec served stores log_probs, not {self.task.value_kind}")
+
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        return (2, self.k)
+
+    @property
+    def sees_logits(self) -> bool:
+        return False
+
+    @property
+    def can_be_measured(self) -> bool:
+        return False
+
+    @property
+    def has_all_values(self) -> bool:
+        return False
+
+    @property
+    def value_columns(self) -> tuple[Column, ...]:
+        return *id_columns(self.k, self.task.shape[0]), Column("log_p", "float32", (self.k,), math.nan)
+
+    def faults(self, values: torch.Tensor) -> dict[int, str]:
+        """Return what is wrong with ids and log-probabilities, float64 [B, 2, k]."""
+        ids, log_p = values.unbind(1)
+        ordered = ids.sort(1).values
+        strange = (ids != ids.round()) | (ids < 0) | (ids >= self.task.shape[0]) | ids.isnan()
+        twice = torch.zeros_like(strange)
+        twice[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+        return by_row(
+            {
+                "a class number that is none": strange,
+                "a class twice": twice,
+                "a log-probability that is not finite": ~log_p.isfinite(),
+                "log-probabilities of more than 1 in all": (log_p.exp().sum(1) > 1 + PROBS_SUM_TOLERANCE)[:, None],
+            }
+        )
+
+    def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
+        ids, log_p = values.detach().unbind(1)
+        order = log_p.argsort(dim=1, descending=True, stable=True)
+        return pack_ids(ids.gather(1, order).long(), self.task.shape[0]) | {"log_p": log_p.gather(1, order).float()}
+
+    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the log-probabilities, float32 [B, k], highest first."""
+        return columns["log_p"]
+
+    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+        """Return log p of the served classes and of all others together. Raises TaskError unless T = 1."""
+        t = check_temperature(temperature, len(columns["log_p"]))
+        if bool((torch.as_tensor(t) != 1).any()):
+            raise TaskError(
+                "an endpoint's log-probabilities answer at T = 1 alone: what the classes that it did not serve have at "
+                "another temperature is not known"
+            )
+        log_p = columns["log_p"]
+        tail = torch.log1p(-log_p.double().exp().sum(1).clamp(max=1)).float()
+        return SparseLogProbs(read_ids(columns, self.task.shape[0]), log_p, tail)
+
+    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+        """Return log p, float32 [B, C], what is left spread evenly. Raises as `sparse_log_probs`."""
+        ids, log_p, tail = self.sparse_log_probs(columns, temperature)
+        classes = self.task.shape[0]
+        each = tail - math.log(classes - self.k)
+        return each[:, None].expand(-1, classes).scatter(1, ids, log_p)
+
+    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        ids, log_p = read_ids(columns, self.task.shape[0]), columns["log_p"]
+        return log_p.new_zeros(len(log_p), self.task.shape[0]).scatter(1, ids, log_p.exp())

@@ -1,0 +1,229 @@
+"""Teachers behind an OpenAI-compatible completions endpoint: the k likeliest next tokens, as they are served."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from functools import partial
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from softcache.errors import TeacherError
+from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.causal_lm import vocabulary_of
+from softcache.teachers.files import file_sha256
+from softcache.teachers.pretrained import load_tokenizer, model_files, model_source
+from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
+from softcache.teachers.tokens import token_ids
+from softcache.transfer.python import resolve
+from softcache.transfer.vocabulary import vocabulary_hash, vocabulary_size
+
+Array = np.ndarray[Any, Any]
+OUTPUT = "log_probs"
+LONGEST_PAUSE = 60.0
+_ID_TEXT = "token_id:"
+
+
+class CompletionsAdapter(Adapter):
+    """A model served at `url` (ending in `/v1`), asked for the `k` likeliest next tokens after each token.
+
+    Prompts are sent as token ids, made by the tokenizer of `tokenizer` (a folder, `package:NAME`, or a name on the Hub;
+    `gguf` a file in it), and the answers must name tokens by id: a server that names them by text alone is refused.
+    With `prompt_logprobs` one request answers a whole sample (vLLM); without, there is one for each position
+    (llama.cpp), which a server that keeps its cache of the prompt answers quickly.
+
+    What is served cannot be hashed from here: `model` is its name there, and `weights`, a file that you serve, may
+    stand for it. Requests are repeated up to `retries` times where the server is busy, fails or is not there, with
+    pauses that grow; `requests_per_minute` limits them, `at_once` is how many are under way. `key_variable` is the
+    environment variable with the key.
+    """
+
+    adapter: Literal["completions"] = "completions"
+    url: str
+    model: str
+    weights: str | None = None
+    tokenizer: str
+    gguf: str | None = None
+    revision: str | None = None
+    text: str | None = None
+    input_ids: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    add_special_tokens: bool = True
+    k: int = Field(default=20, ge=1)
+    prompt_logprobs: bool = False
+    key_variable: str | None = None
+    timeout: float = Field(default=120.0, gt=0)
+    retries: int = Field(default=6, ge=0)
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    at_once: int = Field(default=4, ge=1)
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column in (self.text, self.input_ids) if column is not None]
+
+    def describe(self, folder: Path) -> Description:
+        source = model_source(folder, self.tokenizer, self.gguf, self.revision)
+        table = vocabulary_of(source, tuple(model_files(source, weightless=True)[1].values()))
+        config = {
+            "model": self.model,
+            "tokenizer": vocabulary_hash(table),
+            "columns": self.columns,
+            "max_length": self.max_length,
+            "add_special_tokens": self.add_special_tokens,
+            "k": self.k,
+        }
+        weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
+        answers = {OUTPUT: Answer("causal_lm", vocabulary_size(table), value_kind="log_probs")}
+        return Description(Fingerprint("completions", config, weights), answers, table, ("tokenizers",))
+
+    def load(self, folder: Path, device: str) -> CompletionsTeacher:
+        key = None if self.key_variable is None else os.environ.get(self.key_variable)
+        if self.key_variable is not None and not key:
+            raise TeacherError(f"the environment has no {self.key_variable}, the key of {self.url}")
+        source = model_source(folder, self.tokenizer, self.gguf, self.revision)
+        return CompletionsTeacher(self, load_tokenizer(source), key)
+
+    def output_for(self, kind: str, codec: str) -> str | None:
+        return OUTPUT
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give text or input_ids, the column to read")
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError("url must begin with http:// or https://")
+        return self
+
+
+class CompletionsTeacher(NoOutputLayer):
+    """A served model."""
+
+    def __init__(self, settings: CompletionsAdapter, tokenizer: Any, key: str | None) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+        self._endpoint = _Endpoint(settings, key)
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[Array]:
+        """Return each sample's token ids, int32."""
+        return [self._encode(sample) for sample in samples]
+
+    def predict(self, batch: list[Array]) -> dict[str, Sequences]:
+        """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
+        positions = [np.arange(len(tokens) - 1, dtype=np.int32) for tokens in batch]
+        return {OUTPUT: Sequences([len(p) for p in positions], self._chunks(batch), batch, positions)}
+
+    def _chunks(self, batch: list[Array]) -> Iterator[tuple[Array, torch.Tensor]]:
+        done = 0
+        with ThreadPoolExecutor(self._settings.at_once) as pool:
+            for served in pool.map(self._whole, batch) if self._settings.prompt_logprobs else self._steps(pool, batch):
+                yield np.arange(done, done + len(served)), torch.tensor(served, dtype=torch.float64)
+                done += len(served)
+
+    def _steps(self, pool: ThreadPoolExecutor, batch: list[Array]) -> Iterator[list[list[list[float]]]]:
+        """Yield a sample's answers, asked for position by position."""
+        for tokens in batch:
+            prompts = [tokens[: end + 1].tolist() for end in range(len(tokens) - 1)]
+            yield list(pool.map(self._next, prompts))
+
+    def _next(self, prompt: list[int]) -> list[list[float]]:
+        choice = self._endpoint.ask(prompt, {"logprobs": self._settings.k, "return_tokens_as_token_ids": True})
+        found = choice.get("logprobs") or {}
+        if content := found.get("content"):
+            return self._highest({entry.get("id"): entry["logprob"] for entry in content[0]["top_logprobs"]})
+        (served,) = found.get("top_logprobs") or [{}]
+        return self._highest({_token_id(text): log_p for text, log_p in served.items()})
+
+    def _whole(self, tokens: Array) -> list[list[list[float]]]:
+        choice = self._endpoint.ask(tokens.tolist(), {"prompt_logprobs": self._settings.k})
+        served = choice.get("prompt_logprobs")
+        if not isinstance(served, list) or len(served) != len(tokens):
+            raise self._endpoint.failed("gives no prompt_logprobs of the prompt's length; leave prompt_logprobs out")
+        return [self._highest({int(i): entry["logprob"] for i, entry in s.items()}) for s in served[1:]]
+
+    def _highest(self, served: dict[Any, float]) -> list[list[float]]:
+        """Return the ids and log-probabilities of the k likeliest tokens. Raises TeacherError for fewer."""
+        if None in served:
+            raise self._endpoint.failed("names tokens by text alone, which does not say which ids are meant")
+        highest = sorted(served.items(), key=lambda item: -item[1])[: self._settings.k]
+        if len(highest) < self._settings.k:
+            raise self._endpoint.failed(f"serves {len(highest)} log-probabilities; k is {self._settings.k}")
+        return [[float(i) for i, _ in highest], [log_p for _, log_p in highest]]
+
+    def _encode(self, sample: Mapping[str, Any]) -> Array:
+        settings = self._settings
+        return token_ids(sample, settings.text, settings.input_ids, self._tokenizer, settings.add_special_tokens)[
+            : settings.max_length
+        ].astype(np.int32)
+
+
+class _Endpoint:
+    """The server: one request after the other, or a few at once, with patience."""
+
+    def __init__(self, settings: CompletionsAdapter, key: str | None) -> None:
+        self._settings, self._url = settings, f"{settings.url.rstrip('/')}/completions"
+        self._headers = {"Content-Type": "application/json"} | (
+            {} if key is None else {"Authorization": f"Bearer {key}"}
+        )
+        self._gap = 0.0 if settings.requests_per_minute is None else 60 / settings.requests_per_minute
+        self._lock, self._free_at = threading.Lock(), 0.0
+
+    def ask(self, prompt: list[int], further: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the first choice of a completion of one token. Raises TeacherError."""
+        body = {"model": self._settings.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, **further}
+        post = partial(Request, self._url, json.dumps(body).encode(), self._headers)
+        for attempt in range(self._settings.retries + 1):
+            self._wait_for_turn()
+            try:
+                with urlopen(post(), timeout=self._settings.timeout) as reply:
+                    answer = json.load(reply)
+                return dict(answer["choices"][0])
+            except HTTPError as e:
+                why, headers = f"{e.code} {e.reason}: {e.read(300).decode(errors='replace')}", e.headers
+                if e.code not in (408, 409, 425, 429) and e.code < 500:
+                    raise self.failed(f"refused: {why}") from e
+            except (URLError, HTTPException, OSError) as e:
+                why, headers = f"{type(e).__name__}: {e}", None
+            except (ValueError, KeyError, IndexError, TypeError) as e:
+                raise self.failed(f"answers what is no completion: {e!r}") from e
+            if attempt < self._settings.retries:
+                time.sleep(_pause(attempt, headers))
+        raise self.failed(f"did not answer {self._settings.retries + 1} times; the last time: {why}")
+
+    def failed(self, why: str) -> TeacherError:
+        """Return the error for what the server does."""
+        return TeacherError(f"{self._url} ({self._settings.model}) {why}")
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            begin = max(now, self._free_at)
+            self._free_at = begin + self._gap
+        time.sleep(begin - now)
+
+
+def _pause(attempt: int, headers: Message | None) -> float:
+    """Return how many seconds to wait: what the server says, or twice as long each time, at random."""
+    asked = None if headers is None else headers.get("Retry-After")
+    try:
+        wanted = float(asked) if asked is not None else 2.0**attempt * random.uniform(0.25, 0.5)
+    except ValueError:
+        wanted = 2.0**attempt
+    return min(max(wanted, 0.0), LONGEST_PAUSE)
+
+
+def _token_id(text: str) -> int | None:
+    """Return the id in `token_id:N`, None where a token is named otherwise."""
+    number = text.removeprefix(_ID_TEXT)
+    return int(number) if text.startswith(_ID_TEXT) and number.isdecimal() else None
