@@ -26,10 +26,34 @@ def test_values() -> None:
         assert soft.values.dtype == dtype
         assert torch.equal(soft.values[:4], VALUES.to(dtype))
     check_compressed(cache)
+    check_kinds(cache)
     assert torch.equal(cache["maps"].lookup(IDS[:4]).values, VALUES[:, None].expand(-1, 2, -1))
     assert cache["cls"].task.labels == ("x", "y", "z")
     assert cache.commit.targets["cls@g"].skipped == [["42", 0, "NaN"]]
     assert softcache.open(GOLDEN, commit=1).commit.rows == 3
+
+
+def check_kinds(cache: softcache.Cache) -> None:
+    """Every layout, every part, every label space."""
+    tags = cache["tags"].lookup(IDS[:4])
+    assert torch.allclose(tags.log_probs(2.0), torch.nn.functional.logsigmoid(VALUES.half().float() / 2))
+    seg = cache["seg"].lookup(IDS[:1]).sparse_log_probs(2.0)
+    assert seg.ids.tolist() == [[[[0], [2]], [[2], [0]]]], "classes of both places, the second mirrored"
+    assert torch.allclose(seg.log_probs[0, 0, :, 0], (VALUES[0] / 2).log_softmax(0)[0].expand(2), atol=2e-3)
+    found = cache["found"].lookup(IDS)
+    assert found.lengths.tolist() == [2, 1, 4, 1, 0]
+    assert found.parts["boxes"][2].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], [12, 13, 14, 15]]
+    assert found.parts["scores"][0, :2].tolist() == [0.5, 0.5]
+    depth = cache["depth"].lookup(IDS)
+    assert torch.equal(depth.values[:4], VALUES)
+    assert torch.equal(depth.parts["variance"][:4], VALUES**2 + 1)
+    assert depth.parts["variance"][4].isnan().all()
+    expert = cache["expert"].task
+    assert (expert.known, expert.space, expert.dustbin) == ((2, 0), 4, True)
+    ids, log_p, log_tail = cache["asked"].lookup(IDS[:1]).sparse_log_probs()
+    assert ids.tolist() == [[2, 7]]
+    assert log_p.tolist() == [[-0.5, -1.0]]
+    assert float(log_tail) == pytest.approx(math.log(1 - math.exp(-0.5) - math.exp(-1)), abs=1e-5)
 
 
 def check_compressed(cache: softcache.Cache) -> None:

@@ -27,7 +27,18 @@ class Given(nn.Module):
             "half": rows,
             "maps": rows[:, None].expand(-1, 2, -1).contiguous(),
             "top": top(rows),
+            "seg": torch.stack([rows, rows.flip(1)], 2)[..., None],
+            "found": found(rows, lengths.tolist()),
+            "depth": {"values": rows, "variance": rows.nan_to_num() ** 2 + 1},
+            "asked": torch.tensor([[[7.0, 2.0], [-1.0, -0.5]]], dtype=torch.float64).repeat(len(rows), 1, 1),
         }
+
+
+def found(rows: torch.Tensor, lengths: list[int]) -> Sequences:
+    """As many boxes as there are frames, each with the row's logits; none for the row that is bad."""
+    values = [row[None].expand(n, -1) for row, n in zip(rows, lengths, strict=True)]
+    boxes = [torch.arange(4.0 * n).view(n, 4) for n in lengths]
+    return Sequences.from_lists(values, boxes=boxes, scores=[torch.full((n,), 0.5) for n in lengths])
 
 
 def top(rows: torch.Tensor) -> torch.Tensor:
