@@ -466,3 +466,14 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     shop.recipe["teachers"]["t"]["column"] = "id"
     with pytest.raises(TransferSetError, match="expected text"):
         shop.build("c", "transfer_set.id=content-hash", "transfer_set.content=[id, x]")
+
+
+def test_timm(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm", exc_type=ImportError)
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=3).eval()
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    teacher = {"adapter": "timm", "model": "resnet10t", "weights": "weights.safetensors", "classes": 3}
+    task = {"kind": "classification", "classes": 3, "value_kind": "logits"}
+    check(Shop(tmp_path, photos(), teacher, task), lambda image: model(transform(image)[None])[0], 1e-4)
