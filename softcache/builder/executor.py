@@ -8,69 +8,31 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from softcache.builder.answers import Answers
 from softcache.builder.canary import check_canaries
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
-from softcache.builder.pipeline import Runner
-from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
+from softcache.builder.preparing import Prepared, make_runner, prepare, rebase, teacher_jobs
 from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.tables import tables_in_force, with_tables
-from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
-from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
-from softcache.errors import (
-    CommitConflict,
-    IncompatibleTarget,
-    IncompleteCache,
-    RecipeError,
-    SoftcacheError,
-    TeacherError,
-    counted,
-)
-from softcache.recipe import Recipe, load_recipe
-from softcache.store.card import write_first_card
-from softcache.store.commits import CommittedTarget, latest_number
-from softcache.store.files import Files, connect
-from softcache.store.marker import ensure_marker, read_marker, require_marker
+from softcache.builder.targets import BuildTarget
+from softcache.errors import IncompleteCache, RecipeError, counted
+from softcache.recipe import load_recipe
+from softcache.store.commits import CommittedTarget
+from softcache.store.marker import require_marker
 from softcache.store.receipts import Receipt
-from softcache.store.state import State, read_state
-from softcache.teachers import Adapter, Teacher, find_adapter
-from softcache.transfer import Scan, TransferSet
+from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules
 
-KEPT_SAMPLE = 256
 LONGEST_PAUSE, MOST_DOUBLINGS = 10.0, 10  # seconds, attempts
-
-
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """A build before any teacher runs: what there is, and what is to be done."""
-
-    recipe: Recipe
-    files: Files
-    transfer_set: TransferSet
-    scan: Scan
-    targets: list[BuildTarget]
-    rows_declaration: dict[str, Any]
-    kept_bytes: float
-    stored: Stored
-    work: Work
-    units: list[Unit]
-
-    @property
-    def todo(self) -> list[Unit]:
-        """The units that have neither a receipt nor a place in the newest commit."""
-        return [u for u in self.units if not self.stored.has(u)]
 
 
 def build(
@@ -116,38 +78,6 @@ def build(
         return summarise(prepared.files, prepared.targets, answered, seconds, up_to_date=up_to_date)
 
 
-def prepare(
-    recipe: Recipe,
-    output: str | os.PathLike[str],
-    *,
-    limit: int | None = None,
-    write: bool = True,
-    progress: bool = False,
-    stop: threading.Event | None = None,
-) -> Prepared:
-    """Read the transfer set and the cache, and plan. With `write` false the cache is left as it is, or absent.
-
-    Raises IncompleteCache if `stop` is set meanwhile.
-    """
-    files = connect(output)
-    targets = build_targets(recipe)
-    transfer_set = open_transfer_set(recipe, limit)
-    state = newest_state(files)
-    stored = read_stored(files, state)
-    check_targets(files, stored, targets)
-    scan = _scan(transfer_set, progress, stop)
-    keep = transfer_set.stored(np.arange(min(len(transfer_set), KEPT_SAMPLE)), transfer_set.keep)
-    kept_bytes = keep.nbytes / min(len(transfer_set), KEPT_SAMPLE)
-    declaration = rows_declaration(keep.schema, scan.sample_ids.type)
-    check_keep(state, declaration["keep"])
-    if write:
-        ensure_marker(files)
-        write_first_card(files)
-    work = plan_work(files, stored.plan_head, transfer_set, scan, recipe.build.fragment_rows, write=write)
-    units = all_units(work, scan, targets, rows_fingerprint(declaration))
-    return Prepared(recipe, files, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
-
-
 def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict[str, Receipt], int]:
     """Do every unit that is left; return their receipts by unit key, and how many samples teachers answered.
 
@@ -185,37 +115,6 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     return receipts, answered
 
 
-def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
-    """Return what is left for each teacher: its fragments, and which targets they lack."""
-    lacking: dict[str, dict[int, list[BuildTarget]]] = {}
-    for unit in prepared.todo:
-        if unit.target is not None:
-            lacking.setdefault(unit.target.teacher, {}).setdefault(unit.fragment.number, []).append(unit.target)
-    fragments, positions = prepared.work.plan.fragments, prepared.work.positions
-    return {
-        teacher: [Job(fragments[number], positions[number], targets) for number, targets in of_teacher.items()]
-        for teacher, of_teacher in lacking.items()
-    }
-
-
-def rebase(prepared: Prepared) -> Prepared:
-    """Return the same build on top of what another writer has committed. What is done has receipts and stays done.
-
-    Raises CommitConflict where the two contradict each other.
-    """
-    files, state = prepared.files, newest_state(prepared.files)
-    stored = read_stored(files, state)
-    try:
-        check_targets(files, stored, prepared.targets)
-        check_keep(state, prepared.rows_declaration["keep"])
-    except IncompatibleTarget as e:
-        raise CommitConflict(f"{files.url}: another writer has committed meanwhile; {e}") from e
-    rows = prepared.recipe.build.fragment_rows
-    work = plan_work(files, stored.plan_head, prepared.transfer_set, prepared.scan, rows)
-    units = all_units(work, prepared.scan, prepared.targets, rows_fingerprint(prepared.rows_declaration))
-    return replace(prepared, stored=stored, work=work, units=units)
-
-
 def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
     """Publish a finished build."""
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
@@ -239,49 +138,6 @@ def _committed(prepared: Prepared, target: BuildTarget) -> CommittedTarget | Non
     """Return what the newest commit says of a target."""
     state = prepared.stored.state
     return None if state is None else state.commit.targets.get(target.name)
-
-
-def _scan(transfer_set: TransferSet, progress: bool, stop: threading.Event | None) -> Scan:
-    with tqdm(
-        total=len(transfer_set), unit=" samples", desc="reading", disable=not progress, leave=False, delay=1
-    ) as bar:
-
-        def advance(samples: int) -> None:
-            if stop is not None and stop.is_set():
-                raise IncompleteCache("stopped while reading the transfer set; run the same command again")
-            bar.update(samples)
-
-        return transfer_set.scan(advance)
-
-
-def newest_state(files: Files) -> State | None:
-    """Return the newest commit's state, None before the first. Raises UnsupportedVersion where it may not write."""
-    there = read_marker(files, to_write=True) is not None and latest_number(files) > 0
-    return read_state(files) if there else None
-
-
-def make_runner(prepared: Prepared, name: str) -> Runner:
-    """Load a teacher and return what runs it. Raises TeacherError or RecipeError."""
-    recipe = prepared.recipe
-    return Runner(
-        name,
-        _load(recipe, name),
-        prepared.transfer_set,
-        teacher_reads(recipe, name, prepared.transfer_set),
-        recipe.build.batch_size,
-        skip_bad=recipe.build.on_bad_sample == "skip",
-    )
-
-
-def _load(recipe: Recipe, name: str) -> Teacher:
-    """Load a teacher on the recipe's device. Raises SoftcacheError, whatever an adapter of the user's raises."""
-    adapter: Adapter = recipe.teachers[name]
-    try:
-        return adapter.load(recipe.folder, recipe.build.device)
-    except SoftcacheError:
-        raise
-    except Exception as e:
-        raise TeacherError(f"teacher {name}: load of {adapter.adapter} raised {type(e).__name__}: {e}") from e
 
 
 def _run_teacher(

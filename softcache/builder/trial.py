@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from softcache.builder.estimate import check_space, estimated_bytes
-from softcache.builder.executor import Prepared, make_runner, prepare, teacher_jobs
 from softcache.builder.jobs import Job
 from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set
+from softcache.builder.preparing import Prepared, make_runner, prepare, teacher_jobs
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import RecipeError, TransferSetError

@@ -125,9 +125,9 @@ GUARDS = [
     Guard("builder/canary.py", "(*done[:1], *done[-1:])", "done[:1]", f"{FORGED} -k canaries"),
     Guard("builder/canary.py", "(*done[:1], *done[-1:])", "done[-1:]", f"{FORGED} -k canaries"),
     Guard("builder/executor.py", "        check_canaries(", "        str and (", f"{BUILD} -k canaries"),
-    Guard("builder/executor.py", "check_targets(files, stored, targets)", "pass", f"{BUILD} -k nothing_stale"),
-    Guard("builder/executor.py", "check_targets(files, stored, prepared.targets)", "pass", f"{COMMITTERS} -k weights"),
-    Guard("builder/executor.py", 'check_keep(state, declaration["keep"])', "pass", f"{HUNTED} -k drift"),
+    Guard("builder/preparing.py", "check_targets(files, stored, targets)", "pass", f"{BUILD} -k nothing_stale"),
+    Guard("builder/preparing.py", "check_targets(files, stored, prepared.targets)", "pass", f"{COMMITTERS} -k weights"),
+    Guard("builder/preparing.py", 'check_keep(state, declaration["keep"])', "pass", f"{HUNTED} -k drift"),
     Guard(
         "builder/units.py",
         "all(self.sizes.get(f.path) == f.bytes for f in shard.files)",
