@@ -168,18 +168,16 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Descri
 
 def _check_answer(task: TaskRecipe, teacher: str, answer: Answer) -> None:
     """Compare a task with what its teacher declares of its answer. Raises RecipeError."""
-    said = {"kind": task.kind, "value_kind": task.value_kind, "classes": task.classes or len(task.labels or ())}
-    declared = {"kind": answer.kind, "value_kind": answer.value_kind, "classes": answer.classes}
-    if teacher in task.knows:
-        said["classes"] = len(task.knows[teacher]) + (teacher in task.dustbin)
+    spec = task.spec(teacher, "" if KINDS[task.kind].has_tokens else None)
+    said = {"kind": task.kind, "value_kind": task.value_kind, "shape": spec.shape, "classes": spec.shape[0]}
+    declared = {"kind": answer.kind, "value_kind": answer.value_kind, "shape": answer.shape, "classes": answer.classes}
     problems = [
         f"{name} is {said[name]!r}; teacher {teacher} answers {value!r}"
         for name, value in declared.items()
         if value is not None and said[name] != value
     ]
     if not problems and task.labels is not None and answer.labels is not None:
-        known = task.spec(teacher, "" if KINDS[task.kind].has_tokens else None).known
-        ours = task.labels if known is None else [task.labels[i] for i in known]
+        ours = task.labels if spec.known is None else [task.labels[i] for i in spec.known]
         problems += _other_labels(ours, answer.labels[: len(ours)], f"teacher {teacher}")
     if problems:
         raise RecipeError(problems)

@@ -20,12 +20,14 @@ class Answer:
 
     Attributes:
         kind: the kind of task that it answers.
+        shape: the shape of one row, of lists that of one item.
         classes: how many classes it has.
         labels: their names in order.
         value_kind: what its numbers are.
     """
 
     kind: str | None = None
+    shape: tuple[int, ...] | None = None
     classes: int | None = None
     labels: tuple[str, ...] | None = None
     value_kind: str | None = None

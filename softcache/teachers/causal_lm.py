@@ -62,7 +62,7 @@ class CausalLMAdapter(Adapter):
         }
         fingerprint = Fingerprint("causal_lm", config, weights, files)
         table = vocabulary_of(source, (*weights, *files.values()))
-        answer = Answer("causal_lm", vocabulary_size(table), value_kind="logits")
+        answer = Answer("causal_lm", classes=vocabulary_size(table), value_kind="logits")
         answers = {"logits": answer, "hidden": answer}
         return Description(fingerprint, answers, table, ("transformers", "tokenizers"))
 

@@ -86,7 +86,7 @@ class CompletionsAdapter(Adapter):
             "k": self.k,
         }
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
-        answers = {OUTPUT: Answer("causal_lm", vocabulary_size(table), value_kind="log_probs")}
+        answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
         return Description(Fingerprint("completions", config, weights), answers, table, ("tokenizers",))
 
     def load(self, folder: Path, device: str) -> CompletionsTeacher:

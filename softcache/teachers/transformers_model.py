@@ -113,7 +113,8 @@ class TransformersAdapter(Adapter):
             return Answer("regression")
         kind = "multilabel" if problem == "multi_label_classification" else KIND_OF.get(self.task)
         names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
-        return Answer(kind, len(names), None if _UNNAMED_LABEL in names else names, "logits")
+        labels = None if _UNNAMED_LABEL in names else names
+        return Answer(kind, classes=len(names), labels=labels, value_kind="logits")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -410,7 +410,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from softcache.teachers import Adapter, Description, Fingerprint
+from softcache.teachers import Adapter, Answer, Description, Fingerprint
 
 
 class Lengths(Adapter):
@@ -422,7 +422,7 @@ class Lengths(Adapter):
         return ["x"]
 
     def describe(self, folder: Path) -> Description:
-        return Description(Fingerprint("lengths", {"scale": self.scale}))
+        return Description(Fingerprint("lengths", {"scale": self.scale}), {"length": Answer("regression", (1,))})
 
     def load(self, folder: Path, device: str):
         return self
@@ -458,6 +458,9 @@ def test_an_adapter_and_a_kind_from_outside(workshop: Workshop, monkeypatch: pyt
     assert float(softcache.distillation_loss(torch.zeros(40, 2, 1), soft, T)) == pytest.approx(float(wanted), rel=1e-4)
     assert softcache.verify(workshop.cache).ok
     assert cache["pairs"].errors is not None
+    workshop.recipe["tasks"]["length"]["shape"] = [2]
+    with pytest.raises(RecipeError, match=r"tasks\.length: shape is \(2,\); teacher t answers \(1,\)"):
+        workshop.build()
     workshop.recipe["teachers"]["t"]["scale"] = "two"
     with pytest.raises(RecipeError, match=r"teachers\.t\.scale: 'two': input should be a valid number"):
         workshop.build()
