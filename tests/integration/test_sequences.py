@@ -46,7 +46,7 @@ class Frames(torch.nn.Module):
         if self.wrong == "short":
             answer = Sequences(lengths[1:], answer.chunks)
         if self.wrong == "tensor":
-            return values[0]
+            return {"frames": values[0]}
         return {"frames": answer}
 
 def preprocess(sample):
