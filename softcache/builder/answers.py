@@ -20,8 +20,8 @@ from softcache.kinds import Part
 from softcache.store.buffers import ListColumn
 
 Array = np.ndarray[Any, Any]
-# So many of them do not look like probabilities by chance.
-ENOUGH_NUMBERS = 32
+# So many logits do not look like probabilities by chance; between 0 and 1 each by itself may well be.
+ENOUGH_NUMBERS = {"softmax": 32, "sigmoid": 1024}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -82,7 +82,7 @@ class Answers(ABC):
             self._like_probs = None
             return
         self._like_probs += values.numel()
-        if self._like_probs >= ENOUGH_NUMBERS:
+        if self._like_probs >= ENOUGH_NUMBERS[str(task.activation)]:
             how = "each row sums to 1" if task.activation == "softmax" else "all are between 0 and 1"
             raise TeacherError(
                 f"{self.target.name}: output {self.target.output!r} is declared logits and looks like probabilities "
@@ -168,7 +168,7 @@ class RowAnswers(Answers):
         their samples are to be skipped.
         """
         items = len(batch.rows)
-        values, given = self._parted(output, batch)
+        values, given = self.parted(output, batch)
         values = self.checked(values, items, batch)
         parts = {part.name: self.checked_part(part, given[part.name], items, batch) for part in self.parts}
         faults = self.target.codec.faults(values) | self.faults_of_parts(parts)
@@ -181,7 +181,7 @@ class RowAnswers(Answers):
             self._columns[name][rows] = column.cpu().numpy()
         self.measure(values, encoded, rows, rows, batch.job)
 
-    def _parted(self, output: Any, batch: Batch) -> tuple[Any, Mapping[str, Any]]:
+    def parted(self, output: Any, batch: Batch) -> tuple[Any, Mapping[str, Any]]:
         """Return the values of an answer, and its parts. Raises TeacherError unless they are what the task says."""
         if not self.parts:
             return output, {}

@@ -107,7 +107,7 @@ class Runner:
         """Yield about `share` of a batch's values, checked as a build would."""
         answers = _no_answers(Job(batch.job.fragment, batch.job.positions, [target]))[target.name]
         if not isinstance(answers, SequenceAnswers):
-            values = answers.checked(output, len(batch.rows), batch)
+            values = answers.checked(answers.parted(output, batch)[0], len(batch.rows), batch)
             yield values[:: max(len(values) // share, 1)].clone()
             return
         taken = sequences_of(output, target)

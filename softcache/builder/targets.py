@@ -88,6 +88,10 @@ def _describe(recipe: Recipe, teacher: Adapter) -> Description:
         raise TeacherError(f"describe of {teacher.adapter} raised {type(e).__name__}: {e}") from e
     if not isinstance(described, Description):
         raise TeacherError(f"describe of {teacher.adapter} returned {type(described).__name__}, not a Description")
+    try:
+        fingerprint(described.fingerprint.to_json())
+    except (TypeError, ValueError) as e:
+        raise TeacherError(f"describe of {teacher.adapter}: its fingerprint is no JSON: {e}") from e
     return described
 
 
@@ -178,7 +182,10 @@ def _check_answer(task: TaskRecipe, teacher: str, answer: Answer) -> None:
     ]
     if not problems and task.labels is not None and answer.labels is not None:
         ours = task.labels if spec.known is None else [task.labels[i] for i in spec.known]
-        problems += _other_labels(ours, answer.labels[: len(ours)], f"teacher {teacher}")
+        if len(answer.labels) not in (len(ours), len(ours) + spec.dustbin):
+            problems.append(f"{len(ours)} labels; teacher {teacher} has {len(answer.labels)}")
+        else:
+            problems += _other_labels(ours, answer.labels[: len(ours)], f"teacher {teacher}")
     if problems:
         raise RecipeError(problems)
 

@@ -52,7 +52,7 @@ class DenseCodec(Codec):
         coarse = {"small": (values > 0) & (lost > eps * given)}
         if self.task.activation == "sigmoid":
             coarse["near 1"] = (values < 1) & (lost > 16 * eps * (1 - given))
-        hint = f"for {self.dtype} (store float32, or give logits)"
+        hint = f"for {self.dtype} ({'' if self.dtype == 'float32' else 'store float32, or '}give logits)"
         return by_row({f"a probability too {what} {hint}": where.flatten(1) for what, where in coarse.items()})
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:

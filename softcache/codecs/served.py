@@ -28,6 +28,7 @@ class ServedCodec(Codec):
     """
 
     name: ClassVar[str] = "served"
+    on_maps = "never"
     k: int = 20
 
     def __post_init__(self) -> None:

@@ -58,7 +58,7 @@ class SequenceReader:
             columns = self._values.take(Runs(shard, begin + first, counts))
             there = np.arange(longest) < counts[:, None]
         else:
-            columns, row, place = self._some(shard, local, begin, stored, token_count, spans)
+            columns, row, place = self._some(shard, local, begin, stored, token_count, spans, mask)
             there = np.zeros((len(shard), longest), np.bool_)
             there[row, place] = True
         return SoftSequences(
@@ -73,10 +73,11 @@ class SequenceReader:
         )
 
     def _some(
-        self, shard: Array, local: Array, begin: Array, stored: Array, tokens: Array, spans: Spans
+        self, shard: Array, local: Array, begin: Array, stored: Array, tokens: Array, spans: Spans, mask: Array
     ) -> tuple[dict[str, torch.Tensor], Array, Array]:
         """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
         begins, counts = self._positions.bounds.take(shard, local)
+        counts = np.where(mask, counts, 0)
         if not (np.array_equal(begins, begin) and np.array_equal(counts, stored)):
             raise self._reader.bad("positions", "has other lists than its rows' values")
         row = np.repeat(np.arange(len(shard)), stored)

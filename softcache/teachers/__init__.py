@@ -2,6 +2,7 @@
 
 from softcache.teachers.adapter import Adapter, Answer, Description
 from softcache.teachers.causal_lm import CausalLMAdapter
+from softcache.teachers.files import file_sha256
 from softcache.teachers.protocol import Fingerprint, Sequences, Teacher
 from softcache.teachers.registry import ADAPTERS, find_adapter
 from softcache.teachers.torch_module import TorchAdapter
@@ -16,5 +17,6 @@ __all__ = [
     "Sequences",
     "Teacher",
     "TorchAdapter",
+    "file_sha256",
     "find_adapter",
 ]

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from softcache.errors import TeacherError
 from softcache.teachers.adapter import Adapter, Answer, Description
-from softcache.teachers.numerics import DTYPES
+from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, Sequences
 from softcache.teachers.tokens import integers, token_ids
@@ -46,6 +46,7 @@ class CausalLMAdapter(Adapter):
     add_special_tokens: bool = True
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     tokens_at_once: int = Field(default=2048, ge=1)
+    numerics: Numerics = Numerics()
 
     @property
     def columns(self) -> list[str]:
@@ -59,6 +60,7 @@ class CausalLMAdapter(Adapter):
             "columns": self.columns,
             "max_length": self.max_length,
             "add_special_tokens": self.add_special_tokens,
+            "numerics": self.numerics.to_json(),
         }
         fingerprint = Fingerprint("causal_lm", config, weights, files)
         table = vocabulary_of(source, (*weights, *files.values()))
@@ -150,7 +152,7 @@ class CausalLMTeacher:
         at_once = max(_LOGITS_AT_ONCE // self._classes, 1)
         for places, hidden in parts:
             for begin in range(0, len(places), at_once):
-                with torch.inference_mode():
+                with self._inputs.numerics.applied(self._device):
                     logits = self._head(hidden[begin : begin + at_once])[:, : self._classes]
                 yield places[begin : begin + at_once], logits
 
@@ -162,26 +164,26 @@ class CausalLMTeacher:
             yield order[:count]
             order = order[count:]
 
-    @torch.inference_mode()
     def _hidden(self, tokens: Sequence[Array], positions: Sequence[Array]) -> torch.Tensor:
         """Return the last hidden states of the stored positions of some samples, one after the other, [n, d]."""
         longest = max(map(len, tokens))
         ids, mask = np.zeros((len(tokens), longest), np.int64), np.zeros((len(tokens), longest), np.int64)
         for i, sample in enumerate(tokens):
             ids[i, : len(sample)], mask[i, : len(sample)] = sample, 1
-        found = self._model.base_model(
-            input_ids=torch.from_numpy(ids).to(self._device),
-            attention_mask=torch.from_numpy(mask).to(self._device),
-            use_cache=False,
-        ).last_hidden_state
         rows = np.repeat(np.arange(len(tokens)), [len(p) for p in positions])
         columns = np.concatenate(positions).astype(np.int64)
-        return found[torch.from_numpy(rows), torch.from_numpy(columns)]  # type: ignore[no-any-return]
+        with self._inputs.numerics.applied(self._device):
+            found = self._model.base_model(
+                input_ids=torch.from_numpy(ids).to(self._device),
+                attention_mask=torch.from_numpy(mask).to(self._device),
+                use_cache=False,
+            ).last_hidden_state
+            return found[torch.from_numpy(rows), torch.from_numpy(columns)]  # type: ignore[no-any-return]
 
     def _check_head(self) -> None:
         """Compare the logits of a few tokens with those that the model itself gives."""
         tokens = np.arange(min(_PROBE, self._classes), dtype=np.int32)
-        with torch.inference_mode():
+        with self._inputs.numerics.applied(self._device):
             expected = self._model(torch.from_numpy(tokens[None].astype(np.int64)).to(self._device)).logits[0].float()
             found = self._head(self._hidden([tokens], [np.arange(len(tokens), dtype=np.int32)])).float()
         if expected.shape[1] < self._classes:

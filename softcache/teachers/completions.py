@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import numpy as np
 import torch
@@ -168,6 +168,13 @@ class CompletionsTeacher(NoOutputLayer):
         ].astype(np.int32)
 
 
+class _NoRedirects(HTTPRedirectHandler):
+    """Refuses to be sent elsewhere: the key is for this server, and so are the samples."""
+
+    def redirect_request(self, *args: Any) -> None:
+        return None
+
+
 class _Endpoint:
     """The server: one request after the other, or a few at once, with patience."""
 
@@ -178,6 +185,7 @@ class _Endpoint:
         )
         self._gap = 0.0 if settings.requests_per_minute is None else 60 / settings.requests_per_minute
         self._lock, self._free_at = threading.Lock(), 0.0
+        self._opener = build_opener(_NoRedirects)
 
     def ask(self, prompt: list[int], further: Mapping[str, Any]) -> dict[str, Any]:
         """Return the first choice of a completion of one token. Raises TeacherError."""
@@ -186,7 +194,7 @@ class _Endpoint:
         for attempt in range(self._settings.retries + 1):
             self._wait_for_turn()
             try:
-                with urlopen(post(), timeout=self._settings.timeout) as reply:
+                with self._opener.open(post(), timeout=self._settings.timeout) as reply:
                     answer = json.load(reply)
                 return dict(answer["choices"][0])
             except HTTPError as e:

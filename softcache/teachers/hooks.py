@@ -13,7 +13,7 @@ from softcache.settings import Settings
 
 
 class Hook(Settings):
-    """A module whose output is an output of the teacher, and how it is pooled.
+    """A module whose output, of its last run, is an output of the teacher, and how it is pooled.
 
     `pool` is `none`; `places`, the mean over all that follows the first two axes, [B, C, ...] to [B, C]; `tokens`, the
     mean over the second axis, [B, L, D] to [B, D], of those that are no padding; `first`, the first of the second axis.

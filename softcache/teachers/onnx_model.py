@@ -79,14 +79,23 @@ class OnnxTeacher(NoOutputLayer):
 def _files(model: Path) -> list[Path]:
     """Return a model's file and those of its external weights. Raises TeacherError if it cannot be read.
 
-    The model has the names of these as plain text.
+    The model names each of these in an entry `location` of its protocol buffer.
     """
     try:
         data = model.read_bytes()
         beside = {path.relative_to(model.parent).as_posix(): path for path in model.parent.rglob("*") if path.is_file()}
     except OSError as e:
         raise TeacherError(f"{model}: {e.strerror}") from e
-    return [model, *(path for name, path in sorted(beside.items()) if path != model and name.encode() in data)]
+    return [model, *(path for name, path in sorted(beside.items()) if path != model and _location(name) in data)]
+
+
+def _location(name: str) -> bytes:
+    """Return how a model says that weights are in a file: a key (field 1) and, its length first, a value (field 2)."""
+    value, size = name.encode(), b""
+    left = len(value)
+    while left > 127:
+        size, left = size + bytes([left & 127 | 128]), left >> 7
+    return b"\x0a\x08location\x12" + size + bytes([left]) + value
 
 
 def _runtime() -> Any:

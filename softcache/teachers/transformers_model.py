@@ -29,6 +29,8 @@ MODELS = {
     "image_features": ("AutoModel", "image"),
     "audio_features": ("AutoModel", "audio"),
 }
+# What prepares the model's inputs, and may prepare them otherwise in another version.
+LIBRARIES = {"text": ("tokenizers",), "image": ("pillow", "torchvision"), "audio": ()}
 KIND_OF = {"token_classification": "sequence", "semantic_segmentation": "segmentation"}
 _UNNAMED_LABEL = "LABEL_0"
 
@@ -78,7 +80,7 @@ class TransformersAdapter(Adapter):
         config = self.model_dump(exclude={"adapter", "model", "revision", "hooks"}, exclude_defaults=True)
         fingerprint = Fingerprint("transformers", config, weights, files)
         answers = {} if self.task.endswith("_features") else {"logits": self._answer(source)}
-        return Description(fingerprint, answers, libraries=("transformers",))
+        return Description(fingerprint, answers, libraries=("transformers", *LIBRARIES[self.reads_kind]))
 
     def load(self, folder: Path, device: str) -> TransformersTeacher:
         source, library = model_source(folder, self.model, revision=self.revision), transformers()
@@ -109,10 +111,10 @@ class TransformersAdapter(Adapter):
         with loading(source, "its configuration"):
             config = transformers().AutoConfig.from_pretrained(source.model, **source.options())
         problem = getattr(config, "problem_type", None)
-        if problem == "regression":
+        names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
+        if problem == "regression" or (problem is None and len(names) == 1):
             return Answer("regression")
         kind = "multilabel" if problem == "multi_label_classification" else KIND_OF.get(self.task)
-        names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
         labels = None if _UNNAMED_LABEL in names else names
         return Answer(kind, classes=len(names), labels=labels, value_kind="logits")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from conftest import Workshop
+from language import Language
 
 import softcache
 from softcache.codecs import make_codec
@@ -109,7 +111,8 @@ def test_external_weights_of_onnx(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     for name in ("m.data", "deep/weights.bin", "other.bin"):
         (tmp_path / name).write_bytes(b"w")
-    (tmp_path / "m[1].onnx").write_bytes(b"\x08 location m.data and location deep/weights.bin")
+    named = b"".join(b"\x0a\x08location\x12" + bytes([len(n)]) + n.encode() for n in ("m.data", "deep/weights.bin"))
+    (tmp_path / "m[1].onnx").write_bytes(b"a graph that says other.bin" + named + b"and so on")
     found = [path.relative_to(tmp_path).as_posix() for path in _files(tmp_path / "m[1].onnx")]
     assert found == ["m[1].onnx", "deep/weights.bin", "m.data"]
     with pytest.raises(TeacherError, match=r"none\.onnx: No such file"):
@@ -141,6 +144,10 @@ class Good(Adapter):
             raise KeyError("weights")
         if self.mode == "nothing":
             return None
+        if self.mode == "set":
+            return Description(Fingerprint("own", {"a": {1, 2}}))
+        if self.mode == "labels":
+            return Description(Fingerprint("own", {}), {"a": Answer(labels=("z", "y"))})
         answers = {"a": Answer(labels=("z", "y", "x"))}
         return Description(Fingerprint("own", {}), answers, libraries=("no-such-library",))
 
@@ -171,6 +178,8 @@ class Half(Adapter):
         ({"adapter": "own:Fingerprint"}, "is no subclass of softcache"),
         ({"mode": "raises"}, r"teachers\.t: describe of own:Good raised KeyError: 'weights'"),
         ({"mode": "nothing"}, r"teachers\.t: describe of own:Good returned NoneType"),
+        ({"mode": "set"}, r"teachers\.t: describe of own:Good: its fingerprint is no JSON"),
+        ({"mode": "labels"}, r"tasks\.a: 3 labels; teacher t has 2"),
         ({"mode": "load"}, "teacher t: load of own:Good raised OSError: no such device"),
         ({"mode": "list"}, "teacher t: predict returned list, not answers by output name"),
     ],
@@ -348,7 +357,12 @@ def test_problem_types_of_transformers(tmp_path: Path) -> None:
     from softcache.teachers.transformers_model import TransformersAdapter
 
     adapter = TransformersAdapter(model="m", task="sequence_classification", column="x")
-    problems = [("regression", 1, "regression"), ("multi_label_classification", 3, "multilabel"), (None, 3, None)]
+    problems = [
+        ("regression", 1, "regression"),
+        (None, 1, "regression"),
+        ("multi_label_classification", 3, "multilabel"),
+        (None, 3, None),
+    ]
     for problem, labels, kind in problems:
         shutil.rmtree(tmp_path / "m", ignore_errors=True)
         BertConfig(num_labels=labels, problem_type=problem).save_pretrained(tmp_path / "m")
@@ -357,3 +371,52 @@ def test_problem_types_of_transformers(tmp_path: Path) -> None:
         assert answer.kind == kind
         assert answer.classes == (None if kind == "regression" else labels)
     assert adapter.output_for("regression", "dense") == "logits"
+
+
+def test_classes_that_are_ruled_out(shop: Workshop) -> None:
+    """-Inf is stored as it comes where the task says so: of boxes, of labels that are each by itself."""
+    masked = "[h[i:i+1].where(h[i:i+1] > h[i].min(), -torch.inf) for i in range(len(h))]"
+    boxes = f"Sequences.from_lists({masked}, boxes=[torch.ones(1, 4)] * len(h))"
+    one(shop, f"{{'a': {boxes}, 'b': h.where(h > 0, -torch.inf)}}", DETECTION | {"allow_masked": True})
+    tags = {"kind": "multilabel", "classes": 6, "value_kind": "logits", "allow_masked": True, "teachers": ["t"]}
+    shop.recipe["tasks"]["b"] = tags
+    shop.build()
+    cache = shop.open()
+    found, tagged = cache["a"].lookup(range(40)), cache["b"].lookup(range(40))
+    assert ((found.values == -torch.inf).sum(-1) == 1).all()
+    assert (found.probs(4.0).sum(-1) - 1).abs().max() < 1e-5
+    assert torch.equal(tagged.values == -torch.inf, tagged.probs(4.0) == 0)
+    student = torch.zeros(40, 6, requires_grad=True)
+    (gradient,) = torch.autograd.grad(softcache.distillation_loss(student, tagged, 2.0), student)
+    assert gradient.isfinite().all()
+    with pytest.raises(CodecError, match="declare allow_masked"):
+        softcache.build(shop.save(), shop.folder / "other", ["tasks.a.allow_masked=false"])
+
+
+def test_uncovered_rows_of_left_out_positions(tmp_path: Path) -> None:
+    """Sequences whose rows leave positions out are masked where they are not covered, like any other."""
+    language = Language(tmp_path)
+    rows = [{"id": i, "tokens": ids, "mask": [0, 0, *[1] * (len(ids) - 2)]} for i, ids in enumerate(language.ids)]
+    language.rows(rows)
+    teacher = language.recipe["teachers"]["t"]
+    del teacher["text"]
+    teacher |= {"input_ids": "tokens", "loss_mask": "mask"}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(language.recipe))
+    softcache.build(path, language.cache, limit=3)
+    softcache.build(path, language.cache, ["~tasks.lm"])
+    cache = softcache.open(language.cache)
+    (batch,) = softcache.join([{"id": np.array([1, 5, 0])}], cache, id="id", targets=["lm"])
+    soft = batch["soft"]["lm"]
+    assert soft.mask.any(1).tolist() == [True, False, True]
+    assert soft.lengths.tolist() == [len(language.ids[1]) - 1, 0, len(language.ids[0]) - 1]
+    alone = cache["lm"].lookup([1])
+    assert torch.equal(soft[:1].packed.log_probs(2.0), alone.packed.log_probs(2.0))
+
+
+def test_an_empty_batch_of_maps(shop: Workshop) -> None:
+    task = {"kind": "segmentation", "classes": 3, "size": [1, 2], "activation": "softmax", "value_kind": "logits"}
+    one(shop, "{'a': h.view(-1, 3, 1, 2)}", task | {"store": {"codec": "topk", "k": 2}}).build()
+    soft = shop.open()["a"].lookup([])
+    assert soft.log_probs(2.0).shape == (0, 3, 1, 2)
+    assert soft.values.shape == (0, 2, 1, 2)

@@ -43,6 +43,8 @@ from softcache.errors import RecipeError, TeacherError, TransferSetError
 from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules
 
+# More than the larger of the batches that are compared.
+COUNT = 35
 LABELS = {0: "cat", 1: "dog", 2: "cow"}
 NAMED: Any = {"id2label": LABELS, "label2id": {name: i for i, name in LABELS.items()}}
 SMALL: dict[str, Any] = {
@@ -126,14 +128,18 @@ def listener(folder: Path) -> Callable[[Any], Any]:
 
 def photos() -> list[Image.Image]:
     random = np.random.default_rng(0)
-    return [Image.fromarray(random.integers(0, 256, (40, 52, 3)).astype(np.uint8)) for _ in range(7)]
+    return [Image.fromarray(random.integers(0, 256, (40, 52, 3)).astype(np.uint8)) for _ in range(COUNT)]
+
+
+def texts() -> list[str]:
+    return [" ".join([*TEXTS, *TEXTS][i % 6 : i % 6 + 1 + i % 3]) + f" Number {i}." for i in range(COUNT)]
 
 
 def sounds() -> list[np.ndarray]:
-    return [np.sin(np.arange(2000) * (i + 1) / 50).astype(np.float32) for i in range(7)]
+    return [np.sin(np.arange(2000) * (i + 1) / 50).astype(np.float32) for i in range(COUNT)]
 
 
-SAMPLES: dict[str, Callable[[], list[Any]]] = {"text": lambda: [*TEXTS, "One more."], "image": photos, "audio": sounds}
+SAMPLES: dict[str, Callable[[], list[Any]]] = {"text": texts, "image": photos, "audio": sounds}
 CLASSES = {"kind": "classification", "labels": list(LABELS.values()), "value_kind": "logits"}
 DETECTION = {
     "kind": "detection",
@@ -196,7 +202,7 @@ class Shop:
         return softcache.open(self.folder / name)["a"]
 
     def print(self) -> str:
-        """The teacher's fingerprint, and the task's."""
+        """The teacher's fingerprint."""
         teacher = self.recipe["teachers"]["t"]
         adapter = find_adapter(str(teacher.get("adapter", "torch")))(**teacher)
         with recipe_modules(self.folder):
@@ -305,7 +311,7 @@ def test_onnx(tmp_path: Path) -> None:
         "threads": 1,
     }
     task = {"kind": "classification", "classes": 214, "value_kind": "probs"}
-    files = sorted(Path(softcache.__file__).parent.rglob("*.py"))[:7]
+    files = sorted(Path(softcache.__file__).parent.rglob("*.py"))[:COUNT]
     shop = Shop(tmp_path, [file.read_bytes() for file in files], teacher, task)
     check(shop, direct, 1e-4)
     plain = shop.build("plain").read(slice(None)).values
@@ -383,6 +389,13 @@ def test_torch_export(tmp_path: Path) -> None:
     (tmp_path / "prep.py").write_text(TORCH)
     teacher = {"adapter": "torch_export", "program": "model.pt2", "preprocess": "prep:preprocess", "reads": ["image"]}
     check(Shop(tmp_path, photos(), teacher, IMAGENET), lambda image: model(prepared(image))[0], 2e-4)
+    shop = Shop(tmp_path, photos(), teacher, IMAGENET)
+    before = shop.print()
+    with torch.no_grad():
+        model._fc.bias[3] += 1e-3
+    program = torch.export.export(model, (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, tmp_path / "model.pt2")
+    assert shop.print() != before
     (tmp_path / "model.pt2").write_bytes(b"none")
     with pytest.raises(TeacherError, match=r"not a program of torch\.export"):
         Shop(tmp_path, photos(), teacher, IMAGENET).build("none")

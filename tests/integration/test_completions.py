@@ -57,6 +57,11 @@ class Handler(BaseHTTPRequestHandler):
         if mood == "drop":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+        elif mood == "elsewhere":
+            self.send_response(302)
+            self.send_header("Location", self.server.url + "/elsewhere")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         elif mood.isdecimal():
             self.reply(int(mood), {"error": {"message": "not now"}})
         elif mood == "garbage":
@@ -203,6 +208,7 @@ def test_a_server_with_moods(served: Served) -> None:
         ("content", ["401"], {}, r"refused: 401 Unauthorized: .*not now"),
         ("content", ["500", "500"], {"retries": 1}, "did not answer 2 times; the last time: 500 Internal Server Error"),
         ("content", ["garbage"], {}, "answers what is no completion: IndexError"),
+        ("content", ["elsewhere"], {}, "refused: 302"),
         ("text", [], {}, "names tokens by text alone"),
         ("few", [], {}, "serves 4 log-probabilities; k is 5"),
         ("short", [], {"prompt_logprobs": True}, "gives no prompt_logprobs of the prompt's length"),
