@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from softcache.read.soft_targets import SoftBatch, SoftTargets
     from softcache.read.target import Target
     from softcache.read.verify import verify
+    from softcache.read.views import ViewDataset, views
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "SoftTargets",
     "SoftcacheError",
     "Target",
+    "ViewDataset",
     "__version__",
     "attach",
     "build",
@@ -46,6 +48,7 @@ __all__ = [
     "open",
     "regression_loss",
     "verify",
+    "views",
 ]
 
 _HOMES = {
@@ -54,6 +57,7 @@ _HOMES = {
     "SoftSequences": ("softcache.read.soft_sequences", "SoftSequences"),
     "SoftTargets": ("softcache.read.soft_targets", "SoftTargets"),
     "Target": ("softcache.read.target", "Target"),
+    "ViewDataset": ("softcache.read.views", "ViewDataset"),
     "attach": ("softcache.read.attach", "attach"),
     "build": ("softcache.builder.executor", "build"),
     "collate": ("softcache.read.attach", "collate"),
@@ -65,6 +69,7 @@ _HOMES = {
     "open": ("softcache.read.cache", "open_cache"),
     "regression_loss": ("softcache.distill.regression", "regression_loss"),
     "verify": ("softcache.read.verify", "verify"),
+    "views": ("softcache.read.views", "views"),
 }
 
 

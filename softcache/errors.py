@@ -35,6 +35,10 @@ class TransferSetError(SoftcacheError):
     """The transfer set cannot be used: empty, a missing column, a sample that cannot be decoded."""
 
 
+class AugmentationError(SoftcacheError):
+    """A transform cannot be used: it cannot be replayed, or what it makes cannot be checked or stored."""
+
+
 class TeacherError(SoftcacheError):
     """A teacher cannot be loaded, or answers wrongly."""
 

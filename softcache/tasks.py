@@ -30,7 +30,7 @@ class TaskSpec:
         value_kind: what the stored numbers are, one of `VALUE_KINDS`; None where there are no classes.
         labels: names of the classes, of the whole label space, in order; or None.
         allow_masked: whether -Inf may appear (a class that the teacher rules out).
-        tokenizer: of causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.1).
+        tokenizer: of causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.2).
         activation: what makes probabilities of logits, `softmax` or `sigmoid`; None where there are no classes.
         parts: names of the further numbers that are stored beside the values: `boxes` and `scores` of detection,
             `variance` of regression.

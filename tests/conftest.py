@@ -153,13 +153,14 @@ class Workshop:
         made = json.loads((self.folder / "samples.json").read_text())
         return torch.tensor(made["x"], dtype=torch.float32).view(-1, 4)
 
-    def answers(self, output: str = "cls") -> torch.Tensor:
-        """What the live teacher says, float64."""
+    def answers(self, output: str = "cls", inputs: Any = None) -> torch.Tensor:
+        """What the live teacher says to the samples, or to other inputs [B, 4]: float64."""
         from safetensors.torch import load_file
 
         weights = {k: v.double() for k, v in load_file(self.folder / "weights.safetensors").items()}
         name = {"cls": "head", "feat": "features"}[output]
-        return self.inputs().double() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        seen = self.inputs() if inputs is None else torch.as_tensor(inputs)
+        return seen.double() @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
     def save(self) -> Path:
         path = self.folder / "recipe.yaml"

@@ -147,7 +147,7 @@ class Answers(ABC):
         errors = measure(codec, values[picked], {n: column[picked] for n, column in columns.items()}, len(wide))
         self.errors.append(errors)
         if target.max_error is not None and errors.worst > target.max_error:
-            ids = name_some(job.ids(dict.fromkeys(rows[picked].tolist())))
+            ids = name_some(job.names(dict.fromkeys(rows[picked].tolist())))
             raise CodecError(
                 f"{target.name}: an error of {errors.worst:.2g} at one of the samples {ids}; max_error is "
                 f"{target.max_error:g}; {better_settings(codec, values[picked], target.max_error)}"

@@ -54,7 +54,7 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
         now = {name: column[rows] for name, column in now.items()}
     picked = np.unique(np.linspace(0, len(owners) - 1, ITEMS).astype(int)) if len(owners) else owners
     if any(len(now[name]) != len(column) for name, column in columns.items()):
-        ids = name_some(job.ids(rows.tolist()))
+        ids = name_some(job.names(rows.tolist()))
         raise TeacherError(
             f"{target.name}: samples {ids} are answered at other positions than what is stored, though nothing "
             "declared has changed; list what did under teachers.*.code"
@@ -67,7 +67,7 @@ def _check_fragment(files: Files, runner: Runner, target: BuildTarget, job: Job,
             scale = max(1.0, float(old[old.isfinite()].abs().max()) if old.isfinite().any() else 1.0)
             allowed = scale * (TOLERANCE + eps)
             if row in answers.bad or not torch.allclose(old, new, rtol=0, atol=allowed):
-                sample = job.fragment.sample_ids[row].as_py()
+                (sample,) = job.names([row])
                 worst = float((old - new).abs().nan_to_num(torch.inf).max())
                 raise TeacherError(
                     f"{target.name}: {what} of sample {sample!r} is answered otherwise than what is stored (by "

@@ -11,7 +11,7 @@ from softcache.errors import StorageError
 from softcache.store.buffers import NUMPY_DTYPES
 from softcache.store.files import Files
 
-ROWS_BYTES, SHARD_BYTES, BLOCK_BYTES, TOKEN_BYTES = 64, 8192, 4096, 8
+ROWS_BYTES, VIEW_BYTES, SHARD_BYTES, BLOCK_BYTES, TOKEN_BYTES = 64, 8, 8192, 4096, 8
 
 
 def item_bytes(codec: Codec) -> int:
@@ -22,12 +22,12 @@ def item_bytes(codec: Codec) -> int:
 def unit_bytes(unit: Unit, kept_bytes: float, positions: float = 1.0) -> int:
     """Return about how many bytes a unit's shard and receipt take.
 
-    `kept_bytes` are those of a row's kept columns, `positions` how many a row has where rows are sequences.
+    `kept_bytes` are those of a sample's kept columns, `positions` how many a row has where rows are sequences.
     """
     fragment = unit.fragment
     row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5
     if unit.target is None:
-        row += ROWS_BYTES + kept_bytes
+        row = VIEW_BYTES + (row + ROWS_BYTES + kept_bytes) / fragment.views
     elif unit.target.task.is_list:
         row += positions * (item_bytes(unit.target.codec) + TOKEN_BYTES)
     else:

@@ -17,17 +17,20 @@ from softcache.builder.answers import Answers
 from softcache.builder.canary import check_canaries
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
-from softcache.builder.preparing import Prepared, make_runner, prepare, rebase, teacher_jobs
+from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, rebase, teacher_jobs
 from softcache.builder.publish import Outcome, Publication, publish_build
+from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.tables import tables_in_force, with_tables
 from softcache.builder.targets import BuildTarget
+from softcache.builder.units import Unit
 from softcache.errors import IncompleteCache, RecipeError, counted
 from softcache.recipe import load_recipe
 from softcache.store.commits import CommittedTarget
 from softcache.store.marker import require_marker
+from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt
 from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules
@@ -86,13 +89,10 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     todo = prepared.todo
     check_space(prepared.files, estimated_bytes(todo, prepared.kept_bytes))
     receipts: dict[str, Receipt] = {}
-    for unit in todo:
-        if unit.target is None and not stop.is_set():
-            kept = prepared.transfer_set.stored(
-                prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep
-            )
-            receipts[unit.key] = write_rows(prepared.files, unit, kept, prepared.rows_declaration)
-    jobs = teacher_jobs(prepared)
+    jobs, samples = teacher_jobs(prepared), make_samples(prepared)
+    rows = _RowsWriter(prepared, samples, receipts)
+    if not isinstance(samples, AugmentedSamples):
+        rows.write_rest(stop)
     answered = 0
     total = sum(job.fragment.rows for of_teacher in jobs.values() for job in of_teacher)
     with tqdm(total=total, unit=" samples", desc="softcache build", disable=not progress or not total) as bar:
@@ -105,7 +105,8 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
         for name, of_teacher in jobs.items():
             if not stop.is_set():
                 bar.set_postfix_str(f"teacher {name}")
-                receipts |= _run_teacher(prepared, name, of_teacher, stop, advance)
+                _run_teacher(prepared, name, of_teacher, rows, stop, advance)
+    rows.write_rest(stop)
     left = sum(u.key not in receipts for u in todo)
     if left:
         raise IncompleteCache(
@@ -125,6 +126,7 @@ def commit(prepared: Prepared, receipts: dict[str, Receipt]) -> Outcome:
         prepared.targets,
         {t.name: tables_in_force(prepared.files, t, _committed(prepared, t)) or {} for t in prepared.targets},
         prepared.rows_declaration["keep"],
+        prepared.rows_declaration.get("augmentation"),
         described,
     )
     written = {f.path: f.bytes for receipt in receipts.values() for f in receipt.shard.files}
@@ -140,10 +142,47 @@ def _committed(prepared: Prepared, target: BuildTarget) -> CommittedTarget | Non
     return None if state is None else state.commit.targets.get(target.name)
 
 
+class _RowsWriter:
+    """Writes the shards of `rows` that are left, each once its fragment's views are known."""
+
+    def __init__(self, prepared: Prepared, samples: Samples, receipts: dict[str, Receipt]) -> None:
+        """New receipts are added to `receipts`."""
+        self._prepared, self.samples, self.receipts = prepared, samples, receipts
+        self._left = {u.fragment.number: u for u in prepared.todo if u.target is None}
+
+    def write_for(self, fragment: Fragment) -> None:
+        """Write the shard of a fragment whose views have all been made, unless that is done."""
+        unit = self._left.pop(fragment.number, None)
+        if unit is not None:
+            self._write(unit, self.samples.take(fragment) if isinstance(self.samples, AugmentedSamples) else None)
+
+    def write_rest(self, stop: threading.Event) -> None:
+        """Write all that are left, of views that no teacher has asked for, until `stop` is set."""
+        for number in list(self._left):
+            if stop.is_set():
+                return
+            unit = self._left.pop(number)
+            views = None
+            if isinstance(self.samples, AugmentedSamples):
+                job = Job(unit.fragment, self._prepared.work.positions[number], [])
+                views = self.samples.record_all(job, self._prepared.recipe.build.batch_size)
+            self._write(unit, views)
+
+    def _write(self, unit: Unit, views: RecordedViews | None) -> None:
+        prepared = self._prepared
+        kept = prepared.transfer_set.stored(prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep)
+        self.receipts[unit.key] = write_rows(prepared.files, unit, kept, prepared.rows_declaration, views)
+
+
 def _run_teacher(
-    prepared: Prepared, name: str, jobs: list[Job], stop: threading.Event, progress: Callable[[int], object]
-) -> dict[str, Receipt]:
-    runner, files = make_runner(prepared, name), prepared.files
+    prepared: Prepared,
+    name: str,
+    jobs: list[Job],
+    rows: _RowsWriter,
+    stop: threading.Event,
+    progress: Callable[[int], object],
+) -> None:
+    runner, files = make_runner(prepared, name, rows.samples), prepared.files
     targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
         own = [job for job in jobs if target in job.targets]
@@ -151,11 +190,11 @@ def _run_teacher(
         check_canaries(files, runner, targets[target.name], prepared.units, prepared.work.positions, prepared.stored)
     jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
     units = {(u.name, u.fragment.number): u for u in prepared.units}
-    receipts: dict[str, Receipt] = {}
 
     def write(job: Job, answers: Answers) -> None:
+        # What teachers saw is recorded before what they said: who answers later, or again, sees the same.
+        rows.write_for(job.fragment)
         unit = units[answers.target.name, job.fragment.number]
-        receipts[unit.key] = write_target(prepared.files, unit, job, answers)
+        rows.receipts[unit.key] = write_target(prepared.files, unit, job, answers)
 
     runner.run(jobs, write, stop, progress)
-    return receipts

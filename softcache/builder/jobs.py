@@ -15,7 +15,7 @@ from softcache.store.plan import Fragment
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """A fragment, where its samples are in the transfer set, and the targets that are to be made for it."""
+    """A fragment, the positions of its samples (not rows) in the transfer set, and the targets to be made for it."""
 
     fragment: Fragment
     positions: np.ndarray[Any, Any]
@@ -23,13 +23,21 @@ class Job:
 
     def ids(self, rows: Iterable[int]) -> list[Any]:
         """Return the sample ids of rows of the fragment."""
-        return [self.fragment.sample_ids[row].as_py() for row in rows]
+        return [self.fragment.sample_ids[row // self.fragment.views].as_py() for row in rows]
+
+    def names(self, rows: Iterable[int]) -> list[Any]:
+        """Return what to call rows in messages: their sample ids, where there are several views with the view."""
+        rows, fragment = list(rows), self.fragment
+        if fragment.first_view + fragment.views == 1:
+            return self.ids(rows)
+        views = (fragment.first_view + row % fragment.views for row in rows)
+        return list(zip(self.ids(rows), views, strict=True))
 
     def listed(self, bad: dict[int, str]) -> str:
         """Return bad samples grouped by reason."""
         reasons: dict[str, list[Any]] = {}
         for row, reason in sorted(bad.items()):
-            reasons.setdefault(reason, []).extend(self.ids([row]))
+            reasons.setdefault(reason, []).extend(self.names([row]))
         return "; ".join(
             f"{counted(len(ids), 'sample')} ({name_some(ids)}): {reason}" for reason, ids in reasons.items()
         )
@@ -49,4 +57,4 @@ class Batch:
     @property
     def named(self) -> str:
         """Some of its samples, for messages."""
-        return name_some(self.job.ids(self.rows))
+        return name_some(self.job.names(self.rows))

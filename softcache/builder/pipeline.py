@@ -16,12 +16,19 @@ import torch
 
 from softcache.builder.answers import Answers, RowAnswers, kind_of
 from softcache.builder.jobs import Batch, Job
+from softcache.builder.samples import Samples
 from softcache.builder.sequence_answers import SequenceAnswers, add_sequences, sequences_of
 from softcache.builder.targets import BuildTarget
-from softcache.errors import SoftcacheError, TeacherError, TransferSetError, name_some
+from softcache.errors import (
+    AlignmentError,
+    AugmentationError,
+    SoftcacheError,
+    TeacherError,
+    TransferSetError,
+    name_some,
+)
 from softcache.teachers import Sequences, Teacher
 from softcache.teachers.inputs import UNNAMED
-from softcache.transfer import TransferSet
 
 BATCHES_AHEAD = 4
 SHARDS_BEHIND = 4
@@ -36,13 +43,13 @@ class Runner:
         self,
         name: str,
         teacher: Teacher,
-        transfer_set: TransferSet,
+        samples: Samples,
         reads: Sequence[str],
         batch_size: int,
         *,
         skip_bad: bool = False,
     ) -> None:
-        self._name, self._teacher, self._transfer_set, self._reads = name, teacher, transfer_set, list(reads)
+        self._name, self._teacher, self._samples, self._reads = name, teacher, samples, list(reads)
         self._batch_size, self._skip_bad = batch_size, skip_bad
 
     def run(
@@ -148,7 +155,7 @@ class Runner:
         except Exception as e:
             bad = self._isolate(job, rows)
             if not bad:
-                ids = name_some(job.ids(rows))
+                ids = name_some(job.names(rows))
                 raise TeacherError(f"teacher {self._name}: samples {ids} cannot be collated together: {e!r}") from e
         if not self._skip_bad:
             raise TransferSetError(
@@ -158,11 +165,11 @@ class Runner:
         try:
             return Batch(job, good, self._collate(job, good) if good else None, bad, last, len(rows))
         except Exception as e:
-            ids = name_some(job.ids(good))
+            ids = name_some(job.names(good))
             raise TeacherError(f"teacher {self._name}: samples {ids} cannot be collated together: {e!r}") from e
 
     def _collate(self, job: Job, rows: list[int]) -> Any:
-        return self._teacher.collate(self._transfer_set.samples(job.positions[rows], self._reads))
+        return self._teacher.collate(self._samples.load(job, rows, self._reads))
 
     def _isolate(self, job: Job, rows: list[int]) -> dict[int, str]:
         """Return the rows that fail alone, and how."""
@@ -170,6 +177,8 @@ class Runner:
         for row in rows:
             try:
                 self._collate(job, [row])
+            except (AlignmentError, AugmentationError):
+                raise
             except Exception as e:  # noqa: BLE001 - decoders and preprocessing raise anything
                 reason = f"cannot be decoded or preprocessed: {type(e).__name__}: {e}"
                 bad[row] = reason.encode(errors="replace").decode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,49 +70,73 @@ def teacher_reads(recipe: Recipe, name: str, transfer_set: TransferSet) -> list[
 
 
 def plan_work(
-    files: Files, head: str | None, transfer_set: TransferSet, scan: Scan, fragment_rows: int, *, write: bool = True
+    files: Files,
+    head: str | None,
+    transfer_set: TransferSet,
+    scan: Scan,
+    fragment_rows: int,
+    views: int = 1,
+    *,
+    write: bool = True,
 ) -> Work:
-    """Plan the fragments of a transfer set on top of the committed plan `head`.
+    """Plan the fragments of a transfer set, with the first `views` of each sample, on top of the committed plan `head`.
 
-    Known samples keep their fragment, changed ones give it another keys hash, new ones get new fragments, cut as an
-    unfinished build cut them if there was one. Raises AlignmentError where the cache and the transfer set contradict
+    Known samples keep their fragments, changed ones give them another keys hash, new ones get new fragments, cut as an
+    unfinished build cut them if there was one; further views of known samples get fragments of their own. Fragments
+    beyond the first `views` are left as they are. Raises AlignmentError where the cache and the transfer set contradict
     each other, IncompatibleTarget where the content columns differ. With `write` false nothing is written.
     """
     plan = empty_plan(transfer_set.content) if head is None else read_plan(files, head)
     _check_compatible(plan, transfer_set, scan)
-    positions: dict[int, Array] = {}
-    changed: list[Fragment] = []
+    found = ((f, _positions(f, transfer_set, scan)) for f in plan.fragments.values())
+    positions = {f.number: rows for f, rows in found if rows is not None}
     known = np.zeros(len(scan.sample_ids), np.bool_)
-    for fragment in plan.fragments.values():
-        found = _positions(fragment, transfer_set, scan)
-        if found is None:
-            continue
-        known[found] = True
-        positions[fragment.number] = found
-        if not np.array_equal(scan.contents[found], fragment.contents):
-            changed.append(
-                Fragment.of(
-                    fragment.number,
-                    fragment.split,
-                    fragment.sample_ids,
-                    scan.contents[found],
-                    first_view=fragment.first_view,
-                    views=fragment.views,
-                )
-            )
-    new = np.flatnonzero(~known)
+    fragments: dict[int, Fragment] = {}
+    for number, rows in positions.items():
+        known[rows] = True
+        fragment = plan.fragments[number]
+        is_same = np.array_equal(scan.contents[rows], fragment.contents)
+        fragments[number] = fragment if is_same else replace_contents(fragment, scan.contents[rows])
     number = max(plan.fragments, default=-1) + 1
-    added = []
-    for rows in _cut(new, _sizes(files, plan, scan, new, fragment_rows)):
-        added.append(Fragment.of(number, transfer_set.split, *scan.samples(rows)))
+    for rows, had in _new_samples(files, plan, scan, np.flatnonzero(~known), fragment_rows, views):
+        fragments[number] = Fragment.of(number, transfer_set.split, *scan.samples(rows), views=had)
         positions[number] = rows
         number += 1
-    if changed or added:
-        if write:
-            plan = extend_plan(files, plan, [*changed, *added])
-        else:
-            plan = Plan(plan.head, plan.content, plan.fragments | {f.number: f for f in (*changed, *added)})
-    return Work(plan, dict(sorted(positions.items())))
+    for last, end in _last_views(fragments, positions):
+        if end < views:
+            fragments[number] = Fragment.of(
+                number, last.split, last.sample_ids, last.contents, first_view=end, views=views - end
+            )
+            positions[number] = positions[last.number]
+            number += 1
+    written = {n: f for n, f in fragments.items() if f is not plan.fragments.get(n)}
+    if written and write:
+        plan = extend_plan(files, plan, list(written.values()))
+    else:
+        plan = Plan(plan.head, plan.content, plan.fragments | written)
+    wanted = [n for n, f in fragments.items() if f.first_view < views or n in written]
+    return Work(plan, {n: positions[n] for n in sorted(wanted)})
+
+
+def replace_contents(fragment: Fragment, contents: Array) -> Fragment:
+    """Return a fragment with other content hashes of its samples, and thus another keys hash."""
+    return Fragment.of(
+        fragment.number,
+        fragment.split,
+        fragment.sample_ids,
+        contents,
+        first_view=fragment.first_view,
+        views=fragment.views,
+    )
+
+
+def _last_views(fragments: dict[int, Fragment], positions: dict[int, Array]) -> list[tuple[Fragment, int]]:
+    """Return of each group of fragments with the same samples one, and up to which view they go."""
+    ends: dict[int, tuple[Fragment, int]] = {}
+    for number, fragment in fragments.items():
+        first, end = int(positions[number][0]), fragment.first_view + fragment.views
+        ends[first] = (fragment, max(end, ends[first][1] if first in ends else 0))
+    return list(ends.values())
 
 
 def _open_source(recipe: Recipe) -> Source:
@@ -162,19 +188,27 @@ def _positions(fragment: Fragment, transfer_set: TransferSet, scan: Scan) -> Arr
     return found.to_numpy().astype(np.int64)  # type: ignore[no-any-return]
 
 
-def _sizes(files: Files, plan: Plan, scan: Scan, new: Array, fragment_rows: int) -> list[int]:
-    """Return how many samples each new fragment gets: as an unfinished build planned them, or `fragment_rows`."""
+def _new_samples(
+    files: Files, plan: Plan, scan: Scan, new: Array, fragment_rows: int, views: int
+) -> Iterator[tuple[Array, int]]:
+    """Yield the positions of each new fragment's samples, and how many views they have.
+
+    Both are as an unfinished build planned them if there was one.
+    """
     if not len(new):
-        return []
+        return
+    sizes: Iterator[int] = itertools.repeat(max(fragment_rows // views, 1))
+    ends = views
     wanted = scan.sample_ids.take(pa.array(new))
     for head in extensions(files, plan.head):
-        fragments = [f for n, f in read_plan(files, head).fragments.items() if n not in plan.fragments]
-        planned = [f.sample_ids for f in fragments]
-        if planned and planned[0].type == wanted.type and pa.concat_arrays(planned).equals(wanted):
-            return [len(ids) for ids in planned]
-    full, rest = divmod(len(new), fragment_rows)
-    return [fragment_rows] * full + ([rest] if rest else [])
-
-
-def _cut(positions: Array, sizes: list[int]) -> list[Array]:
-    return np.split(positions, np.cumsum(sizes)[:-1]) if sizes else []
+        planned = [f for n, f in read_plan(files, head).fragments.items() if n not in plan.fragments]
+        first = [f for f in planned if f.first_view == 0]
+        ids = [f.sample_ids for f in first]
+        if ids and ids[0].type == wanted.type and pa.concat_arrays(ids).equals(wanted):
+            sizes, ends = iter([len(i) for i in ids]), first[0].views
+            break
+    begin = 0
+    while begin < len(new):
+        size = next(sizes)
+        yield new[begin : begin + size], ends
+        begin += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from dataclasses import dataclass, replace
@@ -10,20 +11,25 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from softcache.builder.augmenting import declare_augmentation, load_augmentation
 from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
+from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples, read_recorded
 from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
-from softcache.builder.units import Stored, Unit, all_units, check_keep, check_targets, read_stored
+from softcache.builder.units import Stored, Unit, all_units, check_augmentation, check_keep, check_targets, read_stored
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, SoftcacheError, TeacherError
 from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
 from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker
+from softcache.store.plan import Fragment
+from softcache.store.receipts import read_receipt
 from softcache.store.state import State, read_state
 from softcache.teachers import Adapter, Teacher
 from softcache.transfer import Scan, TransferSet
+from softcache.transfer.augmentation import Augmentation
 
 KEPT_SAMPLE = 256
 
@@ -38,6 +44,7 @@ class Prepared:
     scan: Scan
     targets: list[BuildTarget]
     rows_declaration: dict[str, Any]
+    augmentation: Augmentation | None
     kept_bytes: float
     stored: Stored
     work: Work
@@ -64,21 +71,26 @@ def prepare(
     """
     files = connect(output)
     targets = build_targets(recipe)
+    declared, augmentation = declare_augmentation(recipe), load_augmentation(recipe)
     transfer_set = open_transfer_set(recipe, limit)
     state = newest_state(files)
     stored = read_stored(files, state)
+    check_augmentation(state, declared)
     check_targets(files, stored, targets)
     scan = _scan(transfer_set, progress, stop)
     keep = transfer_set.stored(np.arange(min(len(transfer_set), KEPT_SAMPLE)), transfer_set.keep)
     kept_bytes = keep.nbytes / min(len(transfer_set), KEPT_SAMPLE)
-    declaration = rows_declaration(keep.schema, scan.sample_ids.type)
+    declaration = rows_declaration(keep.schema, scan.sample_ids.type, declared)
     check_keep(state, declaration["keep"])
     if write:
         ensure_marker(files)
         write_first_card(files)
-    work = plan_work(files, stored.plan_head, transfer_set, scan, recipe.build.fragment_rows, write=write)
+    rows, views = recipe.build.fragment_rows, recipe.views
+    work = plan_work(files, stored.plan_head, transfer_set, scan, rows, views, write=write)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
-    return Prepared(recipe, files, transfer_set, scan, targets, declaration, kept_bytes, stored, work, units)
+    return Prepared(
+        recipe, files, transfer_set, scan, targets, declaration, augmentation, kept_bytes, stored, work, units
+    )
 
 
 def rebase(prepared: Prepared) -> Prepared:
@@ -89,12 +101,13 @@ def rebase(prepared: Prepared) -> Prepared:
     files, state = prepared.files, newest_state(prepared.files)
     stored = read_stored(files, state)
     try:
+        check_augmentation(state, prepared.rows_declaration.get("augmentation"))
         check_targets(files, stored, prepared.targets)
         check_keep(state, prepared.rows_declaration["keep"])
     except IncompatibleTarget as e:
         raise CommitConflict(f"{files.url}: another writer has committed meanwhile; {e}") from e
-    rows = prepared.recipe.build.fragment_rows
-    work = plan_work(files, stored.plan_head, prepared.transfer_set, prepared.scan, rows)
+    rows, views = prepared.recipe.build.fragment_rows, prepared.recipe.views
+    work = plan_work(files, stored.plan_head, prepared.transfer_set, prepared.scan, rows, views)
     units = all_units(work, prepared.scan, prepared.targets, rows_fingerprint(prepared.rows_declaration))
     return replace(prepared, stored=stored, work=work, units=units)
 
@@ -112,13 +125,33 @@ def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
     }
 
 
-def make_runner(prepared: Prepared, name: str) -> Runner:
+def make_samples(prepared: Prepared) -> Samples:
+    """Return what gives teachers samples, or views of them. Raises AugmentationError if they cannot be replayed."""
+    if prepared.augmentation is None:
+        return Samples(prepared.transfer_set)
+    units = {u.fragment.number: u for u in prepared.units if u.target is None}
+
+    def recorded(fragment: Fragment) -> RecordedViews | None:
+        unit = units[fragment.number]
+        shard = prepared.stored.shard(unit)
+        if shard is None:
+            return None
+        used = read_receipt(prepared.files, unit.key).versions
+        return read_recorded(prepared.files, shard, used)
+
+    samples = AugmentedSamples(prepared.transfer_set, prepared.augmentation, prepared.scan, recorded)
+    for number, positions in itertools.islice(prepared.work.positions.items(), 1):
+        samples.check_replays(Job(prepared.work.plan.fragments[number], positions, []))
+    return samples
+
+
+def make_runner(prepared: Prepared, name: str, samples: Samples) -> Runner:
     """Load a teacher and return what runs it. Raises TeacherError or RecipeError."""
     recipe = prepared.recipe
     return Runner(
         name,
         _load(recipe, name),
-        prepared.transfer_set,
+        samples,
         teacher_reads(recipe, name, prepared.transfer_set),
         recipe.build.batch_size,
         skip_bad=recipe.build.on_bad_sample == "skip",

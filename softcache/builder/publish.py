@@ -39,6 +39,7 @@ class Publication:
     targets: Sequence[BuildTarget]
     tables: dict[str, dict[str, StoredFile]]
     keep: dict[str, str]
+    augmentation: dict[str, Any] | None
     transfer_set: dict[str, Any]
 
 
@@ -81,6 +82,7 @@ def publish_build(files: Files, build: Publication, stored: Stored) -> Outcome:
         id_type=str(build.plan.id_type),
         keep=build.keep,
         views=max(f.first_view + f.views for f in build.plan.fragments.values()),
+        augmentation=_augmentation(build, stored),
         splits=_splits(live),
         transfer_set=build.transfer_set,
         targets=_targets(build, stored, live),
@@ -142,6 +144,16 @@ def _index(
     return (*segments, put_file(files, "index/", dump_segment(np.concatenate(keys), np.concatenate(rows))))
 
 
+def _augmentation(build: Publication, stored: Stored) -> dict[str, Any] | None:
+    """Return how views are made, and the libraries that made the newest."""
+    if build.augmentation is None:
+        return None
+    made = [stored.receipts[u.key].versions for u in build.units if u.target is None and u.key in stored.receipts]
+    if not made and stored.state is not None:
+        return stored.state.commit.augmentation
+    return {"declaration": build.augmentation, "versions": made[-1]}
+
+
 def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], LiveShard]) -> dict[str, CommittedTarget]:
     committed = {} if stored.state is None else dict(stored.state.commit.targets)
     receipts: dict[str, list[Receipt]] = {}
@@ -182,8 +194,13 @@ def _still_skipped(old: CommittedTarget | None, plan: Plan, fragments: set[int])
     """Return what the commit before lists as skipped in fragments that are as they were."""
     if old is None or not old.skipped:
         return []
-    ids = {sample_id for number in fragments for sample_id in plan.fragments[number].sample_ids.to_pylist()}
-    return [entry for entry in old.skipped if entry[0] in ids]
+    views: dict[Any, list[Fragment]] = {}
+    for fragment in (plan.fragments[number] for number in fragments):
+        for sample_id in fragment.sample_ids.to_pylist():
+            views.setdefault(sample_id, []).append(fragment)
+    return [
+        entry for entry in old.skipped if any(0 <= entry[1] - f.first_view < f.views for f in views.get(entry[0], ()))
+    ]
 
 
 def _check_answers(commit: Commit) -> None:

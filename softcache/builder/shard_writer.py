@@ -9,17 +9,21 @@ import pyarrow as pa
 
 from softcache.builder.answers import Answers
 from softcache.builder.jobs import Job
-from softcache.builder.targets import rows_fingerprint, versions
+from softcache.builder.samples import RecordedViews
+from softcache.builder.targets import rows_fingerprint
 from softcache.builder.units import Unit
 from softcache.codecs.fidelity import merge_errors
 from softcache.codecs.statistics import value_statistics
-from softcache.errors import IntegrityError, TransferSetError, name_some
+from softcache.errors import CommitConflict, IntegrityError, TransferSetError, name_some
 from softcache.store import arrow
+from softcache.store.buffers import ListColumn
+from softcache.store.checksums import canonical_json
 from softcache.store.files import Files
 from softcache.store.layout import ROWS, shard_stem
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt, write_receipt
 from softcache.store.shards import Shard, put_file, write_shard
+from softcache.transfer.libraries import versions
 
 Array = np.ndarray[Any, Any]
 
@@ -49,14 +53,26 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
     return _record(files, Receipt(shard, target.fingerprint, target.declaration, skipped, versions(target.libraries)))
 
 
-def write_rows(files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, Any]) -> Receipt:
-    """Write the `rows` shard of a fragment, then its receipt. Raises TransferSetError for missing kept values."""
+def write_rows(
+    files: Files, unit: Unit, kept: pa.Table, declaration: dict[str, Any], recorded: RecordedViews | None = None
+) -> Receipt:
+    """Write the `rows` shard of a fragment, then its receipt; `recorded` are its views where they are augmented.
+
+    Raises TransferSetError for missing kept values, CommitConflict where another builder has recorded other views.
+    """
     fragment = unit.fragment
-    data = arrow.dump(rows_arrays(fragment, kept))
+    data = arrow.dump(rows_arrays(fragment, kept, recorded))
     file = put_file(files, f"{shard_stem(ROWS, fragment.split, fragment.number)}-", data)
     statistics = {"valid": fragment.rows}
     shard = Shard(ROWS, unit.key, fragment.keys_sha256, fragment.rows, (file,), arrow.locate(data), statistics)
-    return _record(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], versions()))
+    used = versions() if recorded is None else recorded.versions
+    in_force = _record(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], used))
+    if recorded is not None and in_force.shard.files != shard.files:
+        raise CommitConflict(
+            f"{files.url}: another builder has recorded other views of fragment {fragment.number} meanwhile; run the "
+            "same command again, which takes those"
+        )
+    return in_force
 
 
 def _record(files: Files, receipt: Receipt) -> Receipt:
@@ -74,16 +90,21 @@ def _record(files: Files, receipt: Receipt) -> Receipt:
     return in_force
 
 
-def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
+def rows_arrays(fragment: Fragment, kept: pa.Table, recorded: RecordedViews | None) -> dict[str, pa.Array]:
     """Return the columns of a `rows` shard (docs/format.md, section 4.3)."""
-    repeat = pa.array(np.repeat(np.arange(len(fragment.sample_ids)), fragment.views))
-    contents = [c.tobytes() for c in np.repeat(fragment.contents, fragment.views, axis=0)]
+    samples, views = len(fragment.sample_ids), fragment.views
     arrays = {
-        "view": pa.array(fragment.row_views(), pa.int32()),
-        "sample_id": fragment.row_ids(),
-        "split": pa.array([fragment.split] * fragment.rows, pa.string()),
-        "content": pa.array(contents, pa.binary()),
+        "view": pa.array(np.full(samples, fragment.first_view, np.int32)),
+        "sample_id": fragment.sample_ids,
+        "split": pa.array([fragment.split] * samples, pa.string()),
+        "content": pa.array([c.tobytes() for c in fragment.contents], pa.binary()),
     }
+    if recorded is not None:
+        offsets = np.arange(0, fragment.rows + 1, views, dtype=np.int32)
+        arrays["check"] = arrow.column_array(ListColumn(recorded.checks, offsets))
+        if (drawn := recorded.parameters) is not None:
+            texts = [canonical_json(drawn[i : i + views]).decode() for i in range(0, fragment.rows, views)]
+            arrays["parameters"] = pa.array(texts, pa.string())
     for name in sorted(kept.column_names):
         column = kept[name].combine_chunks()
         if arrow.null_count(column):
@@ -92,8 +113,5 @@ def rows_arrays(fragment: Fragment, kept: pa.Table) -> dict[str, pa.Array]:
             raise TransferSetError(
                 f"kept column {name!r} lacks values for samples {name_some(ids)}; give some, such as -1"
             )
-        try:
-            arrays[name] = column.take(repeat)
-        except pa.ArrowException as e:
-            raise TransferSetError(f"kept column {name!r} cannot be stored: {e}") from e
+        arrays[name] = column
     return arrays

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 
-import softcache
+from softcache.builder.augmenting import declare_augmentation
 from softcache.codecs import Codec, make_codec
 from softcache.errors import RecipeError, SoftcacheError, TeacherError, name_some
 from softcache.kinds import KINDS
@@ -60,6 +56,11 @@ class BuildTarget:
 def build_targets(recipe: Recipe) -> list[BuildTarget]:
     """Return a recipe's targets. Raises RecipeError with all problems of their teachers and of what they answer."""
     problems: list[str] = []
+    augmentation: dict[str, Any] | None = None
+    try:
+        augmentation = declare_augmentation(recipe)
+    except SoftcacheError as e:
+        problems.append(f"augmentation: {e}")
     described: dict[str, Description] = {}
     for name, teacher in recipe.teachers.items():
         try:
@@ -70,7 +71,7 @@ def build_targets(recipe: Recipe) -> list[BuildTarget]:
     for target, (task, name) in recipe.targets().items():
         try:
             if name in described:
-                targets.append(_target(recipe, target, task, name, described[name]))
+                targets.append(_target(recipe, target, task, name, described[name], augmentation))
         except SoftcacheError as e:
             problems.append(f"tasks.{task}: {e}")
     if problems:
@@ -95,31 +96,15 @@ def _describe(recipe: Recipe, teacher: Adapter) -> Description:
     return described
 
 
-def rows_declaration(keep: pa.Schema, id_type: pa.DataType) -> dict[str, Any]:
-    """Return the declaration of `rows`: its id type and kept columns."""
-    return {"id": str(id_type), "keep": {field.name: str(field.type) for field in keep}}
+def rows_declaration(keep: pa.Schema, id_type: pa.DataType, augmentation: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the declaration of `rows`: its id type, kept columns, and how samples are augmented."""
+    declared = {"id": str(id_type), "keep": {field.name: str(field.type) for field in keep}}
+    return declared if augmentation is None else declared | {"augmentation": augmentation}
 
 
 def rows_fingerprint(declaration: dict[str, Any]) -> str:
     """Return the target fingerprint of `rows`."""
     return fingerprint([ROWS, declaration])
-
-
-def versions(libraries: Sequence[str] = ()) -> dict[str, str]:
-    """Return the versions of the libraries that take part in a teacher's answers, or in writing `rows`."""
-    return {
-        "softcache": softcache.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-    } | {library: _version(library) for library in libraries}
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return "absent"
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
@@ -137,7 +122,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Description) -> BuildTarget:
+def _target(
+    recipe: Recipe, name: str, key: str, teacher: str, described: Description, augmentation: dict[str, Any] | None
+) -> BuildTarget:
     task, adapter = recipe.tasks[key], recipe.teachers[teacher]
     output = task.output or adapter.output_for(task.kind, task.store.codec) or key
     answer = described.answers.get(output, Answer())
@@ -153,7 +140,7 @@ def _target(recipe: Recipe, name: str, key: str, teacher: str, described: Descri
         "teacher": described.fingerprint.to_json() | {"output": output} | adapter.declares(output, task.store.codec),
         "codec": codec.to_json(),
         "format": task.store.format,
-    }
+    } | ({} if augmentation is None else {"augmentation": augmentation})
     return BuildTarget(
         name,
         teacher,

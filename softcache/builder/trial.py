@@ -14,7 +14,7 @@ from softcache.builder.jobs import Job
 from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set
-from softcache.builder.preparing import Prepared, make_runner, prepare, teacher_jobs
+from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, teacher_jobs
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import RecipeError, TransferSetError
@@ -133,8 +133,9 @@ def _target_plan(prepared: Prepared, name: str, units: list[Unit], tried: _Tried
 def _try_teachers(prepared: Prepared) -> tuple[float, dict[str, _Tried]]:
     """Return the estimated seconds of all teachers, and what their targets would be."""
     seconds, found = 0.0, dict[str, _Tried]()
+    samples = make_samples(prepared)
     for name, jobs in teacher_jobs(prepared).items():
-        runner = make_runner(prepared, name)
+        runner = make_runner(prepared, name, samples)
         targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
         jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
         each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)

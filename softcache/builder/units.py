@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from softcache.builder.planning import Work
-from softcache.builder.targets import BuildTarget, differences, versions
+from softcache.builder.targets import BuildTarget, differences
 from softcache.errors import IncompatibleTarget
 from softcache.store.files import Files
 from softcache.store.layout import ROWS
@@ -19,6 +20,7 @@ from softcache.store.receipts import Receipt, read_receipts, receipt_keys, short
 from softcache.store.shards import Shard
 from softcache.store.state import State, committed_unit_keys
 from softcache.transfer import Scan
+from softcache.transfer.libraries import versions
 from softcache.transfer.transfer_set import kept_digest
 
 log = logging.getLogger("softcache")
@@ -128,6 +130,18 @@ def check_targets(files: Files, stored: Stored, targets: Sequence[BuildTarget]) 
             + "\n".join(problems)
             + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if"
             " the stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
+        )
+
+
+def check_augmentation(state: State | None, declared: dict[str, Any] | None) -> None:
+    """Raise IncompatibleTarget unless samples are augmented as those of the cache are."""
+    stored = None if state is None else state.commit.augmentation
+    changed = [] if state is None else differences((stored or {}).get("declaration"), declared, "augmentation")
+    if changed:
+        raise IncompatibleTarget(
+            "the cache's views are made otherwise than this recipe says:\n"
+            + "\n".join(f"  {line}" for line in changed)
+            + "\nAugment as the cache does (the number of views may grow), or build another cache."
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from torch.utils.data import Dataset, default_collate
 
 from softcache.errors import AlignmentError, SoftcacheError, counted, name_some
@@ -71,18 +72,11 @@ def attach(
     columns that the teachers read, samples that have changed since. Samples that a target does not cover are rows
     without an answer (`mask` is False).
     """
-    found = id_array(_ids_of(dataset, id) if ids is None else ids)
-    if len(found) != len(dataset):
-        raise AlignmentError(f"{len(found):,} ids for {len(dataset):,} samples")
+    found = unique_ids(dataset, id, ids)
     chosen = readables(cache, targets)
-    repeated = duplicates(found)
-    if repeated:
-        raise AlignmentError(
-            f"{counted(len(repeated), 'id')} of the dataset occur more than once: {name_some(repeated)}"
-        )
     for target in chosen.values():
         target.check(found)
-    hashes = _content_hashes(dataset, cache)
+    hashes = content_hashes(dataset, cache)
     if hashes is not None:
         cache.check_contents(found, hashes)
     return AttachedDataset(dataset, chosen, ids_to_numpy(found))
@@ -112,6 +106,22 @@ def _has_soft(item: Any) -> bool:
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], SoftBatch)
 
 
+def unique_ids(dataset: Any, id: str | int | None, ids: Any) -> pa.Array:
+    """Return the sample ids of a dataset: `ids`, or by their column, or by reading every sample.
+
+    Raises AlignmentError unless there is one for each sample, and none twice.
+    """
+    found = id_array(_ids_of(dataset, id) if ids is None else ids)
+    if len(found) != len(dataset):
+        raise AlignmentError(f"{len(found):,} ids for {len(dataset):,} samples")
+    repeated = duplicates(found)
+    if repeated:
+        raise AlignmentError(
+            f"{counted(len(repeated), 'id')} of the dataset occur more than once: {name_some(repeated)}"
+        )
+    return found
+
+
 def _ids_of(dataset: Any, id: str | int | None) -> Any:
     if id is None:
         raise AlignmentError("attach needs id= (the key or position of the sample id) or ids=")
@@ -124,7 +134,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _content_hashes(dataset: Any, cache: Cache) -> Array | None:
+def content_hashes(dataset: Any, cache: Cache) -> Array | None:
     """Return the content hashes of a `datasets.Dataset` that has the content columns, None for any other dataset."""
     columns = cache.commit.transfer_set.get("content")
     names = getattr(dataset, "column_names", None)

@@ -90,6 +90,22 @@ class Cache(Mapping[str, Target]):
         keys, rows = self._keys.find(ids, views)
         self._keys.check_contents(keys, rows, hashes)
 
+    def checks(self, rows: Any) -> Array:
+        """Return the checks of the views that teachers saw, uint8 [B, 8], by row number.
+
+        Raises TaskError unless the cache is augmented.
+        """
+        self._require_views()
+        return self._keys.checks(np.asarray(rows, np.int64))
+
+    def parameters(self, rows: Any) -> list[dict[str, Any] | None] | None:
+        """Return the parameters of views by row number, None where the transform draws none.
+
+        Raises TaskError unless the cache is augmented.
+        """
+        self._require_views()
+        return self._keys.parameters(np.asarray(rows, np.int64))
+
     def split(self, name: str) -> Cache:
         """Return the same commit narrowed to one split. Raises TaskError if there is none of that name."""
         if name not in self.commit.splits:
@@ -97,6 +113,10 @@ class Cache(Mapping[str, Target]):
         narrowed = Cache.__new__(Cache)
         narrowed._start(self._files, self._state, name, self._check)
         return narrowed
+
+    def _require_views(self) -> None:
+        if self.commit.augmentation is None:
+            raise TaskError(f"{self.url} is not augmented: teachers saw its samples as they are")
 
     def __getitem__(self, name: str) -> Target:
         """Return a target by its name, or by its task's where one target answers it.
@@ -133,17 +153,21 @@ class Cache(Mapping[str, Target]):
 
 
 class Rows:
-    """The `rows` target of a cache: one row per key."""
+    """The `rows` target of a cache."""
 
     def __init__(self, files: Files, shards: TargetShards, split: str | None) -> None:
         self._files, self._shards, self._split = files, shards, split
 
     def table(self) -> pa.Table:
-        """Return view, sample_id, split, content and the kept columns as a memory-mapped Arrow table, in row order."""
-        return tables.read_table(self._files, self._shards, self._split)
+        """Return an Arrow table with a row for each row number: view, sample_id, split, content and the kept columns.
+
+        Of an augmented cache also `check` and perhaps `parameters` (JSON) of each view. It is memory-mapped where no
+        sample has several views.
+        """
+        return tables.read_rows(self._files, self._shards, self._split)
 
     def to_hf(self, split: str | None = None) -> Any:
-        """Return a memory-mapped `datasets.Dataset`.
+        """Return a memory-mapped `datasets.Dataset` as it is stored, a row for each sample of a fragment.
 
         Raises TaskError for an unknown split, MissingExtra without `datasets`.
         """

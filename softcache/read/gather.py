@@ -177,11 +177,15 @@ class FixedColumn:
 
 
 class Bounds:
-    """Where the items of rows' lists, or their bytes, begin and end in a shard that has `items` (int64 [shards])."""
+    """Where the items of rows' lists, or their bytes, begin and end in a shard that has `items` (int64 [shards]).
 
-    def __init__(self, reader: ShardReader, name: str, items: Array) -> None:
+    Shards have `rows` (int64 [shards]) of them, by default one for each row of the cache.
+    """
+
+    def __init__(self, reader: ShardReader, name: str, items: Array, rows: Array | None = None) -> None:
         self._reader, self._name, self._items = reader, name, items
-        self._window = Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, reader.shards.rows)
+        places = reader.shards.rows if rows is None else rows
+        self._window = Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, places)
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
         """Return where each row's items begin, and how many they are, int64 [n]. Raises FormatError."""
@@ -239,15 +243,16 @@ class FlagColumn:
 
 
 class TextColumn:
-    """A column of strings or bytes of an Arrow shard."""
+    """A column of strings or bytes of Arrow shards that have `rows` (int64 [shards])."""
 
-    def __init__(self, reader: ShardReader, name: str) -> None:
+    def __init__(self, reader: ShardReader, name: str, rows: Array) -> None:
         self._reader, self._name = reader, name
         shards = reader.shards
         position = shards.column(f"{name}.data")
         if position is None:
             raise reader.bad(name, "has no data")
-        self._bounds, self._offsets = Bounds(reader, name, shards.sizes[:, position]), shards.offsets[:, position]
+        self._bounds = Bounds(reader, name, shards.sizes[:, position], rows)
+        self._offsets = shards.offsets[:, position]
         self._span = reader.span(shards.columns[position][2])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:

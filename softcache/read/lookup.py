@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from softcache.store.index import Segment, candidates
 from softcache.store.keys import id_array, index_keys, key_type
 from softcache.store.manifest import TargetShards
 from softcache.store.state import read_reference
+from softcache.transfer.view_checks import CHECK_BYTES
 
 Array = np.ndarray[Any, Any]
 
@@ -29,13 +31,14 @@ class Keys:
         self._files, self._commit = files, commit
         self._reader = ShardReader(files, rows, check=check)
         self._is_text = commit.id_type == "string"
+        samples = rows.rows // rows.views
         self._ids: FixedColumn | TextColumn = (
-            TextColumn(self._reader, "sample_id")
+            TextColumn(self._reader, "sample_id", samples)
             if self._is_text
-            else FixedColumn(self._reader, "sample_id", "int64", ())
+            else FixedColumn(self._reader, "sample_id", "int64", (), samples)
         )
-        self._views = FixedColumn(self._reader, "view", "int32", ())
         self._segments: list[Segment] | None = None
+        self._checks: FixedColumn | None = None
 
     def find(self, ids: Any, views: Any = None) -> tuple[RowKeys, Array]:
         """Return the keys that are meant and their row numbers, int64 [n].
@@ -65,17 +68,18 @@ class Keys:
 
     def arrow_ids(self, rows: Array) -> pa.Array:
         """Return sample ids by row number, as int64 or string Arrow array [n]."""
-        shard, local, _ = self._reader.locate(rows)
+        shard, sample, _ = self._locate(rows)
         if isinstance(self._ids, TextColumn):
-            return self._ids.take_strings(shard, local)
-        return pa.array(self._ids.take(shard, local).numpy())
+            return self._ids.take_strings(shard, sample)
+        return pa.array(self._ids.take(shard, sample).numpy())
 
     def views(self, rows: Array) -> Array:
         """Return views by row number, int32 [n]."""
         if self._commit.views == 1:
             return np.zeros(len(rows), np.int32)
-        shard, local, _ = self._reader.locate(rows)
-        return self._views.take(shard, local).numpy()
+        shard, _, step = self._locate(rows)
+        views: Array = self._reader.shards.first_views[shard] + step
+        return views.astype(np.int32)
 
     def in_split(self, rows: Array, split: str) -> Array:
         """Whether each row belongs to a split, bool [n]."""
@@ -93,8 +97,8 @@ class Keys:
         Raises AlignmentError naming samples that have changed.
         """
         given = content_array(hashes, len(rows))
-        shard, local, _ = self._reader.locate(rows)
-        data, ends = TextColumn(self._reader, "content").take(shard, local)
+        shard, sample, _ = self._locate(rows)
+        data, ends = TextColumn(self._reader, "content", self._samples).take(shard, sample)
         if (np.diff(ends) != 32).any():
             raise self._reader.bad("content", "is not 32 bytes a row")
         changed = np.flatnonzero((data.reshape(-1, 32) != given).any(1))
@@ -103,6 +107,40 @@ class Keys:
             raise AlignmentError(
                 f"not what the teachers saw (another content hash): {counted(len(changed), 'sample')}, {names}"
             )
+
+    def checks(self, rows: Array) -> Array:
+        """Return the checks of the views that teachers saw, uint8 [n, 8], by row number; for augmented caches."""
+        if self._checks is None:
+            self._checks = FixedColumn(self._reader, "check", "uint8", (CHECK_BYTES,), self._reader.shards.rows)
+        shard, local, _ = self._reader.locate(rows)
+        return self._checks.take(shard, local).numpy()
+
+    def parameters(self, rows: Array) -> list[dict[str, Any] | None] | None:
+        """Return the parameters of views by row number, None where the transform draws none. Raises FormatError."""
+        if self._reader.shards.column("parameters.data") is None:
+            return None
+        shard, sample, step = self._locate(rows)
+        texts = TextColumn(self._reader, "parameters", self._samples).take_strings(shard, sample)
+        try:
+            found = [json.loads(text)[view] for text, view in zip(texts.to_pylist(), step.tolist(), strict=True)]
+        except (ValueError, LookupError, TypeError, RecursionError) as e:
+            raise self._reader.bad("parameters", f"does not hold one for each view: {e!r}") from e
+        if not all(one is None or isinstance(one, dict) for one in found):
+            raise self._reader.bad("parameters", "holds something else than objects")
+        return found
+
+    def _locate(self, rows: Array) -> tuple[Array, Array, Array]:
+        """Return the shard of each row, its sample in there, and which of the fragment's views it is."""
+        shard, local, _ = self._reader.locate(rows)
+        if self._commit.views == 1:
+            return shard, local, np.zeros_like(local)
+        views = self._reader.shards.views[shard]
+        return shard, local // views, local % views
+
+    @property
+    def _samples(self) -> Array:
+        """How many samples each shard has."""
+        return self._reader.shards.rows // self._reader.shards.views
 
     def _wanted(self, ids: Any, views: Any) -> KnownKeys | ArrowKeys:
         numbers = None if self._is_text else _integer_ids(ids)

@@ -95,8 +95,12 @@ def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[
         yield "its name is not its hash"
     if arrow.locate(data) != live.shard.columns:
         yield "its columns do not lie where the manifest says"
-    same = batch["sample_id"].equals(fragment.row_ids()) and np.array_equal(batch["view"], fragment.row_views())
-    if not same or batch.num_rows != fragment.rows:
+    ids, views = fragment.row_ids(), fragment.row_views()
+    if live.shard.target == ROWS:
+        ids, views = fragment.sample_ids, np.full(len(fragment.sample_ids), fragment.first_view)
+        if "check" in batch.schema.names and (np.diff(arrow.numbers(batch["check"].offsets)) != fragment.views).any():
+            yield "it does not have a check for each view"
+    if not batch["sample_id"].equals(ids) or not np.array_equal(batch["view"], views):
         yield "its sample ids and views are not those of its fragment"
 
 
@@ -133,6 +137,9 @@ def _check_rows(cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[s
     rows = np.arange(live.first_row, live.first_row + live.shard.rows)
     contents = np.repeat(fragment.contents, fragment.views, axis=0)
     cache.check_contents(fragment.row_ids(), contents, fragment.row_views())
+    if cache.commit.augmentation is not None:
+        cache.checks(rows)
+        cache.parameters(rows)
     if not np.array_equal(cache.find(fragment.row_ids(), fragment.row_views()), rows):
         yield "looking its keys up does not give its rows"
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from softcache.errors import RecipeError
 from softcache.recipe.models import (
+    AugmentationRecipe,
     BuildRecipe,
     DatasetSource,
     FilesSource,
@@ -200,6 +201,8 @@ def _known_keys(location: tuple[Any, ...], adapter: type[BaseModel] | None) -> C
             model = TaskRecipe
         case ("tasks", _, "store", _):
             model = StoreRecipe
+        case ("augmentation", _):
+            model = AugmentationRecipe
         case ("build", _):
             model = BuildRecipe
         case _:

@@ -64,10 +64,26 @@ class TransferSetRecipe(Settings):
         for name, columns in (("keep", self.keep), ("content", self.content or [])):
             if len(set(columns)) != len(columns):
                 raise ValueError(f"{name}: a column is there twice")
-        reserved = sorted({"sample_id", "view", "split", "content", "valid"} & set(self.keep))
+        reserved = sorted({"sample_id", "view", "split", "content", "valid", "check", "parameters"} & set(self.keep))
         if reserved:
             raise ValueError(f"keep: {', '.join(reserved)} is a name of the format's own; rename the column")
         return self
+
+
+class AugmentationRecipe(Settings):
+    """How many views of each sample teachers see, and the transform that makes them (`transfer.augmentation`).
+
+    `transform` is `module:name`, a callable or an object, called or, if it is a class, made with `arguments`. `column`
+    is what it takes and gives back; without it that is a whole sample. `code` are the source files that count, by
+    default that of its module.
+    """
+
+    transform: str
+    arguments: Arguments = Field(default_factory=dict)
+    column: str | None = None
+    views: int = Field(default=1, ge=1, le=1_000_000)
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    code: list[str] | None = None
 
 
 class StoreRecipe(Settings):
@@ -223,6 +239,7 @@ class Recipe(Settings):
     transfer_set: TransferSetRecipe
     teachers: dict[str, Any] = Field(min_length=1)
     tasks: dict[str, TaskRecipe] = Field(min_length=1)
+    augmentation: AugmentationRecipe | None = None
     build: BuildRecipe = BuildRecipe()
     folder: Path = Field(default=Path(), exclude=True)
 
@@ -234,6 +251,11 @@ class Recipe(Settings):
             for teacher in task.teachers
         )
         return {target: (key, teacher) for target, key, teacher in named}
+
+    @property
+    def views(self) -> int:
+        """How many views each sample has."""
+        return 1 if self.augmentation is None else self.augmentation.views
 
     def path(self, text: str) -> Path:
         """Return a path of the recipe, relative to its folder or in a Python package (`transfer.python.resolve`).

@@ -29,9 +29,9 @@ def fingerprint(value: Any) -> str:
     return sha256(canonical_json(value))
 
 
-def crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
-    """Return the CRC-32C of bytes, or of a read-only uint8 array."""
-    return int(google_crc32c.value(data))
+def crc32c(data: bytes | np.ndarray[Any, Any], before: int = 0) -> int:
+    """Return the CRC-32C of bytes, or of an uint8 array, that follow others with the CRC `before`."""
+    return int(google_crc32c.extend(before, data))
 
 
 def block_checksums(data: Bytes | np.ndarray[Any, Any], left_out: int = 0) -> list[int]:

@@ -37,6 +37,17 @@ class FileReference:
         check_path(self.path)
 
 
+def _checked_augmentation(described: dict[str, Any]) -> dict[str, Any]:
+    if not all(isinstance(described.get(part), dict) for part in ("declaration", "versions")):
+        raise ValueError("lacks declaration or versions")
+    if not isinstance(described["declaration"].get("seed"), int):
+        raise ValueError("lacks a seed")
+    return described
+
+
+Augmentation = Annotated[dict[str, Any], AfterValidator(_checked_augmentation)]
+
+
 def _checked(declaration: dict[str, Any]) -> dict[str, Any]:
     parts = {"task": dict, "teacher": dict, "codec": dict, "format": str}
     wrong = [name for name, kind in parts.items() if not isinstance(declaration.get(name), kind)]
@@ -82,6 +93,7 @@ class Commit:
     id_type: str
     keep: dict[str, str]
     views: int
+    augmentation: Augmentation | None
     splits: dict[str, int]
     transfer_set: dict[str, Any]
     targets: dict[str, CommittedTarget]

@@ -109,7 +109,8 @@ def key_type(id_type: str) -> pa.DataType:
     return pa.int64() if id_type == "int64" else pa.uint64()
 
 
-def _mix(x: Array) -> Array:
+def mix(x: Array) -> Array:
+    """Return uint64 numbers with their bits mixed, modulo 2^64 (docs/format.md, section 8)."""
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     mixed: Array = x ^ (x >> np.uint64(31))
@@ -120,12 +121,12 @@ def _hash_strings(sample_ids: pa.Array) -> Array:
     """One round of mixing per 8 bytes, over all strings that are long enough at once."""
     data, offsets = string_buffers(sample_ids)
     starts, lengths = offsets[:-1], np.diff(offsets)
-    hashes = _mix(lengths.astype(np.uint64) + _G)
+    hashes = mix(lengths.astype(np.uint64) + _G)
     places = np.arange(8)
     for begin in range(0, int(lengths.max(initial=0)), 8):
         rows = np.flatnonzero(lengths > begin)
         within = begin + places < lengths[rows, None]
         at = np.where(within, starts[rows, None] + begin + places, 0)
         words = np.where(within, data[at], 0).astype(np.uint8).view("<u8")[:, 0]
-        hashes[rows] = _mix((hashes[rows] ^ words) + _G)
+        hashes[rows] = mix((hashes[rows] ^ words) + _G)
     return hashes

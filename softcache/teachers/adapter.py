@@ -40,7 +40,7 @@ class Description:
     Attributes:
         fingerprint: what decides its answers.
         answers: what is known of its outputs, by name; they may have further ones.
-        vocabulary: of a language model, its tokenizer's mapping (docs/format.md, section 3.1).
+        vocabulary: of a language model, its tokenizer's mapping (docs/format.md, section 3.2).
         libraries: the distributions, besides torch and numpy, whose versions are recorded.
     """
 

@@ -23,7 +23,7 @@ def hash_rows(table: pa.Table, rows: int) -> np.ndarray[Any, Any]:
     """
     digests = [hashlib.sha256() for _ in range(rows)]
     for name in sorted(table.column_names):
-        head = _text(name)
+        head = text(name)
         try:
             values = _encode(table[name].combine_chunks())
         except (TransferSetError, pa.ArrowException) as e:
@@ -88,7 +88,7 @@ def _encode(array: pa.Array) -> list[bytes]:
 def _fixed(array: pa.Array) -> list[bytes]:
     numbers = fixed_numbers(array)
     if numbers is not None:
-        head = _array_head(numbers.dtype, numbers.shape[1:])
+        head = array_head(numbers.dtype, numbers.shape[1:])
         return [head + row.tobytes() for row in numbers]
     if len(array) > 1:
         return [_fixed(array.slice(i, 1))[0] for i in range(len(array))]
@@ -100,7 +100,7 @@ def _list(values: pa.Array) -> bytes:
     if not _is_number(values.type) or values.null_count:
         return _items(values)
     numbers: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False)
-    return _array_head(numbers.dtype, numbers.shape) + numbers.tobytes()
+    return array_head(numbers.dtype, numbers.shape) + numbers.tobytes()
 
 
 def _items(values: pa.Array) -> bytes:
@@ -113,7 +113,7 @@ def _structs(array: pa.Array) -> list[bytes]:
     head = b"d" + struct.pack("<Q", len(names))
     rows = []
     for i, valid in enumerate(array.is_valid().to_pylist()):
-        parts = (_text(name) + values[i] for name, values in zip(names, fields, strict=True))
+        parts = (text(name) + values[i] for name, values in zip(names, fields, strict=True))
         rows.append(head + b"".join(parts) if valid else b"n")
     return rows
 
@@ -127,8 +127,9 @@ def _floats(array: pa.Array) -> list[bytes]:
     return [head + number.tobytes() if there else b"n" for number, there in zip(numbers, valid, strict=True)]
 
 
-def _array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    return b"a" + _text(dtype.name) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
+def array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what comes before the values of an array."""
+    return b"a" + text(dtype.name) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
 
 
 def _plain(value: Any, kind: pa.DataType) -> bytes:
@@ -139,12 +140,13 @@ def _plain(value: Any, kind: pa.DataType) -> bytes:
     if isinstance(value, int):
         return b"i" + struct.pack("<q", value) if value < 2**63 else b"u" + struct.pack("<Q", value)
     if isinstance(value, str):
-        return b"s" + _text(value)
+        return b"s" + text(value)
     if isinstance(value, bytes):
         return b"y" + struct.pack("<Q", len(value)) + value
     raise TransferSetError(f"values of Arrow type {kind} cannot be hashed; leave the column out or cast it")
 
 
-def _text(value: str) -> bytes:
+def text(value: str) -> bytes:
+    """Return a string's length and UTF-8."""
     data = value.encode()
     return struct.pack("<Q", len(data)) + data

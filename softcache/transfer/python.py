@@ -94,8 +94,8 @@ def resolve(folder: Path, text: str) -> Path:
     return Path(found.submodule_search_locations[0]) / inside
 
 
-def load_callable(reference: str) -> Callable[..., Any]:
-    """Return the function that `module:function` names. Raises RecipeError if it cannot be imported or called."""
+def load_object(reference: str) -> Any:
+    """Return what `module:name` names. Raises RecipeError if it cannot be imported."""
     module_name, _, function_name = reference.partition(":")
     if not module_name or not function_name:
         raise RecipeError(f"{reference!r}: expected module:function")
@@ -105,6 +105,12 @@ def load_callable(reference: str) -> Callable[..., Any]:
             found = getattr(found, part)
     except Exception as e:
         raise RecipeError(f"{reference!r} cannot be imported: {type(e).__name__}: {e}") from e
+    return found
+
+
+def load_callable(reference: str) -> Callable[..., Any]:
+    """Return the function that `module:function` names. Raises RecipeError if it cannot be imported or called."""
+    found = load_object(reference)
     if not callable(found):
         raise RecipeError(f"{reference!r} is {type(found).__name__}, not a function")
     return found  # type: ignore[no-any-return]
@@ -112,7 +118,7 @@ def load_callable(reference: str) -> Callable[..., Any]:
 
 def source_files(reference: str) -> list[Path]:
     """Return the source files of the module in `module:function`, and of the function if that lies elsewhere."""
-    function = load_callable(reference)
+    function = load_object(reference)
     found = {sys.modules[reference.partition(":")[0]].__file__}
     for part in (function, getattr(function, "func", None)):
         try:

@@ -1,4 +1,4 @@
-"""What a tokenizer's ids mean: its identity, whatever it is called (docs/format.md, section 3.1)."""
+"""What a tokenizer's ids mean: its identity, whatever it is called (docs/format.md, section 3.2)."""
 
 from __future__ import annotations
 

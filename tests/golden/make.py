@@ -1,4 +1,4 @@
-"""Write tests/golden/v1, the cache that holds format version 1 still.
+"""Write tests/golden/v1 and tests/golden/views, the caches that hold format version 1 still.
 
 Run it only when the format changes on purpose.
 """
@@ -17,6 +17,13 @@ def make(output: Path) -> None:
     softcache.build(HERE / "recipe/recipe.yaml", output)
 
 
+def make_views(output: Path) -> None:
+    """Build the recipe with views in two commits: two views, then a third."""
+    softcache.build(HERE / "views_recipe/recipe.yaml", output)
+    softcache.build(HERE / "views_recipe/recipe.yaml", output, ["augmentation.views=3"])
+
+
 if __name__ == "__main__":
-    shutil.rmtree(HERE / "v1", ignore_errors=True)
-    make(HERE / "v1")
+    for name, write in (("v1", make), ("views", make_views)):
+        shutil.rmtree(HERE / name, ignore_errors=True)
+        write(HERE / name)

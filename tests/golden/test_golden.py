@@ -1,14 +1,18 @@
 """Format version 1: its values for ever, and its bytes as the pinned pyarrow writes them."""
 
 import hashlib
+import json
 import math
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from make import HERE, make
+from make import HERE, make, make_views
 
 import softcache
 
@@ -109,22 +113,63 @@ def test_a_sketch_by_hand() -> None:
         assert float(soft.log_tail[0]) == pytest.approx(tail - total, abs=1e-5)
 
 
-def test_the_same_bytes_are_written_today(tmp_path: Path) -> None:
-    make(tmp_path / "v1")
+@pytest.mark.parametrize(("name", "write"), [("v1", make), ("views", make_views)])
+def test_the_same_bytes_are_written_today(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    write(tmp_path / name)
+    golden = HERE / name
     folders = ("data", "plan", "index", "manifests", "tables")
 
     def files(root: Path) -> dict[str, str]:
         found = (p for folder in folders for p in (root / folder).rglob("*") if p.is_file())
         return {p.relative_to(root).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
-    assert files(tmp_path / "v1") == files(GOLDEN)
-    assert {p.name for p in (tmp_path / "v1/receipts").iterdir()} == {p.name for p in (GOLDEN / "receipts").iterdir()}
-    assert (tmp_path / "v1/README.md").read_bytes() == (GOLDEN / "README.md").read_bytes()
+    assert files(tmp_path / name) == files(golden)
+    assert {p.name for p in (tmp_path / name / "receipts").iterdir()} == {p.name for p in golden.glob("receipts/*")}
+    assert (tmp_path / name / "README.md").read_bytes() == (golden / "README.md").read_bytes()
+
+
+def test_views_by_hand() -> None:
+    """Parameters and checks, read with pyarrow and worked out from the format page alone."""
+    x = {30: [1, 2, 3], 10: [-4, 0, 8], 20: [200, 0, 0], 40: [16, 0.5, 0]}
+    seen = 0
+    for path in (HERE / "views/data/rows").iterdir():
+        with pa.ipc.open_stream(path) as stream:
+            samples = stream.read_next_batch().to_pylist()
+        for row in samples:
+            for drawn, check in zip(json.loads(row["parameters"]), row["check"], strict=True):
+                if row["sample_id"] == 20:
+                    assert drawn is None
+                    assert check == [0] * 8
+                    continue
+                mixed = np.array(x[row["sample_id"]]) * drawn["quarters"] + np.array(x[drawn["partner"]]) * (
+                    4 - drawn["quarters"]
+                )
+                view = (mixed / 4)[:: -1 if drawn["reversed"] else 1].astype("<f4")
+                head = struct.pack("<Q", 0) + b"a" + struct.pack("<Q", 7) + b"float32" + struct.pack("<2Q", 1, 3)
+                exact = google_crc32c.value(head + view.tobytes())
+                unit = float(abs(view).max()) / 255 * 3**0.5
+                sums = [sum(sign(i, j) * float(v) for i, v in enumerate(view)) / unit for j in range(4)]
+                assert bytes(check) == struct.pack("<I", exact) + bytes(round(s) % 256 for s in sums)
+                seen += 1
+    assert seen == 9
+    cache = softcache.open(HERE / "views")
+    assert (cache.commit.rows, cache.commit.views) == (12, 3)
+    assert cache["cls"].stats["skipped_rows"] == 3
+
+
+def sign(i: int, j: int) -> int:
+    """The sign of number i in sum j of a sketch."""
+    mask, h = 2**64 - 1, i + 0x9E3779B97F4A7C15
+    h = (h ^ (h >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    h = (h ^ (h >> 27)) * 0x94D049BB133111EB & mask
+    h ^= h >> 31
+    return -1 if h >> j & 1 else 1
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-def test_verify(level: str) -> None:
-    result = softcache.verify(GOLDEN, level)
+@pytest.mark.parametrize("name", ["v1", "views"])
+def test_verify(level: str, name: str) -> None:
+    result = softcache.verify(HERE / name, level)
     assert result.ok, result.problems
 
 

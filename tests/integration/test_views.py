@@ -40,7 +40,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
     kept = [pa.table({"x": [0] * len(f.sample_ids)}).select([]) for f in fragments]
     receipts = {u.key: write_rows(files, u, k, declaration) for u, k in zip(units, kept, strict=True)}
     sizes = {path: size for path, size, _ in files.walk("data")}
-    published = Publication(require_marker(files), plan, units, [], {}, {}, {"content": ["x"]})
+    published = Publication(require_marker(files), plan, units, [], {}, {}, None, {"content": ["x"]})
     assert publish_build(files, published, Stored(None, {}, receipts, sizes)) is Outcome.PUBLISHED
     return softcache.open(tmp_path / "cache"), ids.to_pylist()
 

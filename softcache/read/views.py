@@ -1,0 +1,188 @@
+"""The student's side of augmented caches: views that are made again and proved to be those that teachers saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch.utils.data import Dataset
+
+from softcache.errors import AlignmentError, SoftcacheError, TaskError
+from softcache.read.attach import Attached, content_hashes, unique_ids
+from softcache.read.cache import Cache
+from softcache.read.ensemble import Readable
+from softcache.read.join import readables, with_soft
+from softcache.read.row_keys import ids_to_numpy
+from softcache.read.soft_targets import SoftBatch
+from softcache.transfer.augmentation import PARTNER, Augmentation, Parameters, kept_generators
+from softcache.transfer.libraries import versions_here
+from softcache.transfer.positions import Positions
+from softcache.transfer.view_checks import NO_VIEW, agrees
+
+Array = np.ndarray[Any, Any]
+CHECKS = ("always", "sampled", "off")
+ALL_OF_THE_FIRST, ONE_IN = 64, 16
+_OWN = "the cache's"
+
+
+class ViewDataset(Dataset[Any]):
+    """A dataset of views with soft targets. Made by `softcache.views`.
+
+    It has one view of each sample: in epoch e view e modulo the number of views. `set_epoch` before each epoch, also
+    with persistent workers; to resume in the middle of one, set it and take up the sampler where it was.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        cache: Cache,
+        targets: Mapping[str, Readable],
+        ids: pa.Array,
+        augmentation: Augmentation,
+        views: int,
+        then: Callable[[Any], Any] | None,
+        check: str,
+    ) -> None:
+        self._dataset, self._cache, self._targets = dataset, cache, dict(targets)
+        self._ids, self._augmentation, self._views = ids_to_numpy(ids), augmentation, views
+        self._then, self._check = then, check
+        self._partners = Positions(ids) if augmentation.mixes else None
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+        self._seen = 0
+        recorded = (cache.commit.augmentation or {})["versions"]
+        self._recorded, self._here = recorded, versions_here(recorded)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the dataset, in workers too, have the views of an epoch, from 0."""
+        if epoch < 0:
+            raise TaskError(f"epoch is {epoch}; expected a number from 0")
+        self._epoch[0] = epoch
+
+    @property
+    def view(self) -> int:
+        """The view that the samples are in."""
+        return int(self._epoch) % self._views
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, position: int) -> Any:
+        """Return one view with its soft targets, a batch of one row: a dict with `soft`, or a pair."""
+        made = self.__getitems__([position])
+        return with_soft(made.samples[0], made.soft)
+
+    def __getitems__(self, positions: Sequence[int]) -> Attached:
+        """Return views and one lookup's soft targets; `softcache.collate` makes them a batch.
+
+        Raises AlignmentError for a view that is not the one that the teachers saw.
+        """
+        view, ids = self.view, self._ids[np.asarray(positions)].tolist()
+        batched = getattr(self._dataset, "__getitems__", None)
+        samples = batched(list(positions)) if callable(batched) else [self._dataset[i] for i in positions]
+        rows = self._cache.find(ids, view)
+        drawn = self._cache.parameters(rows) if self._augmentation.draws else None
+        with kept_generators():
+            given = zip(samples, ids, drawn or [None] * len(ids), strict=True)
+            made = [self._make(sample, sample_id, view, parameters) for sample, sample_id, parameters in given]
+        self._compare(made, ids, view, self._cache.checks(rows), np.asarray(positions))
+        soft = SoftBatch({name: t.lookup(ids, view, mask_uncovered=True) for name, t in self._targets.items()})
+        return Attached([self._finish(s, m) for s, m in zip(samples, made, strict=True)], soft)
+
+    def _make(self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None) -> Any:
+        if self._augmentation.draws and parameters is None:
+            raise AlignmentError(f"sample {sample_id!r}, view {view}: no parameters are recorded; no teacher saw it")
+        partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
+        try:
+            return self._augmentation.view(sample, sample_id, view, parameters, partner)
+        except Exception as e:
+            raise AlignmentError(
+                f"sample {sample_id!r}, view {view}: the transform raised {type(e).__name__}: {e}"
+            ) from e
+
+    def _partner(self, positions: Positions, sample_id: Any) -> Any:
+        position = positions.find(sample_id)
+        if position is None:
+            raise AlignmentError(f"sample {sample_id!r} is mixed into a view, and is not in the dataset")
+        return self._dataset[position]
+
+    def _compare(self, made: Sequence[Any], ids: Sequence[Any], view: int, checks: Array, positions: Array) -> None:
+        for place, check in enumerate(checks):
+            if not self._is_checked(int(positions[place]), view) or check.tobytes() == NO_VIEW:
+                continue
+            is_same = self._recorded == self._here
+            if not agrees(made[place], check.tobytes(), exact=is_same):
+                raise AlignmentError(
+                    f"sample {ids[place]!r}, view {view}: not the view that the teachers saw (it was made with "
+                    f"{self._recorded}; here: {self._here}). The student's transform, its seed, or what the dataset "
+                    "gives it, is not that of the build"
+                )
+
+    def _is_checked(self, position: int, view: int) -> bool:
+        """Whether a view is compared: where they are sampled, the first of a process and then one in 16."""
+        if self._check != "sampled":
+            return self._check == "always"
+        self._seen += 1
+        return self._seen <= ALL_OF_THE_FIRST or (position * 0x9E3779B1 + view * 0x85EBCA6B >> 13) % ONE_IN == 0
+
+    def _finish(self, sample: Any, made: Any) -> Any:
+        """Return a sample with its view in place, as the student takes it."""
+        if self._then is None:
+            return self._augmentation.place(sample, made)
+        if self._augmentation.column is None:
+            return self._then(self._augmentation.place(sample, made))
+        return self._augmentation.place(sample, self._then(made))
+
+
+def views(
+    dataset: Any,
+    cache: Cache,
+    transform: Any,
+    *,
+    id: str | int | None = None,
+    ids: Any = None,
+    targets: Sequence[str | Readable] | None = None,
+    column: str | int | None = _OWN,
+    views: int | None = None,
+    then: Callable[[Any], Any] | None = None,
+    check: str = "sampled",
+) -> ViewDataset:
+    """Return a torch Dataset of the views that teachers saw, with their soft targets.
+
+    To load with `collate_fn=softcache.collate`, and to be told each epoch (`ViewDataset.set_epoch`). `dataset` has
+    `__len__` and `__getitem__`, and gives samples as the build read them; `id`, `ids` and `targets` are as for
+    `attach`. `transform` is what the recipe names, ready to use; it gets `column` of a sample, by default the cache's,
+    of tuples a position. `views` is how many views to go through, by default all. `then` is what the student does with
+    a view, such as normalising: it gets the view, or of whole samples the sample, after the comparison.
+
+    Each view is made again from its seed or its parameters, and compared with the check that the build stored: every
+    one (`check="always"`), the first 64 of each process and one in 16 after that (`sampled`), or none (`off`). With the
+    libraries of the build the comparison is exact; with other versions a view may differ by rounding.
+
+    Raises AlignmentError where samples, or views of them, are missing, and while iterating for a view that is not what
+    the teachers saw, naming sample, view and libraries; TaskError for a cache that is not augmented.
+    """
+    declared = cache.commit.augmentation
+    if declared is None:
+        raise TaskError(f"{cache.url} is not augmented: teachers saw its samples as they are; use softcache.attach")
+    if check not in CHECKS:
+        raise SoftcacheError(f"check is {check!r}; expected one of {', '.join(CHECKS)}")
+    count = cache.commit.views if views is None else views
+    if not 1 <= count <= cache.commit.views:
+        raise TaskError(f"views is {count}; the cache has {cache.commit.views}")
+    described = declared["declaration"]
+    augmentation = Augmentation(
+        transform, seed=described["seed"], column=described["column"] if column == _OWN else column
+    )
+    found = unique_ids(dataset, id, ids)
+    for view in {0, count - 1}:
+        cache.find(found, view)
+    chosen = readables(cache, targets)
+    for target in chosen.values():
+        target.check(found, 0)
+    hashes = content_hashes(dataset, cache)
+    if hashes is not None:
+        cache.check_contents(found, hashes, 0)
+    return ViewDataset(dataset, cache, chosen, found, augmentation, count, then, check)

@@ -1,0 +1,55 @@
+"""The versions of libraries, recorded beside what was made with them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+import torch
+
+import softcache
+
+_ABSENT = "absent"
+# Distributions that make views, by the module that tells whether a transform uses them.
+_OF_TRANSFORMS = {
+    "PIL": ("pillow",),
+    "albumentations": ("albumentations",),
+    "cv2": ("opencv-python-headless", "opencv-python"),
+    "kornia": ("kornia",),
+    "scipy": ("scipy",),
+    "skimage": ("scikit-image",),
+    "torchvision": ("torchvision",),
+}
+
+
+def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of softcache, Python, torch and NumPy, and of further distributions."""
+    return {
+        "softcache": softcache.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    } | {library: _version(library) for library in libraries}
+
+
+def transform_versions() -> dict[str, str]:
+    """Return the versions of what may take part in making views: of libraries for it, those that are imported."""
+    imported = [names for module, names in _OF_TRANSFORMS.items() if module in sys.modules]
+    found = versions(name for names in imported for name in names)
+    return {name: number for name, number in found.items() if number != _ABSENT} | {"machine": platform.machine()}
+
+
+def versions_here(recorded: Mapping[str, str]) -> dict[str, str]:
+    """Return the versions that are here now of what `transform_versions` recorded."""
+    here = versions() | {"machine": platform.machine()}
+    return {name: here[name] if name in here else _version(name) for name in recorded}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return _ABSENT
