@@ -123,6 +123,23 @@ class Runner:
         for places, chunk in taken.chunks:
             yield answers.checked(chunk, len(places), batch)[::step].clone()
 
+    def answers(self, targets: Sequence[BuildTarget], job: Job) -> Iterator[tuple[Batch, dict[str, torch.Tensor]]]:
+        """Yield batch after batch of a fragment, and for targets of one item a row what is answered, checked."""
+        taken = {t.name: RowAnswers(t, 0) for t in targets}
+        for _, rows in self._cuts([job]):
+            batch = self._load(job, rows, last=False)
+            if not batch.rows:
+                yield batch, {}
+                continue
+            outputs = self._predict(batch)
+            yield (
+                batch,
+                {
+                    name: answer.checked(outputs[self._output(outputs, answer.target)], len(batch.rows), batch)
+                    for name, answer in taken.items()
+                },
+            )
+
     def predict_rows(self, job: Job, rows: list[int]) -> dict[str, RowAnswers | SequenceAnswers]:
         """Answer some rows of a fragment alone; the other rows of the result are missing, and so are bad ones."""
         lenient, answers = self._lenient(), _no_answers(job)

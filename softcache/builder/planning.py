@@ -22,13 +22,14 @@ from softcache.errors import (
     name_some,
 )
 from softcache.recipe import DatasetSource as DatasetRecipe
-from softcache.recipe import ImagesSource, PythonSource, Recipe
+from softcache.recipe import ImagesSource, PythonSource, Recipe, TransferSetRecipe
 from softcache.store.files import Files
 from softcache.store.plan import Fragment, Plan, empty_plan, extend_plan, extensions, read_plan
 from softcache.teachers import Adapter
 from softcache.transfer import CONTENT_HASH, Scan, Source, TransferSet, from_object
 from softcache.transfer.python import load_callable
 from softcache.transfer.sources import ImageFolder, open_dataset, open_files
+from softcache.transfer.subsets import balanced, where
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +45,7 @@ class Work:
 def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
     """Open a recipe's transfer set. Raises RecipeError or TransferSetError."""
     described = recipe.transfer_set
-    source = _open_source(recipe)
+    source = _subset(_open_source(recipe), described)
     apart = {described.id, *described.keep}
     read = {name: reads(teacher, source.columns, apart) for name, teacher in recipe.teachers.items()}
     check_labels(recipe, source.labels)
@@ -137,6 +138,15 @@ def _last_views(fragments: dict[int, Fragment], positions: dict[int, Array]) -> 
         first, end = int(positions[number][0]), fragment.first_view + fragment.views
         ends[first] = (fragment, max(end, ends[first][1] if first in ends else 0))
     return list(ends.values())
+
+
+def _subset(source: Source, described: TransferSetRecipe) -> Source:
+    """Return the samples of a source that a recipe takes."""
+    if described.where is not None:
+        source = where(source, described.where)
+    if described.balance is not None:
+        source = balanced(source, described.balance.by, described.balance.each)
+    return source
 
 
 def _open_source(recipe: Recipe) -> Source:

@@ -150,7 +150,7 @@ def make_runner(prepared: Prepared, name: str, samples: Samples) -> Runner:
     recipe = prepared.recipe
     return Runner(
         name,
-        _load(recipe, name),
+        load_teacher(recipe, name),
         samples,
         teacher_reads(recipe, name, prepared.transfer_set),
         recipe.build.batch_size,
@@ -158,7 +158,7 @@ def make_runner(prepared: Prepared, name: str, samples: Samples) -> Runner:
     )
 
 
-def _load(recipe: Recipe, name: str) -> Teacher:
+def load_teacher(recipe: Recipe, name: str) -> Teacher:
     """Load a teacher on the recipe's device. Raises SoftcacheError, whatever an adapter of the user's raises."""
     adapter: Adapter = recipe.teachers[name]
     try:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from softcache.builder.labels import right_values
 from softcache.builder.targets import BuildTarget
 from softcache.read.cache import Cache
 from softcache.store.files import Files
 
 _NUMBERS = 2**24
-NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -73,25 +72,12 @@ def summarise(
 
 
 def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
-    """Return the share of labelled rows with an answer whose likeliest class is the label.
-
-    A number that is no class, such as -1, is no label. None if there are no labels that are class numbers or names.
-    """
+    """Return the share of labelled rows with an answer whose likeliest class is the label; None without labels."""
     target = cache[name]
-    truth = np.asarray(labels.to_pylist(), dtype=object)
-    if target.task.labels is not None and truth.size and isinstance(truth[0], str):
-        numbers = {label: i for i, label in enumerate(target.task.labels)}
-        truth = np.asarray([numbers.get(label, -1) for label in truth], dtype=object)
-    if not all(isinstance(label, int) for label in truth):
+    truth = right_values(target.task, labels.to_pylist())
+    if truth is None:
         return None
-    task = target.task
-    answers = np.full(task.label_space + 1, task.shape[0] - 1 if task.dustbin else NO_LABEL)
-    answers[list(task.known or range(task.label_space))] = np.arange(task.shape[0] - task.dustbin)
-    answers[-1] = NO_LABEL
-    classes = range(task.label_space)
-    # Which of the teacher's values is right; a class that it does not know is none of them, or its dustbin.
-    truth = answers[[label if label in classes else -1 for label in truth]]
-    covered, at_once = target.covered_rows(), max(_NUMBERS // task.shape[0], 1)
+    covered, at_once = target.covered_rows(), max(_NUMBERS // target.task.shape[0], 1)
     right = valid = 0
     for begin in range(0, len(covered), at_once):
         rows = covered[begin : begin + at_once]

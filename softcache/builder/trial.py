@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
@@ -17,12 +20,14 @@ from softcache.builder.planning import open_transfer_set
 from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, teacher_jobs
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
-from softcache.errors import RecipeError, TransferSetError
-from softcache.recipe import load_recipe
+from softcache.errors import AlignmentError, RecipeError, TransferSetError
+from softcache.recipe import Recipe, load_recipe
 from softcache.teachers import find_adapter
+from softcache.transfer.hygiene import Hygiene, inspect
 from softcache.transfer.python import recipe_modules
 
 SAMPLES = 64
+DECODED = 1000
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class BuildPlan:
     bytes: int
     free_bytes: int | None
     seconds: float
+    hygiene: Hygiene
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as an object."""
@@ -90,30 +96,69 @@ def plan(
             bytes=needed,
             free_bytes=prepared.files.free_bytes(),
             seconds=seconds,
+            hygiene=inspect(prepared.transfer_set, prepared.scan, _labels(loaded), DECODED),
         )
 
 
-def validate(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> list[str]:
-    """Check a recipe without running a teacher; return its targets' names.
+@dataclass(frozen=True)
+class Validation:
+    """A recipe without mistakes: its targets' names, what its samples are like, and whether they let it be built."""
 
-    Callables are imported, weights and sources hashed, the transfer set opened and its columns compared. Raises
-    RecipeError with every problem found.
+    targets: list[str]
+    hygiene: Hygiene
+    buildable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an object."""
+        return asdict(self)
+
+
+def validate(
+    recipe: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    progress: bool = False,
+) -> Validation:
+    """Check a recipe without running a teacher, and look at its samples, at the first `limit` if that is given.
+
+    Callables are imported, weights and sources hashed, the transfer set is opened, its columns are compared, and every
+    sample is read and decoded. Raises RecipeError with every problem found.
     """
     with recipe_modules(Path(recipe).parent):
         loaded = load_recipe(recipe, overrides, find_adapter)
         problems: list[str] = []
         names: list[str] = []
+        hygiene: Hygiene | None = None
         try:
             names = [t.name for t in build_targets(loaded)]
         except RecipeError as e:
             problems += e.problems
         try:
-            open_transfer_set(loaded)
-        except (RecipeError, TransferSetError) as e:
+            transfer_set = open_transfer_set(loaded, limit)
+            with tqdm(total=len(transfer_set), unit=" samples", desc="decoding", disable=not progress) as bar:
+                hygiene = inspect(transfer_set, transfer_set.scan(), _labels(loaded), progress=bar.update)
+        except (RecipeError, TransferSetError, AlignmentError) as e:
             problems.append(f"transfer_set: {e}")
-    if problems:
+    if problems or hygiene is None:
         raise RecipeError(problems)
-    return names
+    stops = hygiene.undecodable and loaded.build.on_bad_sample == "stop"
+    lacking = set(hygiene.missing) & set(loaded.transfer_set.keep)
+    return Validation(names, hygiene, not stops and not lacking)
+
+
+def _labels(recipe: Recipe) -> dict[str, Callable[[Any], bool]]:
+    """Return for each label column whether a value is a class of its tasks, or no label."""
+    found: dict[str, Callable[[Any], bool]] = {}
+    for task in recipe.tasks.values():
+        if task.label is not None and task.kind == "classification":
+            classes = task.classes or len(task.labels or ())
+            found[task.label] = partial(_is_class, range(-1, classes), frozenset(task.labels or ()))
+    return found
+
+
+def _is_class(numbers: range, names: frozenset[str], value: Any) -> bool:
+    return value in names or (isinstance(value, int) and value in numbers)
 
 
 @dataclass(frozen=True)

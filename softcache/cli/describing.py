@@ -8,6 +8,9 @@ import click
 
 from softcache.cli.output import human_bytes, print_table
 
+_FIGURES = ("teacher", "accuracy", "top-5", "F1", "NLL", "ECE", "best T", "NLL there", "ECE there")
+_COSTS = ("", "entropy T=1", "T=2", "T=4", "T=8", "samples/s", "parameters", "memory")
+WORST, NAMED, LABELS = 3, 5, 12
 SHOWN = ("0.5", "1", "2", "4", "8", "20")
 MEASURES = {"tail_mass": "tail mass", "tv": "total variation", "kl": "KL"}
 
@@ -29,6 +32,70 @@ def print_codecs(target: Any) -> None:
     ]
     header = ["", "codec", "bytes each", "in all"]
     print_table(rows, [*header, *(f"KL T={t}" for t in temperatures), *(f"TV T={t}" for t in temperatures)])
+
+
+def print_candidates(evaluation: Any) -> None:
+    """Print what teachers are worth, a table for each task, and the classes that each finds least often."""
+    for task in dict.fromkeys(c.task for c in evaluation.candidates):
+        own = [c for c in evaluation.candidates if c.task == task]
+        click.echo(f"{task}, on {own[0].samples:,} labelled samples")
+        print_table([_figures(c) for c in own], _FIGURES)
+        print_table([_costs(c) for c in own], _COSTS)
+        for candidate in own:
+            worst = sorted(candidate.metrics.recall.items(), key=lambda pair: pair[1])[:WORST]
+            click.echo(f"lowest recall of {candidate.teacher}: {', '.join(f'{c}: {r:.3f}' for c, r in worst)}")
+        click.echo("")
+    for target, why in evaluation.left_out.items():
+        click.echo(f"{target} is left out: {why}")
+
+
+def print_hygiene(found: Any) -> None:
+    """Print what is to be known of a transfer set, only what is not as it should be and the labels."""
+    unread = "" if found.decoded == found.samples else f", {found.decoded:,} of them decoded"
+    click.echo(f"{found.samples:,} samples{unread}")
+    _print_finding("with the content of an earlier one", found.duplicates)
+    for what, by_name in (
+        ("with the content of an earlier one and another {}", found.contradictions),
+        ("without {}", found.missing),
+        ("with numbers in {} that are not finite", found.not_finite),
+        ("whose {} is no class", found.not_classes),
+        ("that cannot be decoded ({})", found.undecodable),
+    ):
+        for name, finding in by_name.items():
+            _print_finding(what.format(name), finding)
+    for name, (low, high) in found.ranges.items():
+        if name not in found.labels:
+            click.echo(f"  {name}: from {low:.6g} to {high:.6g}")
+    for name, counts in found.labels.items():
+        least, most = min(counts.values(), default=0), max(counts.values(), default=0)
+        shown = ", ".join(f"{label}: {count:,}" for label, count in list(counts.items())[:LABELS])
+        more = f", and {len(counts) - LABELS:,} more" if len(counts) > LABELS else ""
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        click.echo(f"  {name}: {len(counts):,} labels, {each} samples each ({shown}{more})")
+
+
+def _print_finding(what: str, finding: Any) -> None:
+    if finding.count:
+        shown = ", ".join(repr(i) for i in finding.ids[:NAMED])
+        more = ", ..." if finding.count > NAMED else ""
+        click.echo(f"  {finding.count:,} {what}: {shown}{more}")
+
+
+def _figures(candidate: Any) -> list[object]:
+    m = candidate.metrics
+    fitted = [m.fitted_temperature, m.fitted_nll, m.fitted_ece]
+    return [candidate.teacher, *(_three(x) for x in (m.accuracy, m.top5, m.f1, m.nll, m.ece, *fitted))]
+
+
+def _costs(candidate: Any) -> list[object]:
+    speed, memory = candidate.samples_per_second, candidate.memory_bytes
+    entropies = (_three(e) for e in candidate.metrics.entropy.values())
+    speeds = "-" if speed is None else f"{speed:,.0f}"
+    return [candidate.teacher, *entropies, speeds, candidate.parameters, "-" if memory is None else human_bytes(memory)]
+
+
+def _three(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3f}"
 
 
 def _error(error: float | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from softcache.cli.describing import describe, print_codecs
+from softcache.cli.describing import describe, print_candidates, print_codecs, print_hygiene
 from softcache.cli.output import human_bytes, json_option, print_json, print_table
 from softcache.errors import StorageError
 
@@ -81,25 +81,51 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
         f"{planned.samples:,} samples, {planned.fragments:,} fragments, about {human_bytes(planned.bytes)} ({free})"
     )
     click.echo(f"teachers: about {planned.seconds:.1f} s")
+    print_hygiene(planned.hygiene)
     click.echo(planned.path)
 
 
 @main.command()
 @RECIPE
 @OVERRIDES
+@LIMIT
 @json_option
-def validate(recipe: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a recipe without running a teacher.
+def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json: bool) -> None:
+    """Check a recipe and look at its samples, without running a teacher. Exits with 1 where a build would stop.
 
     Example: softcache validate recipes/digits/recipe.yaml
     """
     from softcache.builder.trial import validate as validate_recipe
 
-    names = validate_recipe(recipe, overrides)
+    found = validate_recipe(recipe, overrides, limit=limit, progress=True)
     if as_json:
-        print_json({"targets": names})
+        print_json(found.to_json())
+    else:
+        print_hygiene(found.hygiene)
+        verdict = "valid" if found.buildable else "a build would stop"
+        click.echo(f"{verdict}; targets: {', '.join(found.targets)}")
+        click.echo(recipe)
+    if not found.buildable:
+        sys.exit(1)
+
+
+@main.command()
+@RECIPE
+@OVERRIDES
+@click.option("--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="At most N samples.")
+@json_option
+def evaluate(recipe: str, overrides: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """Compare a recipe's teachers on labelled samples before anything is built.
+
+    Example: softcache evaluate recipes/digits/recipe.yaml --limit 500
+    """
+    from softcache.builder.evaluation import evaluate as evaluate_recipe
+
+    found = evaluate_recipe(recipe, overrides, limit=limit, progress=True)
+    if as_json:
+        print_json(found.to_json())
         return
-    click.echo(f"valid; targets: {', '.join(names)}")
+    print_candidates(found)
     click.echo(recipe)
 
 

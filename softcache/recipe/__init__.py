@@ -11,6 +11,7 @@ from softcache.recipe.models import (
     PythonSource,
     Recipe,
     TaskRecipe,
+    TransferSetRecipe,
 )
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "PythonSource",
     "Recipe",
     "TaskRecipe",
+    "TransferSetRecipe",
     "load_recipe",
 ]

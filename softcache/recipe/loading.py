@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from softcache.errors import RecipeError
 from softcache.recipe.models import (
     AugmentationRecipe,
+    BalanceRecipe,
     BuildRecipe,
     DatasetSource,
     FilesSource,
@@ -191,6 +192,8 @@ def _known_keys(location: tuple[Any, ...], adapter: type[BaseModel] | None) -> C
     match location:
         case ("transfer_set", "source", kind, _):
             model: type[BaseModel] = sources[kind]
+        case ("transfer_set", "balance", _):
+            model = BalanceRecipe
         case ("transfer_set", _):
             model = TransferSetRecipe
         case ("teachers", _, _) if adapter is not None:

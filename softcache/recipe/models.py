@@ -48,14 +48,27 @@ class ImagesSource(Settings):
     folder: str
 
 
+class BalanceRecipe(Settings):
+    """As many samples of every value of the column `by`: the first `each`, or as many as the rarest value has."""
+
+    by: str
+    each: int | None = Field(default=None, ge=1)
+
+
 class TransferSetRecipe(Settings):
-    """The samples, in order, and which columns say what."""
+    """The samples, in order, and which columns say what.
+
+    `where` is an expression over the columns (of `pandas.DataFrame.query`) that holds for those samples that are taken;
+    of these `balance` takes as many of every class.
+    """
 
     source: Annotated[PythonSource | DatasetSource | FilesSource | ImagesSource, Field(discriminator="type")]
     id: str
     keep: list[str] = Field(default_factory=list)
     content: list[str] | None = None
     split: str = "train"
+    where: str | None = None
+    balance: BalanceRecipe | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

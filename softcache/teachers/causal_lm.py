@@ -113,6 +113,10 @@ class CausalLMTeacher:
             "hidden": Sequences(lengths, parts, tokens, positions),
         }
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the model has."""
+        return sum(p.numel() for p in self._model.parameters())
+
     def output_layer(self) -> dict[str, torch.Tensor]:
         """Return `weight` [classes, d] and, where there is one, `bias` [classes] of the layer that makes the logits.
 

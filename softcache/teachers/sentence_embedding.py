@@ -55,6 +55,10 @@ class SentenceTransformersTeacher(NoOutputLayer):
     def __init__(self, model: Any, settings: SentenceTransformersAdapter, device: str) -> None:
         self._model, self._settings, self._device = model.eval().requires_grad_(False), settings, torch.device(device)
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the model has."""
+        return sum(p.numel() for p in self._model.parameters())
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the samples' texts."""
         texts = [sample[self._settings.column] for sample in samples]

@@ -78,6 +78,10 @@ class TimmTeacher(NoOutputLayer):
         self._model, self._transform, self._settings = model, transform, settings
         self._device = torch.device(device)
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the model has."""
+        return sum(p.numel() for p in self._model.parameters())
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """Return the images as the model's data config says, [B, 3, H, W]."""
         return torch.stack([self._transform(sample[self._settings.column].convert("RGB")) for sample in samples])

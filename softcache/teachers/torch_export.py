@@ -47,6 +47,10 @@ class TorchExportTeacher(NoOutputLayer):
         self._module, self._prepared, self._numerics = module, prepared, numerics
         self._device = torch.device(device)
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the program has."""
+        return sum(p.numel() for p in self._module.parameters())
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
         """Return preprocessed samples, [B, ...]."""
         return self._prepared.collate(samples)

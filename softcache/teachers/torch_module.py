@@ -103,6 +103,10 @@ class TorchTeacher:
             answers = self._numerics.kept(self._prepared.answers(answer), self._device)
         return with_hooks(answers, further)
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the module has."""
+        return sum(p.numel() for p in self._module.parameters())
+
     def output_layer(self) -> dict[str, torch.Tensor]:
         """Return `weight` [C, d] and, where there is one, `bias` [C] of the last layer.
 

@@ -136,6 +136,10 @@ class TransformersTeacher(NoOutputLayer):
         self._model, self._processor, self._settings = model, processor, settings
         self._device = torch.device(device)
 
+    def parameter_count(self) -> int:
+        """Return how many parameters the model has."""
+        return sum(p.numel() for p in self._model.parameters())
+
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the model's inputs, padded to the longest."""
         settings = self._settings

@@ -1,0 +1,46 @@
+"""Fashion-MNIST (or MNIST) from its four IDX files, and the transform that makes views of its images."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+
+PAD, HOLE = 3, 8
+
+
+def read(folder, which):
+    """Return images, uint8 [n, 28, 28], and labels, int64 [n], of `train` or `t10k`."""
+    folder = Path(__file__).parent / folder
+    try:
+        images = gzip.decompress((folder / f"{which}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((folder / f"{which}-labels-idx1-ubyte.gz").read_bytes())
+    except FileNotFoundError as e:
+        raise FileNotFoundError(f"{e.filename}: give the folder with the four IDX files (README.md)") from e
+    return np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(labels, np.uint8, offset=8)
+
+
+def samples(folder, count):
+    """The first `count` training images. Columns: `index`, `image`, `label`."""
+    images, labels = read(folder, "train")
+    return {"index": np.arange(count), "image": images[:count], "label": labels[:count].astype(np.int64)}
+
+
+def augment(image, rng):
+    """Shift an image by up to three pixels, mirror every other one, and blank a square in every other one."""
+    padded = np.pad(image, PAD)
+    top, left = rng.integers(2 * PAD + 1, size=2)
+    view = padded[top : top + 28, left : left + 28][:, :: rng.choice([1, -1])].copy()
+    if rng.random() < 0.5:
+        y, x = rng.integers(28 - HOLE + 1, size=2)
+        view[y : y + HOLE, x : x + HOLE] = 0
+    return view
+
+
+def tensor(view):
+    """Return a view as the models take it, float32 [1, 28, 28]."""
+    return torch.tensor(np.asarray(view, np.float32))[None] / 128 - 0.5
+
+
+def preprocess(sample):
+    return tensor(sample["image"])

@@ -1,0 +1,178 @@
+"""What a person should know of a transfer set before a teacher is paid to look at it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.errors import MissingExtra
+from softcache.store import arrow
+from softcache.transfer.content import fixed_numbers
+from softcache.transfer.transfer_set import Scan, TransferSet
+
+Array = np.ndarray[Any, Any]
+_CHUNK, _DECODED_AT_ONCE, LISTED = 4096, 64, 20
+
+
+@dataclass
+class Finding:
+    """How many samples something is wrong with, and the first few of them by id."""
+
+    count: int = 0
+    ids: list[Any] = field(default_factory=list)
+
+    def add(self, ids: Sequence[Any]) -> None:
+        """Count samples."""
+        self.count += len(ids)
+        self.ids += list(ids)[: LISTED - len(self.ids)]
+
+
+@dataclass
+class Hygiene:
+    """A transfer set, looked at.
+
+    Attributes:
+        samples: how many there are.
+        decoded: of how many it was tried whether they can be decoded.
+        duplicates: samples with the content of an earlier one.
+        contradictions: those of them with another label, by label column.
+        missing: samples without a value, by column.
+        not_finite: samples with NaN or an infinity in a column of numbers, by column.
+        not_classes: samples whose label is no class (-1 stands for no label), by label column.
+        undecodable: samples that cannot be decoded, by why.
+        ranges: the lowest and the highest finite number, by column of numbers.
+        labels: how many samples each label has, by label column.
+    """
+
+    samples: int
+    decoded: int = 0
+    duplicates: Finding = field(default_factory=Finding)
+    contradictions: dict[str, Finding] = field(default_factory=dict)
+    missing: dict[str, Finding] = field(default_factory=dict)
+    not_finite: dict[str, Finding] = field(default_factory=dict)
+    not_classes: dict[str, Finding] = field(default_factory=dict)
+    undecodable: dict[str, Finding] = field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)
+    labels: dict[str, dict[Any, int]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an object."""
+        return asdict(self)
+
+
+def inspect(
+    transfer_set: TransferSet,
+    scan: Scan,
+    labels: Mapping[str, Callable[[Any], bool]],
+    decode: int | None = None,
+    progress: Callable[[int], object] = lambda samples: None,
+) -> Hygiene:
+    """Look at a transfer set that has been scanned.
+
+    `labels` says of each label column whether a value is a class, or no label on purpose; `decode` is how many samples
+    to decode, evenly over the set, all by default; `progress` is called with the number of samples decoded since.
+    Raises MissingExtra where a library is missing.
+    """
+    found = Hygiene(len(transfer_set))
+    values: dict[str, list[Any]] = {column: [] for column in labels}
+    columns = list(dict.fromkeys([*transfer_set.content, *transfer_set.keep]))
+    for begin in range(0, len(transfer_set), _CHUNK):
+        positions = np.arange(begin, min(begin + _CHUNK, len(transfer_set)))
+        table, ids = transfer_set.stored(positions, columns), scan.sample_ids.slice(begin, len(positions))
+        for name in columns:
+            _look_at(found, name, table[name].combine_chunks(), ids)
+        for name in labels:
+            values[name] += table[name].to_pylist()
+    for name, is_class in labels.items():
+        _look_at_labels(found, name, values[name], scan.sample_ids, is_class)
+    _look_for_duplicates(found, scan, values)
+    _decode(found, transfer_set, scan, decode, progress)
+    return found
+
+
+def _look_at(found: Hygiene, name: str, column: pa.Array, ids: pa.Array) -> None:
+    """Note values that are missing, and numbers that are not finite."""
+    if arrow.null_count(column):
+        absent = [i for i in range(len(column)) if arrow.null_count(column.slice(i, 1))]
+        found.missing.setdefault(name, Finding()).add(ids.take(pa.array(absent)).to_pylist())
+        column = pc.drop_null(column)
+        ids = ids.filter(pa.array(~np.isin(np.arange(len(ids)), absent)))
+    numbers = fixed_numbers(column)
+    if numbers is None or not numbers.size:
+        return
+    finite = np.isfinite(numbers) if numbers.dtype.kind == "f" else np.ones(numbers.shape, np.bool_)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.reshape(len(numbers), -1).all(1))
+        found.not_finite.setdefault(name, Finding()).add(ids.take(pa.array(bad)).to_pylist())
+    if finite.any():
+        low, high = (float(f(numbers[finite])) for f in (np.min, np.max))
+        before = found.ranges.get(name, (low, high))
+        found.ranges[name] = min(before[0], low), max(before[1], high)
+
+
+def _look_at_labels(
+    found: Hygiene, name: str, values: list[Any], ids: pa.Array, is_class: Callable[[Any], bool]
+) -> None:
+    values = [value if isinstance(value, Hashable) else repr(value) for value in values]
+    counts = Counter(value for value in values if value is not None)
+    found.labels[name] = dict(sorted(counts.items(), key=lambda pair: (str(type(pair[0])), pair[0])))
+    strange = {value for value in counts if not is_class(value)}
+    if strange:
+        rows = [i for i, value in enumerate(values) if value in strange]
+        found.not_classes.setdefault(name, Finding()).add(ids.take(pa.array(rows)).to_pylist())
+
+
+def _look_for_duplicates(found: Hygiene, scan: Scan, labels: Mapping[str, list[Any]]) -> None:
+    """Note samples whose content is an earlier one's. Eight bytes of each hash are sorted, however many there are."""
+    short = scan.contents[:, :8].copy().view(np.uint64)[:, 0]
+    order = np.argsort(short, kind="stable")
+    ordered = short[order]
+    shared = np.zeros(len(ordered), np.bool_)
+    shared[1:] = ordered[1:] == ordered[:-1]
+    shared[:-1] |= shared[1:]
+    first: dict[bytes, int] = {}
+    for position in np.sort(order[shared]).tolist():
+        content = scan.contents[position].tobytes()
+        earlier = first.setdefault(content, position)
+        if earlier == position:
+            continue
+        sample_id = scan.sample_ids[position].as_py()
+        found.duplicates.add([sample_id])
+        for name, values in labels.items():
+            if values[position] != values[earlier]:
+                found.contradictions.setdefault(name, Finding()).add([sample_id])
+
+
+def _decode(
+    found: Hygiene, transfer_set: TransferSet, scan: Scan, count: int | None, progress: Callable[[int], object]
+) -> None:
+    """Note samples that cannot be decoded."""
+    wanted = len(transfer_set) if count is None else min(count, len(transfer_set))
+    chosen = np.unique(np.linspace(0, len(transfer_set) - 1, wanted).astype(np.int64))
+    found.decoded = len(chosen)
+    for begin in range(0, len(chosen), _DECODED_AT_ONCE):
+        positions = chosen[begin : begin + _DECODED_AT_ONCE]
+        if _reason(transfer_set, positions) is not None:
+            for position in positions:
+                reason = _reason(transfer_set, np.array([position]))
+                if reason is not None:
+                    sample_id = scan.sample_ids[int(position)].as_py()
+                    found.undecodable.setdefault(reason, Finding()).add([sample_id])
+        progress(len(positions))
+
+
+def _reason(transfer_set: TransferSet, positions: Array) -> str | None:
+    """Return why samples cannot be decoded, None if they can."""
+    try:
+        transfer_set.samples(positions, transfer_set.content)
+    except MissingExtra:
+        raise
+    except Exception as e:  # noqa: BLE001 - decoders raise anything
+        return f"{type(e).__name__}: {e}".encode(errors="replace").decode()
+    return None

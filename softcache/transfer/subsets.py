@@ -1,0 +1,93 @@
+"""Subsets of a source: those samples that an expression holds for, and as many of every class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from softcache.errors import MissingExtra, TransferSetError, counted
+from softcache.transfer.sources import Sample, Source
+
+Array = np.ndarray[Any, Any]
+_CHUNK = 4096
+
+
+class Subset(Source):
+    """Some samples of a source: those at `positions`, int64 [n], ascending."""
+
+    def __init__(self, source: Source, positions: Array) -> None:
+        self._source, self._positions, self.columns = source, positions, source.columns
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
+        return self._source.read(self._positions[positions], columns)
+
+    def labels(self, column: str) -> Sequence[str] | None:
+        return self._source.labels(column)
+
+    def decode(self, table: pa.Table) -> list[Sample]:
+        return self._source.decode(table)
+
+
+def where(source: Source, expression: str) -> Source:
+    """Return the samples that an expression over the columns holds for, as `pandas.DataFrame.query` reads it.
+
+    Raises TransferSetError for an expression that is none, or not of truth; MissingExtra without pandas.
+    """
+    try:
+        import pandas
+    except ImportError as e:
+        raise MissingExtra("transfer_set.where needs pandas: pip install 'softcache[hf]'") from e
+    named = [c for c in source.columns if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", expression)]
+    if not named:
+        raise TransferSetError(f"where: {expression!r} names no column; there are {', '.join(source.columns)}")
+    kept: list[Array] = []
+    for begin in range(0, len(source), _CHUNK):
+        positions = np.arange(begin, min(begin + _CHUNK, len(source)))
+        try:
+            frame: pandas.DataFrame = source.read(positions, named).to_pandas()
+            held = frame.eval(expression, engine="python")
+        except Exception as e:
+            raise TransferSetError(f"where: {expression!r}: {type(e).__name__}: {e}") from e
+        if getattr(held, "dtype", None) != np.bool_ or len(held) != len(positions):
+            raise TransferSetError(f"where: {expression!r} is not true or false for each sample")
+        kept.append(positions[held.to_numpy()])
+    found = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    if not len(found):
+        raise TransferSetError(f"where: {expression!r} holds for none of {counted(len(source), 'sample')}")
+    return Subset(source, found)
+
+
+def balanced(source: Source, by: str, each: int | None) -> Source:
+    """Return the first `each` samples of every value of a column; by default as many as the rarest value has.
+
+    Raises TransferSetError where a value has fewer, or a sample none.
+    """
+    if by not in source.columns:
+        raise TransferSetError(f"balance: no column {by}; there are {', '.join(source.columns)}")
+    chunks = [
+        source.read(np.arange(i, min(i + _CHUNK, len(source))), [by])[by].combine_chunks()
+        for i in range(0, len(source), _CHUNK)
+    ]
+    try:
+        coded = pa.concat_arrays(chunks).dictionary_encode()
+    except pa.ArrowException as e:
+        raise TransferSetError(f"balance: column {by} cannot be told apart: {e}") from e
+    if coded.null_count:
+        raise TransferSetError(f"balance: {counted(coded.null_count, 'sample')} without {by}")
+    codes = coded.indices.to_numpy()
+    counts = np.bincount(codes)
+    if each is not None and (counts < each).any():
+        rare = pc.take(coded.dictionary, pa.array(np.flatnonzero(counts < each)))
+        raise TransferSetError(f"balance: fewer than {each:,} samples of {by} {', '.join(map(repr, rare.to_pylist()))}")
+    order = np.argsort(codes, kind="stable")
+    rank = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.sort(order[rank < (counts.min() if each is None else each)])
+    return Subset(source, chosen)
