@@ -192,7 +192,7 @@ def test_text_outside_its_data(cache: Path, place: int, value: int) -> None:
         begin = int(shards.offsets[0, offsets]) + 4 * place
         forged[begin : begin + 4] = value.to_bytes(4, "little", signed=True)
     path.write_bytes(forged)
-    column = TextColumn(ShardReader(files, shards, check=False), "sample_id")
+    column = TextColumn(ShardReader(files, shards, check=False), "sample_id", shards.rows)
     with pytest.raises(FormatError, match="UTF-8" if place < 0 else "outside its data"):
         column.take_strings(np.array([0]), np.array([1 if value == 50 else 0]))
 

@@ -495,6 +495,59 @@ def test_samples_that_cannot_be_augmented(augmented: Augmented, augment: ModuleT
     assert softcache.verify(workshop.cache).ok
 
 
+def test_skipped_views_are_listed_once(augmented: Augmented) -> None:
+    def change(x: np.ndarray) -> None:
+        x[5] = 600
+
+    workshop = augmented("picky", views=2)
+    workshop.samples(40, change=change)
+    for views in (2, 4):
+        workshop.recipe["augmentation"]["views"] = views
+        workshop.build("build.on_bad_sample=skip")
+    made = json.loads((workshop.folder / "samples.json").read_text())
+    made["x"][4 * 5 + 3] += 1
+    made["x"][4 * 5] = 0
+    (workshop.folder / "samples.json").write_text(json.dumps(made))
+    workshop.build("build.on_bad_sample=skip", "augmentation.views=2")
+    skipped = workshop.open().commit.targets["cls@t"].skipped
+    assert skipped == []
+    made["x"][4 * 5] = 600
+    (workshop.folder / "samples.json").write_text(json.dumps(made))
+    workshop.build("build.on_bad_sample=skip", "augmentation.views=4")
+    skipped = workshop.open().commit.targets["cls@t"].skipped
+    assert sorted(key[:2] for key in skipped) == [[5, 0], [5, 1], [5, 2], [5, 3]]
+
+
+def test_students_with_fewer_views(augmented: Augmented, augment: ModuleType) -> None:
+    """Samples that were added with fewer views than others have."""
+    workshop = augmented(views=3)
+    workshop.samples(10)
+    workshop.build()
+    workshop.samples(20)
+    workshop.build("augmentation.views=2")
+    cache, students = workshop.open(), Students(workshop)
+    with pytest.raises(AlignmentError, match=r"lacks 10 of 20 keys: \(10, 2\)"):
+        softcache.views(students, cache, augment.noisy, id="id")
+    data = softcache.views(students, cache, augment.noisy, id="id", views=2, check="always")
+    assert np.array_equal(data[15]["x"], expected(students.x[15], 15, 0))
+
+
+def test_samples_that_have_changed_since(augmented: Augmented, augment: ModuleType) -> None:
+    """Of a `datasets.Dataset` contents are compared at once, with no view made."""
+    workshop = augmented(views=2)
+    workshop.build()
+    students = Students(workshop)
+    made = {"id": students.ids, "x": students.x}
+    features = datasets.Features({"id": datasets.Value("int64"), "x": datasets.List(datasets.Value("float32"), 4)})
+    data = softcache.views(
+        datasets.Dataset.from_dict(made, features).with_format("numpy"), workshop.open(), augment.noisy, id="id"
+    )
+    assert np.array_equal(data[3]["x"], expected(students.x[3], 3, 0))
+    made["x"][7, 1] += 1
+    with pytest.raises(AlignmentError, match=r"not what the teachers saw.*1 sample, 7"):
+        softcache.views(datasets.Dataset.from_dict(made, features), workshop.open(), augment.noisy, id="id")
+
+
 def test_generators_are_left_as_they_were(augmented: Augmented, augment: ModuleType) -> None:
     workshop = augmented()
     workshop.build()

@@ -1,0 +1,82 @@
+"""More of `guards.py`: what makes sure that a view is the view."""
+
+from guards import Guard
+
+REPLAY, FORGED_VIEWS = "integration/test_replay.py", "fault/test_forged_views.py"
+
+GUARDS = [
+    Guard(
+        "builder/samples.py",
+        "if not agrees(view, check, exact=recorded.versions == here):",
+        "if False:",
+        f"{REPLAY} -k later",
+    ),
+    Guard("builder/samples.py", "if differ:", "if False:", f"{REPLAY} -k cannot_be_replayed"),
+    Guard("builder/samples.py", "if check == NO_VIEW:", "if False:", f"{REPLAY} -k cannot_be_augmented"),
+    Guard(
+        "builder/samples.py",
+        "len(checks) != shard.rows or (drawn is not None and len(drawn) != shard.rows)",
+        "False",
+        f"{FORGED_VIEWS} -k later",
+    ),
+    Guard(
+        "builder/shard_writer.py",
+        "recorded is not None and in_force.shard.files != shard.files",
+        "False",
+        f"{FORGED_VIEWS} -k two_builders",
+    ),
+    Guard("builder/executor.py", "rows.write_for(job.fragment)", "pass", f"{FORGED_VIEWS} -k before"),
+    Guard(
+        "builder/units.py",
+        'differences((stored or {}).get("declaration"), declared, "augmentation")',
+        "[]",
+        f"{REPLAY} -k another_augmentation",
+    ),
+    Guard("builder/planning.py", " or n in written", "", f"{REPLAY} -k redone"),
+    Guard(
+        "builder/publish.py",
+        "if any(0 <= entry[1] - f.first_view < f.views for f in views.get(entry[0], ()))",
+        "if entry[0] in views",
+        f"{REPLAY} -k listed_once",
+    ),
+    Guard(
+        "store/commits.py",
+        'all(isinstance(described.get(part), dict) for part in ("declaration", "versions"))',
+        "True",
+        f"{FORGED_VIEWS} -k augmentations",
+    ),
+    Guard(
+        "store/commits.py",
+        'not isinstance(described["declaration"].get("seed"), int)',
+        "False",
+        f"{FORGED_VIEWS} -k augmentations",
+    ),
+    Guard(
+        "read/lookup.py",
+        "all(one is None or isinstance(one, dict) for one in found)",
+        "True",
+        f"{FORGED_VIEWS} -k parameters",
+    ),
+    Guard(
+        "read/verify_contents.py",
+        '(np.diff(arrow.numbers(batch["check"].offsets)) != fragment.views).any()',
+        "False",
+        f"{FORGED_VIEWS} -k checks",
+    ),
+    Guard(
+        "read/views.py",
+        "if not agrees(made[place], check.tobytes(), exact=is_same):",
+        "if False:",
+        f"{REPLAY} -k refused",
+    ),
+    Guard("read/views.py", "for view in {0, count - 1}:", "for view in ():", f"{REPLAY} -k fewer_views"),
+    Guard("read/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{REPLAY} -k changed_since"),
+    Guard("transfer/view_checks.py", "if checksum(parts) == check[:4]:", "if True:", f"{REPLAY} -k refused"),
+    Guard("transfer/view_checks.py", "    if exact:\n", "    if False:\n", f"{REPLAY} -k may_round"),
+    Guard(
+        "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{REPLAY} -k may_round"
+    ),
+    Guard("transfer/augmentation.py", "random.setstate(python)", "pass", f"{REPLAY} -k left_as"),
+    Guard("transfer/augmentation.py", "np.random.set_state(numpy)", "pass", f"{REPLAY} -k left_as"),
+    Guard("transfer/augmentation.py", "torch.default_generator.set_state(pytorch)", "pass", f"{REPLAY} -k left_as"),
+]
