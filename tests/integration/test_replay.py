@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from conftest import Workshop
@@ -110,7 +111,7 @@ def number(sample):
 
 
 def picky(x):
-    if x[0] > 500:
+    if x[0] > float((HERE / "most").read_text()):
         raise ValueError("too large to augment")
     return noisy(x)
 
@@ -480,6 +481,7 @@ def test_samples_that_cannot_be_augmented(augmented: Augmented, augment: ModuleT
         x[5], x[17] = 600, 600
 
     workshop = augmented("picky")
+    workshop.write("most", "500")
     workshop.samples(40, change=change)
     with pytest.raises(TransferSetError, match=r"\(\(5, 0\), \(5, 1\)\): .*too large to augment"):
         workshop.build()
@@ -490,8 +492,9 @@ def test_samples_that_cannot_be_augmented(augmented: Augmented, augment: ModuleT
     assert cache["cls"].stats["skipped_rows"] == 6
     assert not cache["cls"].lookup([5], 1).mask.any()
     workshop.recipe["tasks"]["again"] = workshop.recipe["tasks"]["cls"] | {"output": "cls"}
+    workshop.write("most", "700")
     workshop.build("build.on_bad_sample=skip")
-    assert workshop.open()["again"].stats["skipped_rows"] == 6
+    assert workshop.open()["again"].stats["skipped_rows"] == 6, "a view that is not recorded is none"
     assert softcache.verify(workshop.cache).ok
 
 
@@ -500,20 +503,17 @@ def test_skipped_views_are_listed_once(augmented: Augmented) -> None:
         x[5] = 600
 
     workshop = augmented("picky", views=2)
+    workshop.write("most", "500")
     workshop.samples(40, change=change)
     for views in (2, 4):
         workshop.recipe["augmentation"]["views"] = views
         workshop.build("build.on_bad_sample=skip")
-    made = json.loads((workshop.folder / "samples.json").read_text())
-    made["x"][4 * 5 + 3] += 1
-    made["x"][4 * 5] = 0
-    (workshop.folder / "samples.json").write_text(json.dumps(made))
-    workshop.build("build.on_bad_sample=skip", "augmentation.views=2")
-    skipped = workshop.open().commit.targets["cls@t"].skipped
-    assert skipped == []
-    made["x"][4 * 5] = 600
-    (workshop.folder / "samples.json").write_text(json.dumps(made))
-    workshop.build("build.on_bad_sample=skip", "augmentation.views=4")
+    for path in (workshop.cache / "data/cls@t").iterdir():
+        with pa.ipc.open_stream(path) as stream:
+            rows = stream.read_next_batch().to_pylist()
+        if any(row["sample_id"] == 5 and row["view"] == 0 for row in rows):
+            path.unlink()
+    workshop.build("build.on_bad_sample=skip")
     skipped = workshop.open().commit.targets["cls@t"].skipped
     assert sorted(key[:2] for key in skipped) == [[5, 0], [5, 1], [5, 2], [5, 3]]
 

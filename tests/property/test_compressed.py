@@ -82,14 +82,14 @@ def test_topk(kind: str, classes: int, k: int, nodes: int, temperature: float, s
     assert (dense.double().exp().sum(1) - 1).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("nodes", [8, 12, 16, 24])
+@pytest.mark.parametrize("nodes", [4, 8, 12, 16, 24])
 def test_heavy_tails(nodes: int) -> None:
     """The bound of the default is 1e-3, on tails that no formula fits; fewer nodes err more, and say so."""
     codec = TopkCodec(task(128_000), k=32, nodes=nodes)
     generator = np.random.default_rng(0)
     logits = torch.from_numpy(2 * generator.standard_t(4, (8, 128_000))).float()
     errors = measure(codec, logits, codec.encode(logits))
-    assert errors.worst <= {8: 3e-2, 12: 1e-2, 16: 1e-3, 24: 1e-3}[nodes]
+    assert errors.worst <= {4: 1e-1, 8: 3e-2, 12: 1e-2, 16: 1e-3, 24: 1e-3}[nodes]
 
 
 def test_per_row_temperatures() -> None:
@@ -282,7 +282,7 @@ def test_better_settings() -> None:
     [
         ("topk", {"k": 0}, "k is 0"),
         ("topk", {"k": True}, "k is True"),
-        ("topk", {"nodes": 15}, "nodes is 15; expected one of 8, 12, 16, 24"),
+        ("topk", {"nodes": 15}, "nodes is 15; expected one of 4, 8, 12, 16, 24"),
         ("topk", {"dtype": "float16"}, "dtype: no setting of codec topk, which has k, nodes, basis, companions"),
         ("sampled", {"draws": 256}, "draws is 256"),
         ("sampled", {"proposal": 0.0}, "proposal is 0.0"),
