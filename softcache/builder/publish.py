@@ -194,13 +194,8 @@ def _still_skipped(old: CommittedTarget | None, plan: Plan, fragments: set[int])
     """Return what the commit before lists as skipped in fragments that are as they were."""
     if old is None or not old.skipped:
         return []
-    views: dict[Any, list[Fragment]] = {}
-    for fragment in (plan.fragments[number] for number in fragments):
-        for sample_id in fragment.sample_ids.to_pylist():
-            views.setdefault(sample_id, []).append(fragment)
-    return [
-        entry for entry in old.skipped if any(0 <= entry[1] - f.first_view < f.views for f in views.get(entry[0], ()))
-    ]
+    ids = {sample_id for number in fragments for sample_id in plan.fragments[number].sample_ids.to_pylist()}
+    return [entry for entry in old.skipped if entry[0] in ids]
 
 
 def _check_answers(commit: Commit) -> None:

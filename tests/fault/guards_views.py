@@ -34,12 +34,6 @@ GUARDS = [
     ),
     Guard("builder/planning.py", " or n in written", "", f"{REPLAY} -k redone"),
     Guard(
-        "builder/publish.py",
-        "if any(0 <= entry[1] - f.first_view < f.views for f in views.get(entry[0], ()))",
-        "if entry[0] in views",
-        f"{REPLAY} -k listed_once",
-    ),
-    Guard(
         "store/commits.py",
         'all(isinstance(described.get(part), dict) for part in ("declaration", "versions"))',
         "True",
