@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from softcache.builder.jobs import Job
 from softcache.errors import AlignmentError, AugmentationError, FormatError, name_some
@@ -109,19 +111,21 @@ class AugmentedSamples(Samples):
         first: dict[int, bytes] = {}
         second: dict[int, bytes] = {}
         rows = range(min(TRIED_ROWS, job.fragment.rows))
-        for found, order in ((first, rows), (second, reversed(rows))):
-            decoded: dict[int, Sample] = {}
-            for row in order:
-                place = row // job.fragment.views
-                try:
-                    if found is second or place not in decoded:
-                        (decoded[place],) = self._decode(job.positions[[place]])
-                    with kept_generators():
+        with kept_generators():
+            for found, order in ((first, rows), (second, reversed(rows))):
+                # Whoever draws from a global generator that is not seeded for him shall not find it as it was.
+                np.random.random(), random.random(), torch.rand(())
+                decoded: dict[int, Sample] = {}
+                for row in order:
+                    place = row // job.fragment.views
+                    try:
+                        if found is second or place not in decoded:
+                            (decoded[place],) = self._decode(job.positions[[place]])
                         found[row] = check_of(self._make(job, row, decoded[place], None)[0])
-                except AugmentationError:
-                    raise
-                except Exception:  # noqa: BLE001 - decoders and transforms raise anything
-                    continue
+                    except AugmentationError:
+                        raise
+                    except Exception:  # noqa: BLE001 - decoders and transforms raise anything
+                        continue
         differ = [row for row in first.keys() & second.keys() if first[row] != second[row]]
         if differ:
             raise AugmentationError(

@@ -25,9 +25,9 @@ class Augmentation:
 
     It is one of three:
 
-    - a callable of a value, which draws from Python's, NumPy's or PyTorch's global generators, or from `rng`, a
-      `numpy.random.Generator`, where it has an argument of that name. They are seeded for each view, and are afterwards
-      as they were.
+    - a callable of a value. It draws from its argument `rng`, a `numpy.random.Generator`, or where it has none of that
+      name, from the global generators of Python, NumPy and PyTorch, which are seeded for each view and afterwards as
+      they were.
     - an object with `draw(value, rng)`, which returns parameters (JSON: numbers, strings, lists), and
       `apply(value, **parameters)`. The parameters are stored. Where `apply` has an argument `partner`, another sample
       is drawn to be mixed in, and its value given.
@@ -100,6 +100,8 @@ class Augmentation:
         return dict(sample) if self.column is None else sample[self.column]
 
     def _seeded(self, value: Any, seed: int) -> Any:
+        if self._takes_rng:
+            return self._transform(value, rng=np.random.Generator(np.random.PCG64(seed)))
         low, high = seed & 0xFFFFFFFF, seed >> 32
         if hasattr(self._transform, "set_random_seed"):
             self._transform.set_random_seed(low)
@@ -107,8 +109,6 @@ class Augmentation:
         random.seed(seed)
         np.random.seed([low, high])
         torch.default_generator.manual_seed(seed)
-        if self._takes_rng:
-            return self._transform(value, rng=np.random.Generator(np.random.PCG64(seed)))
         return self._transform(value)
 
 

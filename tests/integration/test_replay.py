@@ -97,6 +97,10 @@ class OwnGenerator:
 STRAY = np.random.default_rng(0)
 
 
+def beside_rng(x, rng):
+    return noisy(x + rng.random())
+
+
 def stray(x):
     return (np.asarray(x) + STRAY.random(4)).astype(np.float32)
 
@@ -432,7 +436,7 @@ def test_partners_stay_what_they_are_when_samples_are_added(augmented: Augmented
     assert torch.equal(cache["again"].lookup(ids, views).values, cache["cls"].lookup(ids, views).values)
 
 
-@pytest.mark.parametrize("transform", ["stray", "in_place"])
+@pytest.mark.parametrize("transform", ["stray", "in_place", "beside_rng"])
 def test_what_cannot_be_replayed_is_refused_before_a_teacher_runs(augmented: Augmented, transform: str) -> None:
     workshop = augmented(transform)
     workshop.write(
