@@ -89,7 +89,7 @@ class _Verifier:
                 parent = None
                 continue
             if number == 1 or parent is not None:
-                self._try(commit_path(number), check_parent, self._files, commit, parent)
+                self._try(commit_path(number), check_parent, self._files, commit, parent and parent.sha256)
             manifest = self._check_commit(commit)
             parent = commit
         self._result.commit = latest

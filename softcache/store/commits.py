@@ -133,9 +133,12 @@ def read_commit(files: Files, number: int) -> Commit:
     return commit
 
 
-def check_parent(files: Files, commit: Commit, parent: Commit | None) -> None:
-    """Raise IntegrityError unless `parent` is the commit that `commit` was made on."""
-    expected = None if parent is None else {"number": parent.number, "sha256": parent.sha256}
+def check_parent(files: Files, commit: Commit, digest: str | None) -> None:
+    """Raise IntegrityError unless a commit's parent is the one before it, whose file has the SHA-256 `digest`.
+
+    None stands for no commit before it.
+    """
+    expected = None if digest is None else {"number": commit.number - 1, "sha256": digest}
     if commit.parent != expected:
         raise IntegrityError(f"{files.url}/{commit_path(commit.number)}: its parent is not the commit before it")
 

@@ -10,7 +10,7 @@ from softcache.errors import FormatError, IncompleteCache, IntegrityError
 from softcache.store.checksums import sha256
 from softcache.store.commits import Commit, FileReference, check_parent, latest_number, read_commit
 from softcache.store.files import Files
-from softcache.store.layout import MARKER
+from softcache.store.layout import MARKER, commit_path
 from softcache.store.manifest import Manifest
 from softcache.store.marker import Marker, require_marker
 from softcache.store.receipts import receipt_keys
@@ -54,7 +54,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     if commit.marker_sha256 != marker.sha256:
         raise IntegrityError(f"{files.url}/{MARKER}: not the marker that commit {commit.number} was made with")
     if number is None and latest > 1:
-        check_parent(files, commit, read_commit(files, latest - 1))
+        check_parent(files, commit, sha256(files.read(commit_path(latest - 1))))
     manifest = Manifest(read_reference(files, commit.manifest), f"{files.url}/{commit.manifest.path}")
     return State(marker, commit, manifest)
 
