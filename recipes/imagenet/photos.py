@@ -60,6 +60,16 @@ def crop(photo, random):
     return np.asarray(part)[:, :: random.choice([1, -1])]
 
 
+def view(image, rng):
+    """A part of an image of at least a third of its area, perhaps mirrored, brighter or darker: uint8, of its size."""
+    side = int(SIZE * np.sqrt(rng.uniform(1 / 3, 1)))
+    left, top = (int(x) for x in rng.integers(SIZE - side + 1, size=2))
+    box = (left, top, left + side, top + side)
+    part = Image.fromarray(np.asarray(image)).resize((SIZE, SIZE), Image.Resampling.BICUBIC, box)
+    pixels = np.asarray(part, np.float32)[:, :: rng.choice([1, -1])] * rng.uniform(0.7, 1.3)
+    return pixels.clip(0, 255).astype(np.uint8)
+
+
 def preprocess(sample, size=224):
     """Return an image as EfficientNet-lite0 takes it, float32 [3, size, size]."""
     image = Image.fromarray(np.asarray(sample["image"], np.uint8))

@@ -20,7 +20,7 @@ from softcache.read.soft_targets import SoftBatch
 from softcache.transfer.augmentation import PARTNER, Augmentation, Parameters, kept_generators
 from softcache.transfer.libraries import versions_here
 from softcache.transfer.positions import Positions
-from softcache.transfer.view_checks import NO_VIEW, agrees
+from softcache.transfer.view_checks import NO_VIEW, agrees, described
 
 Array = np.ndarray[Any, Any]
 CHECKS = ("always", "sampled", "off")
@@ -114,10 +114,11 @@ class ViewDataset(Dataset[Any]):
                 continue
             is_same = self._recorded == self._here
             if not agrees(made[place], check.tobytes(), exact=is_same):
+                what = described(made[place])
                 raise AlignmentError(
-                    f"sample {ids[place]!r}, view {view}: not the view that the teachers saw (it was made with "
-                    f"{self._recorded}; here: {self._here}). The student's transform, its seed, or what the dataset "
-                    "gives it, is not that of the build"
+                    f"sample {ids[place]!r}, view {view}: not the view that the teachers saw, but {what}. "
+                    "The student's transform, or what the dataset gives it (values, dtype, shape), is not that of the "
+                    f"build, which had {self._recorded}; here: {self._here}"
                 )
 
     def _is_checked(self, position: int, view: int) -> bool:

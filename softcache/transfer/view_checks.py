@@ -40,6 +40,15 @@ def agrees(made: Any, check: bytes, *, exact: bool) -> bool:
     return bool((np.minimum(apart, 256 - apart) <= _APART).all())
 
 
+def described(made: Any) -> str:
+    """Return what a view is, for messages: dtypes and shapes."""
+    found = []
+    for name, value in _parts(made).items():
+        what = "text" if isinstance(value, str) else f"{value.dtype} {list(value.shape)}"
+        found.append(f"{name}: {what}" if name else what)
+    return ", ".join(found)
+
+
 def checksum(parts: dict[str, Array | str]) -> bytes:
     """Return the CRC-32C of a view's bytes."""
     crc = 0

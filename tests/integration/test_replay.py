@@ -276,7 +276,7 @@ def test_every_other_view_is_refused(augmented: Augmented, augment: ModuleType, 
     for epoch, place in itertools.product(range(4), range(40)):
         data.set_epoch(epoch)
         with pytest.raises(
-            AlignmentError, match=f"sample {place}, view {epoch}: not the view that.*torch.*here.*numpy"
+            AlignmentError, match=f"sample {place}, view {epoch}: not the view that.*float32.*torch.*here.*numpy"
         ):
             data[place]
 
