@@ -8,11 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fashion import augment, read, tensor
+from fashion import read, tensor
 from model import teacher
 from safetensors.torch import save_file
 
 EPOCHS, BATCH, RATE = 12, 128, 3e-3
+PAD, HOLE = 3, 8
+
+
+def augment(image, rng):
+    """Shift an image by up to three pixels, mirror every other one, and blank a square in every other one."""
+    padded = np.pad(image, PAD)
+    top, left = rng.integers(2 * PAD + 1, size=2)
+    view = padded[top : top + 28, left : left + 28][:, :: rng.choice([1, -1])].copy()
+    if rng.random() < 0.5:
+        y, x = rng.integers(28 - HOLE + 1, size=2)
+        view[y : y + HOLE, x : x + HOLE] = 0
+    return view
 
 
 @torch.inference_mode()
