@@ -36,7 +36,7 @@ def small(image: np.ndarray) -> torch.Tensor:
     return preprocess({"image": image}, PIXELS)
 
 
-def train(name: str, cache: softcache.Cache, samples: list[dict], seed: int) -> Student:
+def train(name: str, cache: softcache.Cache, samples: list[dict], seed: int, epochs: int) -> Student:
     """Train a student; all students of a seed start alike and see the crops in the same order."""
     count, target, is_other = STUDENTS[name]
     torch.manual_seed(seed)
@@ -46,8 +46,8 @@ def train(name: str, cache: softcache.Cache, samples: list[dict], seed: int) -> 
     generator = torch.Generator().manual_seed(seed)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, generator=generator, collate_fn=softcache.collate)
     optimizer = torch.optim.AdamW(student.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * len(loader))
-    for epoch in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * len(loader))
+    for epoch in range(epochs):
         data.set_epoch(epoch)
         for batch in loader:
             logits = student(batch["image"])["logits"]
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("cache", help="the cache of views.yaml")
     parser.add_argument("plain", help="the cache of recipe.yaml, whose further crops are held out")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     cache, plain = softcache.open(options.cache), softcache.open(options.plain)
     made = crops(plain.commit.transfer_set["source"]["arguments"]["each"])
@@ -71,11 +72,14 @@ def main() -> None:
     everything = [{"crop": crop, "image": image} for crop, image in zip(made["crop"], made["image"], strict=True)]
     samples = [sample for sample in everything if sample["crop"] in seen]
     held_out = [sample | {"image": small(sample["image"])} for sample in everything if sample["crop"] not in seen]
-    print(f"{len(samples):,} crops to train on, {len(held_out):,} held out; {EPOCHS} epochs, {options.seeds} seeds")
+    print(f"{len(samples):,} crops to train on, {len(held_out):,} held out; {options.epochs} epochs")
     print(f"{'student':44} {'agrees with teacher':>20} {'KL to teacher':>14} {'seconds':>8}", flush=True)
     for name in STUDENTS:
         began = time.monotonic()
-        found = [evaluate(train(name, cache, samples, seed), plain, held_out) for seed in range(options.seeds)]
+        found = [
+            evaluate(train(name, cache, samples, seed, options.epochs), plain, held_out)
+            for seed in range(options.seeds)
+        ]
         (agrees, kl), seconds = np.mean(found, 0), (time.monotonic() - began) / options.seeds
         print(f"{name:44} {100 * agrees:19.1f}% {kl:14.3f} {seconds:8.0f}", flush=True)
 

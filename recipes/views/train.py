@@ -64,7 +64,9 @@ class AsTheyAre(torch.utils.data.Dataset):
         return sample | {"image": tensor(own_view(sample["image"]) if self.own else sample["image"])}
 
 
-def train(name: str, images: Images, caches: list[softcache.Cache], live: nn.Module, seed: int) -> nn.Module:
+def train(
+    name: str, images: Images, caches: list[softcache.Cache], live: nn.Module, seed: int, epochs: int
+) -> nn.Module:
     """Train a student; all students of a seed start alike and see the images in the same order."""
     views, given = STUDENTS[name]
     torch.manual_seed(seed)
@@ -77,8 +79,8 @@ def train(name: str, images: Images, caches: list[softcache.Cache], live: nn.Mod
     generator = torch.Generator().manual_seed(seed)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, generator=generator, collate_fn=softcache.collate)
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=EPOCHS * len(loader))
-    for epoch in range(EPOCHS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=epochs * len(loader))
+    for epoch in range(epochs):
         if views is not None:
             data.set_epoch(epoch)
         for batch in loader:
@@ -117,6 +119,7 @@ def main() -> None:
     parser.add_argument("fixed", help="the cache of the images as they are")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", type=int, nargs="*", help="numbers of students, from 0")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     caches = [softcache.open(options.cache), softcache.open(options.fixed)]
@@ -128,15 +131,14 @@ def main() -> None:
     live.load_state_dict(load_file(Path(__file__).parent / "weights/teacher.safetensors"))
     live.eval()
     best = evaluate(live, live, tests, labels)[0]
-    print(f"{len(images):,} images, {EPOCHS} epochs, {options.seeds} seeds; the teacher: {best:.4f}")
+    print(f"{len(images):,} images, {options.epochs} epochs, {options.seeds} seeds; the teacher: {best:.4f}")
     print(f"{'student':48} {'accuracy':>9} {'std':>7} {'KL':>7} {'std':>7} {'seconds':>8}", flush=True)
     for number, name in enumerate(STUDENTS):
         if options.only is not None and number not in options.only:
             continue
         began = time.monotonic()
-        scores = [
-            evaluate(train(name, images, caches, live, seed), live, tests, labels) for seed in range(options.seeds)
-        ]
+        students = (train(name, images, caches, live, seed, options.epochs) for seed in range(options.seeds))
+        scores = [evaluate(student, live, tests, labels) for student in students]
         (accuracy, kl), (spread, kl_spread) = np.mean(scores, 0), np.std(scores, 0, ddof=min(1, options.seeds - 1))
         seconds = (time.monotonic() - began) / options.seeds
         print(f"{name:48} {accuracy:9.4f} {spread:7.4f} {kl:7.4f} {kl_spread:7.4f} {seconds:8.0f}", flush=True)

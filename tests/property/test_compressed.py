@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from softcache.codecs import Codec, QuantizedCodec, SampledCodec, TopkCodec, codec_from_json, make_codec
 from softcache.codecs.bits import decode_gaps, encode_gaps, pack_ids, read_ids
 from softcache.codecs.fidelity import TEMPERATURES, Errors, better_settings, measure, merge_errors, wide_rows
+from softcache.codecs.sketch import LADDERS, _steps
 from softcache.errors import CodecError, FormatError, TaskError
 from softcache.tasks import TaskSpec
 
@@ -82,14 +83,24 @@ def test_topk(kind: str, classes: int, k: int, nodes: int, temperature: float, s
     assert (dense.double().exp().sum(1) - 1).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("nodes", [4, 8, 12, 16, 24])
+@pytest.mark.parametrize("nodes", LADDERS)
+def test_powers_are_products_of_powers_before(nodes: int) -> None:
+    """What is multiplied by has been reached: a ladder of other nodes would read memory that nobody wrote."""
+    steps = _steps(LADDERS[nodes].nodes)
+    reached = [1, *(at + step for at, step, _ in steps)]
+    assert {step for _, step, _ in steps} <= set(reached)
+    assert [at + step for at, step, is_node in steps if is_node] == [n for n in LADDERS[nodes].nodes if n > 1]
+    assert all(step <= at for at, step, _ in steps)
+
+
+@pytest.mark.parametrize("nodes", LADDERS)
 def test_heavy_tails(nodes: int) -> None:
     """The bound of the default is 1e-3, on tails that no formula fits; fewer nodes err more, and say so."""
     codec = TopkCodec(task(128_000), k=32, nodes=nodes)
     generator = np.random.default_rng(0)
     logits = torch.from_numpy(2 * generator.standard_t(4, (8, 128_000))).float()
     errors = measure(codec, logits, codec.encode(logits))
-    assert errors.worst <= {4: 1e-1, 8: 3e-2, 12: 1e-2, 16: 1e-3, 24: 1e-3}[nodes]
+    assert errors.worst <= {4: 4e-2, 8: 3e-2, 12: 1e-2, 16: 1e-3, 24: 1e-3}[nodes]
 
 
 def test_per_row_temperatures() -> None:
