@@ -122,6 +122,17 @@ def describe(target: Any) -> None:
     click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
 
 
+def describe_views(views: int, augmentation: Any) -> None:
+    """Print how many views samples have, and what makes them."""
+    declared = augmentation["declaration"]
+    of = "whole samples" if declared.get("column") is None else f"column {declared['column']}"
+    arguments = ", ".join(f"{name}={value!r}" for name, value in declared.get("arguments", {}).items())
+    click.echo(
+        f"up to {views:,} views of each: {declared.get('transform')}({arguments}) of {of}, seed {declared['seed']}"
+    )
+    click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in augmentation['versions'].items())}")
+
+
 def _describe_values(task: Any) -> str:
     """Return what a task's numbers are, in words."""
     kind = f"{task.value_kind or 'values'}{' (sigmoid)' if task.activation == 'sigmoid' else ''}"

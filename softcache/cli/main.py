@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from softcache.cli.describing import describe, print_candidates, print_codecs, print_hygiene
+from softcache.cli.describing import describe, describe_views, print_candidates, print_codecs, print_hygiene
 from softcache.cli.output import human_bytes, json_option, print_json, print_table
 from softcache.errors import StorageError
 
@@ -193,6 +193,8 @@ def info(cache: str, as_json: bool) -> None:
     click.echo(
         f"commit {commit.number}, {commit.created}: {commit.rows:,} rows, {commit.id_type} ids, splits {commit.splits}"
     )
+    if commit.augmentation is not None:
+        describe_views(commit.views, commit.augmentation)
     for name in opened.targets:
         describe(opened[name])
     click.echo(opened.url)

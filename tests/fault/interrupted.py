@@ -126,7 +126,7 @@ def everything(cache: softcache.Cache) -> dict[str, Any]:
     """Rows, ids, kept columns, values and `valid` of all targets, bit by bit."""
     found: dict[str, Any] = {"rows": cache.rows.table().to_pydict()}
     for name in cache.targets:
-        soft = cache[name].lookup(found["rows"]["sample_id"])
+        soft = cache[name].lookup(found["rows"]["sample_id"], found["rows"]["view"])
         found[name] = soft.values.numpy().tobytes(), soft.mask.tolist(), soft.ids.tolist()
     return found
 

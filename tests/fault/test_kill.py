@@ -24,6 +24,17 @@ from softcache.store.layout import CARD, MARKER
 ROWS, FIRST, SECOND = 2, 4, 40
 LAST = 11  # steps: the commit's own, and the card's
 KINDS = ("mkdir", "open", "write", "fsync", "link", "unlink", "fsync folder", "replace")
+MIX = """
+import numpy as np
+
+
+class Mix:
+    def draw(self, x, rng):
+        return {"weight": float(rng.random())}
+
+    def apply(self, x, weight, partner):
+        return (weight * np.asarray(x) + (1 - weight) * np.asarray(partner)).astype(np.float32)
+"""
 Many = Callable[[int, int], int]
 
 
@@ -34,11 +45,20 @@ class Killing:
         self.workshop = Workshop(folder)
         self.workshop.recipe["build"] = {"batch_size": ROWS, "fragment_rows": ROWS}
         self.workshop.samples(ROWS * FIRST)
+        if commit == "views":
+            self.workshop.write("augment.py", MIX)
+            self.workshop.recipe["augmentation"] = {"transform": "augment:Mix", "column": "x", "views": 1}
         self.recipe, self.cache, self._ready = self.workshop.save(), self.workshop.cache, folder / "ready"
         if commit == "second":
             self.workshop.build()
             self.cache.rename(self._ready)
             self.workshop.samples(ROWS * (FIRST + SECOND))
+        if commit == "views":
+            self.workshop.build()
+            self.cache.rename(self._ready)
+            self.workshop.samples(ROWS * (FIRST + 1))
+            self.workshop.recipe["augmentation"]["views"] = 3
+            self.workshop.save()
         self.begin()
         self.whole = uninterrupted(self.workshop, folder / "steps")
 
@@ -61,7 +81,7 @@ def memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.fixture(scope="module", params=["first", "second"])
+@pytest.fixture(scope="module", params=["first", "second", "views"])
 def killing(request: pytest.FixtureRequest, memory: Path) -> Killing:
     (memory / request.param).mkdir()
     return Killing(memory / request.param, request.param)

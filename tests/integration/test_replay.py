@@ -17,10 +17,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from conftest import Workshop
 
 import softcache
 from softcache.builder.trial import plan
+from softcache.cli import main
 from softcache.errors import (
     AlignmentError,
     AugmentationError,
@@ -185,6 +187,8 @@ def expected(x: np.ndarray, sample_id: int, view: int, seed: int = 0) -> np.ndar
 def test_teachers_see_the_views_that_the_format_says(augmented: Augmented) -> None:
     workshop = augmented(views=3, seed=7)
     workshop.build()
+    shown = CliRunner().invoke(main, ["info", str(workshop.cache)]).output
+    assert "up to 3 views of each: augment:noisy() of column x, seed 7" in shown
     cache, students = workshop.open(), Students(workshop)
     ids = np.repeat(students.ids, 3)
     views = np.tile(np.arange(3), len(students.ids))
