@@ -45,6 +45,11 @@ class RecordedViews:
         """Return the record of views of which none is made yet."""
         return cls(np.zeros((rows, CHECK_BYTES), np.uint8), [None] * rows if draws else None, versions)
 
+    def are_those_of(self, files: Files, shard: Shard) -> bool:
+        """Whether a `rows` shard records the same views: their checksums, and their parameters."""
+        there = read_recorded(files, shard, self.versions)
+        return np.array_equal(there.checks[:, :4], self.checks[:, :4]) and there.parameters == self.parameters
+
 
 class Samples:
     """The samples of a transfer set, decoded. Made for one build."""

@@ -67,7 +67,7 @@ def write_rows(
     shard = Shard(ROWS, unit.key, fragment.keys_sha256, fragment.rows, (file,), arrow.locate(data), statistics)
     used = versions() if recorded is None else recorded.versions
     in_force = _record(files, Receipt(shard, rows_fingerprint(declaration), declaration, [], used))
-    if recorded is not None and in_force.shard.files != shard.files:
+    if recorded is not None and not recorded.are_those_of(files, in_force.shard):
         raise CommitConflict(
             f"{files.url}: another builder has recorded other views of fragment {fragment.number} meanwhile; run the "
             "same command again, which takes those"

@@ -81,21 +81,24 @@ def _plain(value: Any) -> Array | str:
 
 def _sketch(parts: dict[str, Array | str]) -> bytes:
     arrays = [value for value in parts.values() if not isinstance(value, str)]
-    numbers = np.concatenate([np.empty(0, np.float32), *(a.reshape(-1).astype(np.float32) for a in arrays)])
-    finite = np.nan_to_num(numbers, posinf=0.0, neginf=0.0)
-    is_whole = all(a.dtype.kind in "biu" for a in arrays)
-    unit = 1.0 if is_whole else float(np.abs(finite).max(initial=0.0)) / 255
-    if not len(finite) or not unit:
+    flat = [a.reshape(-1).astype(np.float32) for a in arrays]
+    numbers = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])
+    unit = 1.0
+    if not all(a.dtype.kind in "biu" for a in arrays):
+        if not np.isfinite(numbers.sum()):
+            numbers = np.nan_to_num(numbers, posinf=0.0, neginf=0.0)
+        unit = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0))) / 255
+    if not len(numbers) or not unit:
         return bytes(_NUMBERS)
-    sums = (finite @ _signs(len(finite))).astype(np.float64) / (unit * np.sqrt(len(finite)))
+    sums = (_signs(len(numbers)) @ numbers).astype(np.float64) / (unit * np.sqrt(len(numbers)))
     sketch: Array = np.rint(sums).astype(np.int64) % 256
     return sketch.astype(np.uint8).tobytes()
 
 
 @lru_cache(maxsize=4)
 def _signs(count: int) -> Array:
-    """Return pseudo-random signs, float32 [count, 4]."""
+    """Return pseudo-random signs, float32 [4, count]."""
     with np.errstate(over="ignore"):
         hashes = mix(np.arange(count, dtype=np.uint64) + _G)
-    bits = hashes[:, None] >> np.arange(_NUMBERS, dtype=np.uint64) & np.uint64(1)
+    bits = hashes >> np.arange(_NUMBERS, dtype=np.uint64)[:, None] & np.uint64(1)
     return (1 - 2 * bits.astype(np.float32)).astype(np.float32)

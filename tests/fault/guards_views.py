@@ -21,7 +21,7 @@ GUARDS = [
     ),
     Guard(
         "builder/shard_writer.py",
-        "recorded is not None and in_force.shard.files != shard.files",
+        "recorded is not None and not recorded.are_those_of(files, in_force.shard)",
         "False",
         f"{FORGED_VIEWS} -k two_builders",
     ),

@@ -246,6 +246,22 @@ def test_students_are_given_the_same_views(augmented: Augmented, augment: Module
             assert torch.allclose(soft.values, said, atol=1e-4)
 
 
+def test_resuming_in_the_middle_of_an_epoch(augmented: Augmented, augment: ModuleType) -> None:
+    """A new process that sets the epoch, and takes up its sampler, goes on with the same views."""
+    workshop = augmented(views=3)
+    workshop.build()
+
+    def batches(epoch: int, skipped: int) -> list[Any]:
+        data = softcache.views(Students(workshop), workshop.open(), augment.noisy, id="id", check="always")
+        data.set_epoch(epoch)
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(epoch)).split(8)
+        return [softcache.collate(data.__getitems__(part.tolist())) for part in order[skipped:]]
+
+    for whole, resumed in zip(batches(5, 0)[3:], batches(5, 3), strict=True):
+        assert torch.equal(whole["x"], resumed["x"])
+        assert torch.equal(whole["soft"]["cls@t"].values, resumed["soft"]["cls@t"].values)
+
+
 @pytest.mark.parametrize("transform", ["noisy", "Mix"])
 def test_tuples_and_whole_samples(augmented: Augmented, augment: ModuleType, transform: str) -> None:
     workshop = augmented(transform)
