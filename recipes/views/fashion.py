@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+PAD, HOLE = 2, 8
+
 
 def read(folder, which):
     """Return images, uint8 [n, 28, 28], and labels, int64 [n], of `train` or `t10k`."""
@@ -25,9 +27,13 @@ def samples(folder, count):
 
 
 def augment(image, rng):
-    """Shift an image by at most one pixel, and mirror every other one."""
-    top, left = rng.integers(3, size=2)
-    return np.pad(image, 1)[top : top + 28, left : left + 28][:, :: rng.choice([1, -1])].copy()
+    """Shift an image by up to two pixels, mirror every other one, and blank a square in every other one."""
+    top, left = rng.integers(2 * PAD + 1, size=2)
+    view = np.pad(image, PAD)[top : top + 28, left : left + 28][:, :: rng.choice([1, -1])].copy()
+    if rng.random() < 0.5:
+        y, x = rng.integers(28 - HOLE + 1, size=2)
+        view[y : y + HOLE, x : x + HOLE] = 0
+    return view
 
 
 def tensor(view):

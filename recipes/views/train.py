@@ -16,18 +16,18 @@ from torch import nn
 
 import softcache
 
-EPOCHS, BATCH, RATE, TEMPERATURE = 64, 64, 3e-3, 4.0
+EPOCHS, BATCH, RATE, TEMPERATURE = 96, 64, 3e-3, 4.0
 OWN = np.random.default_rng(1)
 STUDENTS = {
-    "live teacher, a view an epoch": (64, "live"),
-    "cache, a view an epoch (64)": (64, "cached"),
+    "live teacher, a view an epoch": (96, "live"),
+    "cache, a view an epoch (96)": (96, "cached"),
     "cache, 16 views": (16, "cached"),
     "cache, 4 views": (4, "cached"),
     "cache, 1 view": (1, "cached"),
     "cache, the images as they are": (None, "cached"),
-    "views of the teacher's, others of the student's": (64, "other views"),
+    "views of the teacher's, others of the student's": (96, "other views"),
     "the images' answers, the student's own views": (None, "other views"),
-    "hard labels, a view an epoch": (64, "hard"),
+    "hard labels, a view an epoch": (96, "hard"),
 }
 
 

@@ -137,7 +137,7 @@ def test_views_of_clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             (data / f"{which}-{name}-ubyte.gz").write_bytes(gzip.compress(bytes(head) + numbers.tobytes()))
     overrides = [f"transfer_set.source.arguments.folder={data}", "transfer_set.source.arguments.count=40"]
     caches = [tmp_path / "views", tmp_path / "fixed"]
-    softcache.build(folder / "recipe.yaml", caches[0], [*overrides, "augmentation.views=64"])
+    softcache.build(folder / "recipe.yaml", caches[0], [*overrides, "augmentation.views=96"])
     softcache.build(folder / "recipe.yaml", caches[1], [*overrides, "~augmentation"])
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, caches), "--seeds", "1", "--epochs", "2"])
