@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,15 @@ from softcache.builder.preparing import load_teacher
 from softcache.builder.samples import Samples
 from softcache.builder.targets import BuildTarget, build_targets
 from softcache.codecs.base import as_logits
-from softcache.errors import RecipeError
+from softcache.errors import RecipeError, TeacherError
 from softcache.recipe import Recipe, load_recipe
+from softcache.store.keys import id_array
 from softcache.store.plan import Fragment
 from softcache.teachers import find_adapter
-from softcache.transfer import TransferSet
+from softcache.transfer import CONTENT_HASH, TransferSet
 from softcache.transfer.python import recipe_modules
 
+Array = np.ndarray[Any, Any]
 DEFAULT_LIMIT = 10_000
 ALL_TOGETHER = "all together"
 
@@ -42,7 +45,8 @@ class Candidate:
     Attributes:
         task: the recipe's name of the task.
         teacher: the teacher's name, `all together` for the mean of their distributions at T = 1.
-        samples: how many labelled samples it answered.
+        samples: how many labelled samples it answered with what can be stored.
+        without_answer: how many labelled samples it could not answer, or not with what can be stored.
         metrics: see `builder.metrics`.
         samples_per_second: preprocessing and answering, one after the other, after a first batch. None for all.
         parameters: how many it has, None where that is not known.
@@ -52,6 +56,7 @@ class Candidate:
     task: str
     teacher: str
     samples: int
+    without_answer: int
     metrics: Metrics
     samples_per_second: float | None
     parameters: int | None
@@ -95,13 +100,13 @@ def evaluate(
         transfer_set = open_transfer_set(loaded)
         positions = np.unique(np.linspace(0, len(transfer_set) - 1, min(limit, len(transfer_set))).astype(np.int64))
         job = _job(transfer_set, positions)
-        found, logits = list[Candidate](), dict[str, tuple[BuildTarget, torch.Tensor, torch.Tensor]]()
+        found, answered = list[Candidate](), list[_Answered]()
         for name in dict.fromkeys(t.teacher for t in chosen):
             own = [t for t in chosen if t.teacher == name]
-            for target, candidate, values, truth in _candidates(loaded, name, own, transfer_set, job, progress):
+            for candidate, answers in _candidates(loaded, name, own, transfer_set, job, progress):
                 found.append(candidate)
-                logits[target.name] = (target, values, truth)
-        found += _together(loaded, list(logits.values()))
+                answered.append(answers)
+        found += _together(loaded, answered)
     order = list(loaded.tasks)
     return Evaluation(str(recipe), sorted(found, key=lambda c: order.index(c.task)), left_out)
 
@@ -116,41 +121,59 @@ def _why_not(target: BuildTarget) -> str | None:
 
 
 def _job(transfer_set: TransferSet, positions: np.ndarray[Any, Any]) -> Job:
-    """Return the samples as one piece of work; they are named by their positions."""
+    """Return the samples as one piece of work, named by their ids, or where these are hashes by their positions."""
+    ids = pa.array(positions)
+    if transfer_set.id != CONTENT_HASH:
+        ids = id_array(transfer_set.stored(positions, [transfer_set.id])[transfer_set.id])
     contents = np.zeros((len(positions), 32), np.uint8)
-    return Job(Fragment.of(0, transfer_set.split, pa.array(positions), contents), positions, [])
+    return Job(Fragment.of(0, transfer_set.split, ids, contents), positions, [])
+
+
+@dataclass(frozen=True, eq=False)
+class _Answered:
+    """What a teacher answered to labelled samples: which (rows of the job), its logits [n, C], the right values [n]."""
+
+    target: BuildTarget
+    rows: Array
+    logits: torch.Tensor
+    right: torch.Tensor
+
+    def of(self, rows: Array) -> torch.Tensor:
+        """Return the logits of some of its rows, ascending."""
+        return self.logits[torch.from_numpy(np.isin(self.rows, rows))]
 
 
 def _candidates(
     recipe: Recipe, name: str, targets: list[BuildTarget], transfer_set: TransferSet, job: Job, progress: bool
-) -> Iterator[tuple[BuildTarget, Candidate, torch.Tensor, torch.Tensor]]:
-    """Yield what a teacher is worth for each of its targets, its logits [n, C] and the right values [n]."""
+) -> Iterator[tuple[Candidate, _Answered]]:
+    """Yield what a teacher is worth for each of its targets, and what it answered."""
     labels = {t.name: _truth(t, transfer_set, job) for t in targets}
     with PeakMemory(recipe.build.device) as memory:
         teacher = load_teacher(recipe, name)
         reads = teacher_reads(recipe, name, transfer_set)
         runner = Runner(name, teacher, Samples(transfer_set), reads, recipe.build.batch_size, skip_bad=True)
-        rows, values, seconds = _answers(runner, targets, job, progress)
+        answered, seconds = _answers(runner, targets, labels, job, progress)
     count = getattr(teacher, "parameter_count", None)
-    for target in targets:
-        truth = labels[target.name][rows[target.name]]
-        has_label = truth >= 0
-        if not has_label.any():
-            raise RecipeError(f"tasks: no sample has a label of {target.name} (column {target.label!r})")
-        logits, right = values[target.name][torch.from_numpy(has_label)], torch.from_numpy(truth[has_label])
+    for found in answered:
+        labelled = int((labels[found.target.name] >= 0).sum())
+        if not labelled:
+            raise RecipeError(f"no sample has a label of {found.target.name} (column {found.target.label!r})")
+        if not len(found.rows):
+            raise TeacherError(f"{found.target.name}: none of {labelled:,} labelled samples has an answer")
         candidate = Candidate(
-            task=recipe.targets()[target.name][0],
+            task=recipe.targets()[found.target.name][0],
             teacher=name,
-            samples=len(right),
-            metrics=measure(logits, right),
+            samples=len(found.rows),
+            without_answer=labelled - len(found.rows),
+            metrics=measure(found.logits, found.right),
             samples_per_second=seconds and len(job.positions) / seconds,
             parameters=count() if callable(count) else None,
             memory_bytes=memory.grown,
         )
-        yield target, candidate, logits, right
+        yield candidate, found
 
 
-def _truth(target: BuildTarget, transfer_set: TransferSet, job: Job) -> np.ndarray[Any, Any]:
+def _truth(target: BuildTarget, transfer_set: TransferSet, job: Job) -> Array:
     labels = transfer_set.stored(job.positions, [str(target.label)])[str(target.label)].to_pylist()
     truth = right_values(target.task, labels)
     if truth is None:
@@ -159,42 +182,51 @@ def _truth(target: BuildTarget, transfer_set: TransferSet, job: Job) -> np.ndarr
 
 
 def _answers(
-    runner: Runner, targets: list[BuildTarget], job: Job, progress: bool
-) -> tuple[dict[str, list[int]], dict[str, torch.Tensor], float | None]:
-    """Return for each target which samples were answered and their logits, and the seconds that all samples take.
+    runner: Runner, targets: list[BuildTarget], labels: dict[str, Array], job: Job, progress: bool
+) -> tuple[list[_Answered], float | None]:
+    """Return what is answered to labelled samples, and the seconds that all samples take.
 
-    The seconds are those of all batches but the first, for as many samples; None where there is one batch.
+    Answers that a build would not store are none. The seconds are those of all batches but the first, for as many
+    samples; None where there is one batch.
     """
     rows: dict[str, list[int]] = {t.name: [] for t in targets}
-    values: dict[str, list[torch.Tensor]] = {t.name: [] for t in targets}
+    logits = {t.name: [torch.empty(0, t.task.shape[0])] for t in targets}
     began, timed, seen = 0.0, 0.0, 0
     with tqdm(total=len(job.positions), unit=" samples", desc="softcache evaluate", disable=not progress) as bar:
         for batch, answers in runner.answers(targets, job):
-            for target in targets:
-                if target.name in answers:
-                    rows[target.name] += batch.rows
-                    values[target.name].append(as_logits(answers[target.name], target.task).cpu())
+            for target in targets if answers else ():
+                values, truth = answers[target.name], labels[target.name]
+                faults = target.codec.faults(values)
+                good = [i for i, row in enumerate(batch.rows) if i not in faults and truth[row] >= 0]
+                rows[target.name] += [batch.rows[i] for i in good]
+                logits[target.name].append(as_logits(values[good], target.task).cpu())
             bar.update(batch.size)
             if began:
                 timed, seen = time.perf_counter() - began, seen + batch.size
             else:
                 began = time.perf_counter()
-    empty = [t.name for t in targets if not values[t.name]]
-    if empty:
-        raise RecipeError(f"{', '.join(empty)}: none of the samples can be read")
-    seconds = timed / seen * len(job.positions) if seen else None
-    return rows, {name: torch.cat(found) for name, found in values.items()}, seconds
+    found = []
+    for target in targets:
+        own = np.array(rows[target.name], np.int64)
+        right = torch.from_numpy(labels[target.name][own])
+        found.append(_Answered(target, own, torch.cat(logits[target.name]), right))
+    return found, timed / seen * len(job.positions) if seen else None
 
 
-def _together(recipe: Recipe, found: list[tuple[BuildTarget, torch.Tensor, torch.Tensor]]) -> Iterator[Candidate]:
-    """Yield what the teachers of one task, all of which know all classes, are worth together (Hinton et al. 2015)."""
-    by_task: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for target, logits, right in found:
-        if target.task.known is None:
-            by_task.setdefault(recipe.targets()[target.name][0], []).append((logits, right))
+def _together(recipe: Recipe, answered: list[_Answered]) -> Iterator[Candidate]:
+    """Yield what the teachers of one task, all of which know all classes, are worth together (Hinton et al. 2015).
+
+    It is measured on the samples that all of them answer.
+    """
+    by_task: dict[str, list[_Answered]] = {}
+    for found in answered:
+        if found.target.task.known is None:
+            by_task.setdefault(recipe.targets()[found.target.name][0], []).append(found)
     for task, members in by_task.items():
-        right = members[0][1]
-        if len(members) < 2 or any(len(r) != len(right) for _, r in members):
+        rows = reduce(np.intersect1d, [member.rows for member in members])
+        if len(members) < 2 or not len(rows):
             continue
-        mean = torch.stack([logits.log_softmax(1) for logits, _ in members]).logsumexp(0)
-        yield Candidate(task, ALL_TOGETHER, len(right), measure(mean, right), None, None, None)
+        mean = torch.stack([member.of(rows).log_softmax(1) for member in members]).logsumexp(0)
+        right = members[0].right[torch.from_numpy(np.isin(members[0].rows, rows))]
+        left_out = len(reduce(np.union1d, [member.rows for member in members])) - len(rows)
+        yield Candidate(task, ALL_TOGETHER, len(rows), left_out, measure(mean, right), None, None, None)

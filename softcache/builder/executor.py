@@ -89,7 +89,7 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     todo = prepared.todo
     check_space(prepared.files, estimated_bytes(todo, prepared.kept_bytes))
     receipts: dict[str, Receipt] = {}
-    jobs, samples = teacher_jobs(prepared), make_samples(prepared)
+    jobs, samples = teacher_jobs(prepared), make_samples(prepared, receipts)
     rows = _RowsWriter(prepared, samples, receipts)
     if not isinstance(samples, AugmentedSamples):
         rows.write_rest(stop)
@@ -183,6 +183,8 @@ def _run_teacher(
     progress: Callable[[int], object],
 ) -> None:
     runner, files = make_runner(prepared, name, rows.samples), prepared.files
+    if prepared.augmentation is not None and prepared.augmentation.uses_global_generators:
+        runner.check_draws(jobs[0])
     targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
         own = [job for job in jobs if target in job.targets]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from softcache.tasks import TaskSpec
-
-NO_LABEL = -1
+from softcache.transfer.hygiene import NO_LABEL
 
 
 def right_values(task: TaskSpec, labels: Sequence[Any]) -> np.ndarray[Any, Any] | None:
@@ -28,5 +27,5 @@ def right_values(task: TaskSpec, labels: Sequence[Any]) -> np.ndarray[Any, Any] 
     answers[list(task.known or range(task.label_space))] = np.arange(task.shape[0] - task.dustbin)
     answers[-1] = NO_LABEL
     classes = range(task.label_space)
-    found: np.ndarray[Any, Any] = answers[[label if label in classes else -1 for label in truth]]
+    found: np.ndarray[Any, Any] = answers[np.array([int(label) if label in classes else -1 for label in truth], int)]
     return found

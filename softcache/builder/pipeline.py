@@ -29,6 +29,7 @@ from softcache.errors import (
 )
 from softcache.teachers import Sequences, Teacher
 from softcache.teachers.inputs import UNNAMED
+from softcache.transfer.augmentation import generator_states
 
 BATCHES_AHEAD = 4
 SHARDS_BEHIND = 4
@@ -122,6 +123,26 @@ class Runner:
         step = max(sum(taken.lengths) // share, 1)
         for places, chunk in taken.chunks:
             yield answers.checked(chunk, len(places), batch)[::step].clone()
+
+    def check_draws(self, job: Job) -> None:
+        """Raise TeacherError if the teacher draws from global generators while it answers the first batch of a job.
+
+        It would disturb a transform that draws from them at the same time, in the thread that loads batches.
+        """
+        _, rows = next(self._cuts([job]))
+        batch = self._lenient()._load(job, rows, last=False)
+        if not batch.rows:
+            return
+        before = generator_states()
+        for output in self._predict(batch).values():
+            if isinstance(output, Sequences):
+                deque(output.chunks, maxlen=0)
+        if generator_states() != before:
+            raise TeacherError(
+                f"teacher {self._name} draws random numbers while it answers, from the generators that the transform "
+                "draws from: the views would not be those of their seeds. Let the teacher answer without (no dropout), "
+                "or give the transform an argument rng (docs/views.md)"
+            )
 
     def answers(self, targets: Sequence[BuildTarget], job: Job) -> Iterator[tuple[Batch, dict[str, torch.Tensor]]]:
         """Yield batch after batch of a fragment, and for targets of one item a row what is answered, checked."""

@@ -36,10 +36,14 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """The plan in force, and for each of its fragments in this transfer set the positions of its samples there."""
+    """The plan in force, and for each of its fragments in this transfer set the positions of its samples there.
+
+    `changed` are the ids of samples that are not what they were, by fragment.
+    """
 
     plan: Plan
     positions: dict[int, Array]
+    changed: dict[int, pa.Array]
 
 
 def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
@@ -57,6 +61,10 @@ def open_transfer_set(recipe: Recipe, limit: int | None = None) -> TransferSet:
                 f"transfer_set.content: teacher {name} reads {', '.join(unseen)}, which is not in it; "
                 "a change there would go unnoticed"
             )
+    column = None if recipe.augmentation is None else recipe.augmentation.column
+    for name, columns in read.items():
+        if column is not None and column not in columns:
+            raise RecipeError(f"augmentation.column: teacher {name} does not read {column!r}, but {', '.join(columns)}")
     return TransferSet(source, described.id, tuple(described.keep), tuple(content), described.split, limit)
 
 
@@ -89,15 +97,17 @@ def plan_work(
     """
     plan = empty_plan(transfer_set.content) if head is None else read_plan(files, head)
     _check_compatible(plan, transfer_set, scan)
-    found = ((f, _positions(f, transfer_set, scan)) for f in plan.fragments.values())
-    positions = {f.number: rows for f, rows in found if rows is not None}
+    positions = _known_positions(plan, transfer_set, scan)
     known = np.zeros(len(scan.sample_ids), np.bool_)
     fragments: dict[int, Fragment] = {}
+    changed: dict[int, pa.Array] = {}
     for number, rows in positions.items():
         known[rows] = True
         fragment = plan.fragments[number]
-        is_same = np.array_equal(scan.contents[rows], fragment.contents)
-        fragments[number] = fragment if is_same else replace_contents(fragment, scan.contents[rows])
+        other = (scan.contents[rows] != fragment.contents).any(1)
+        fragments[number] = replace_contents(fragment, scan.contents[rows]) if other.any() else fragment
+        if other.any():
+            changed[number] = fragment.sample_ids.filter(pa.array(other))
     number = max(plan.fragments, default=-1) + 1
     for rows, had in _new_samples(files, plan, scan, np.flatnonzero(~known), fragment_rows, views):
         fragments[number] = Fragment.of(number, transfer_set.split, *scan.samples(rows), views=had)
@@ -116,7 +126,7 @@ def plan_work(
     else:
         plan = Plan(plan.head, plan.content, plan.fragments | written)
     wanted = [n for n, f in fragments.items() if f.first_view < views or n in written]
-    return Work(plan, {n: positions[n] for n in sorted(wanted)})
+    return Work(plan, {n: positions[n] for n in sorted(wanted)}, changed)
 
 
 def replace_contents(fragment: Fragment, contents: Array) -> Fragment:
@@ -179,9 +189,24 @@ def _check_compatible(plan: Plan, transfer_set: TransferSet, scan: Scan) -> None
         raise AlignmentError(f"{column}: {scan.sample_ids.type} ids; the cache has {plan.id_type} ids")
 
 
-def _positions(fragment: Fragment, transfer_set: TransferSet, scan: Scan) -> Array | None:
-    """Return where a fragment's samples are in the transfer set, None if none of them is there."""
-    found = pc.index_in(fragment.sample_ids, scan.sample_ids)
+def _known_positions(plan: Plan, transfer_set: TransferSet, scan: Scan) -> dict[int, Array]:
+    """Return where the samples of each fragment are that is in the transfer set."""
+    fragments = list(plan.fragments.values())
+    if not fragments:
+        return {}
+    found = pc.index_in(pa.concat_arrays([f.sample_ids for f in fragments]), scan.sample_ids)
+    positions, begin = {}, 0
+    for fragment in fragments:
+        count = len(fragment.sample_ids)
+        rows = _positions(fragment, found.slice(begin, count), transfer_set)
+        if rows is not None:
+            positions[fragment.number] = rows
+        begin += count
+    return positions
+
+
+def _positions(fragment: Fragment, found: pa.Array, transfer_set: TransferSet) -> Array | None:
+    """Return where a fragment's samples were found in the transfer set, None if none of them is there."""
     if found.null_count == len(found):
         return None
     if found.null_count:
@@ -215,7 +240,8 @@ def _new_samples(
         first = [f for f in planned if f.first_view == 0]
         ids = [f.sample_ids for f in first]
         if ids and ids[0].type == wanted.type and pa.concat_arrays(ids).equals(wanted):
-            sizes, ends = iter([len(i) for i in ids]), first[0].views
+            if first[0].views <= views:
+                sizes, ends = iter([len(i) for i in ids]), first[0].views
             break
     begin = 0
     while begin < len(new):

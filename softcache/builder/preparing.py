@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from softcache.builder.augmenting import declare_augmentation, load_augmentation
 from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
-from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples, read_recorded
+from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples, check_partners, read_recorded
 from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_augmentation, check_keep, check_targets, read_stored
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, SoftcacheError, TeacherError
@@ -25,7 +26,7 @@ from softcache.store.commits import latest_number
 from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker, read_marker
 from softcache.store.plan import Fragment
-from softcache.store.receipts import read_receipt
+from softcache.store.receipts import Receipt, read_receipt
 from softcache.store.state import State, read_state
 from softcache.teachers import Adapter, Teacher
 from softcache.transfer import Scan, TransferSet
@@ -87,6 +88,8 @@ def prepare(
         write_first_card(files)
     rows, views = recipe.build.fragment_rows, recipe.views
     work = plan_work(files, stored.plan_head, transfer_set, scan, rows, views, write=write)
+    if augmentation is not None and augmentation.mixes and work.changed:
+        check_partners(files, stored.live.values(), work.changed)
     units = all_units(work, scan, targets, rows_fingerprint(declaration))
     return Prepared(
         recipe, files, transfer_set, scan, targets, declaration, augmentation, kept_bytes, stored, work, units
@@ -125,19 +128,21 @@ def teacher_jobs(prepared: Prepared) -> dict[str, list[Job]]:
     }
 
 
-def make_samples(prepared: Prepared) -> Samples:
-    """Return what gives teachers samples, or views of them. Raises AugmentationError if they cannot be replayed."""
+def make_samples(prepared: Prepared, receipts: Mapping[str, Receipt]) -> Samples:
+    """Return what gives teachers samples, or views of them. Raises AugmentationError if they cannot be replayed.
+
+    `receipts` are those of this build, by unit key, so far and later.
+    """
     if prepared.augmentation is None:
         return Samples(prepared.transfer_set)
     units = {u.fragment.number: u for u in prepared.units if u.target is None}
 
     def recorded(fragment: Fragment) -> RecordedViews | None:
         unit = units[fragment.number]
-        shard = prepared.stored.shard(unit)
+        shard = receipts[unit.key].shard if unit.key in receipts else prepared.stored.shard(unit)
         if shard is None:
             return None
-        used = read_receipt(prepared.files, unit.key).versions
-        return read_recorded(prepared.files, shard, used)
+        return read_recorded(prepared.files, shard, read_receipt(prepared.files, unit.key).versions)
 
     samples = AugmentedSamples(prepared.transfer_set, prepared.augmentation, prepared.scan, recorded)
     for number, positions in itertools.islice(prepared.work.positions.items(), 1):

@@ -145,13 +145,15 @@ def _index(
 
 
 def _augmentation(build: Publication, stored: Stored) -> dict[str, Any] | None:
-    """Return how views are made, and the libraries that made the newest."""
+    """Return how views are made, and the versions of all libraries that have made some."""
     if build.augmentation is None:
         return None
-    made = [stored.receipts[u.key].versions for u in build.units if u.target is None and u.key in stored.receipts]
-    if not made and stored.state is not None:
-        return stored.state.commit.augmentation
-    return {"declaration": build.augmentation, "versions": made[-1]}
+    previous = None if stored.state is None else stored.state.commit.augmentation
+    used: list[dict[str, str]] = [] if previous is None else list(previous["versions"])
+    for unit in build.units:
+        if unit.target is None and unit.key in stored.receipts and stored.receipts[unit.key].versions not in used:
+            used.append(stored.receipts[unit.key].versions)
+    return {"declaration": build.augmentation, "versions": used}
 
 
 def _targets(build: Publication, stored: Stored, live: dict[tuple[str, int], LiveShard]) -> dict[str, CommittedTarget]:

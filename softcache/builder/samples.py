@@ -4,36 +4,40 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from softcache.builder.jobs import Job
 from softcache.errors import AlignmentError, AugmentationError, FormatError, name_some
 from softcache.store import arrow
 from softcache.store.files import Files
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.shards import Shard
 from softcache.store.state import read_reference
 from softcache.transfer import Scan, TransferSet
-from softcache.transfer.augmentation import Augmentation, Parameters, kept_generators
+from softcache.transfer.augmentation import PARTNER, Augmentation, Parameters, kept_generators
 from softcache.transfer.libraries import transform_versions, versions_here
 from softcache.transfer.positions import Positions
 from softcache.transfer.sources import Sample
 from softcache.transfer.view_checks import CHECK_BYTES, NO_VIEW, agrees, check_of
 
 Array = np.ndarray[Any, Any]
-TRIED_ROWS = 8
+TRIED_ROWS, KEPT_RECORDS = 8, 4
 
 
 @dataclass(frozen=True, eq=False)
 class RecordedViews:
     """What `rows` holds of a fragment's views: their checks, uint8 [rows, 8], and perhaps their parameters.
 
-    `versions` are those of the libraries that made them.
+    `versions` are those of the libraries that made them, and `here` what is installed of these now.
     """
 
     checks: Array
@@ -41,9 +45,14 @@ class RecordedViews:
     versions: dict[str, str]
 
     @classmethod
-    def empty(cls, rows: int, versions: dict[str, str], *, draws: bool) -> RecordedViews:
+    def empty(cls, rows: int, *, draws: bool) -> RecordedViews:
         """Return the record of views of which none is made yet."""
-        return cls(np.zeros((rows, CHECK_BYTES), np.uint8), [None] * rows if draws else None, versions)
+        return cls(np.zeros((rows, CHECK_BYTES), np.uint8), [None] * rows if draws else None, {})
+
+    @cached_property
+    def here(self) -> dict[str, str]:
+        """What is installed now of the libraries that made them."""
+        return versions_here(self.versions)
 
     def are_those_of(self, files: Files, shard: Shard) -> bool:
         """Whether a `rows` shard records the same views: their checksums, and their parameters."""
@@ -66,7 +75,7 @@ class AugmentedSamples(Samples):
     """Views of samples.
 
     Views that are recorded already are compared with what is made; the others are recorded, until the fragment's
-    record is taken for `rows`.
+    record is taken for `rows`. From then on `recorded` has to return it.
     """
 
     def __init__(
@@ -80,9 +89,8 @@ class AugmentedSamples(Samples):
         self._augmentation, self._ids = augmentation, scan.sample_ids
         self._positions = Positions(scan.sample_ids) if augmentation.mixes else None
         self._read_recorded = recorded
-        self._recorded: dict[int, RecordedViews | None] = {}
+        self._recorded: dict[int, RecordedViews] = {}
         self._made: dict[int, RecordedViews] = {}
-        self._versions = transform_versions()
 
     def load(self, job: Job, rows: Sequence[int], columns: Sequence[str]) -> list[Sample]:
         """Return views. Raises AlignmentError where one is not as it is recorded; whatever the transform raises."""
@@ -93,8 +101,10 @@ class AugmentedSamples(Samples):
         return [{name: view[name] for name in columns} for view in views]
 
     def take(self, fragment: Fragment) -> RecordedViews:
-        """Return the record of a fragment whose views have all been loaded, and forget it."""
-        return self._made.pop(fragment.number)
+        """Return the record of a fragment of which all samples have been loaded, and forget it."""
+        made = self._made.pop(fragment.number, None) or self._no_views(fragment)
+        # Only now are all libraries imported that a transform or a decoder imports when it is called.
+        return replace(made, versions=transform_versions())
 
     def record_all(self, job: Job, batch_size: int) -> RecordedViews:
         """Make all views of a fragment, for no teacher, and return their record; views that fail are left out."""
@@ -137,7 +147,7 @@ class AugmentedSamples(Samples):
                 f"views of samples {name_some(job.names(sorted(differ)))} come out otherwise when they are made again: "
                 "the transform draws from a generator of its own, or changes its input. Let it draw from Python's, "
                 "NumPy's or torch's global generators or from its argument rng, or give it draw and apply "
-                "(docs/guide.md, augmentation)"
+                "(docs/views.md)"
             )
 
     def _decode(self, positions: Array) -> list[Sample]:
@@ -146,14 +156,9 @@ class AugmentedSamples(Samples):
     def _view(self, job: Job, row: int, sample: Sample) -> Sample:
         """Return a sample with a view in its place, recorded or compared."""
         fragment = job.fragment
-        if fragment.number not in self._recorded:
-            self._recorded[fragment.number] = self._read_recorded(fragment)
-        recorded = self._recorded[fragment.number]
+        recorded = self._record_of(fragment)
         if recorded is None:
-            made = self._made.get(fragment.number)
-            if made is None:
-                made = RecordedViews.empty(fragment.rows, self._versions, draws=self._augmentation.draws)
-                self._made[fragment.number] = made
+            made = self._made.setdefault(fragment.number, self._no_views(fragment))
             view, parameters = self._make(job, row, sample, None)
             placed: Sample = self._augmentation.place(sample, view)
             made.checks[row] = np.frombuffer(check_of(view), np.uint8)
@@ -165,16 +170,29 @@ class AugmentedSamples(Samples):
             raise ValueError("no view of it is recorded")
         known = None if recorded.parameters is None else recorded.parameters[row]
         view, _ = self._make(job, row, sample, known)
-        here = versions_here(recorded.versions)
-        if not agrees(view, check, exact=recorded.versions == here):
+        if not agrees(view, check, exact=recorded.versions == recorded.here):
             raise AlignmentError(
                 f"sample {fragment.sample_ids[row // fragment.views].as_py()!r}, view "
                 f"{fragment.first_view + row % fragment.views}: made otherwise than the view that is recorded "
-                f"(recorded with {recorded.versions}; here: {here}); what decides it and is not declared, "
+                f"(recorded with {recorded.versions}; here: {recorded.here}); what decides it and is not declared, "
                 "such as a file that the transform reads or a sample that it mixes in, has changed"
             )
         compared: Sample = self._augmentation.place(sample, view)
         return compared
+
+    def _record_of(self, fragment: Fragment) -> RecordedViews | None:
+        """Return what is recorded of a fragment, None if that is still to be done."""
+        if fragment.number not in self._recorded and fragment.number not in self._made:
+            recorded = self._read_recorded(fragment)
+            if recorded is None:
+                return None
+            while len(self._recorded) >= KEPT_RECORDS:
+                del self._recorded[next(iter(self._recorded))]
+            self._recorded[fragment.number] = recorded
+        return self._recorded.get(fragment.number)
+
+    def _no_views(self, fragment: Fragment) -> RecordedViews:
+        return RecordedViews.empty(fragment.rows, draws=self._augmentation.draws)
 
     def _make(self, job: Job, row: int, sample: Sample, parameters: Parameters | None) -> tuple[Any, Parameters | None]:
         """Make a view, by its parameters where they are known, else by those that are drawn now."""
@@ -187,12 +205,27 @@ class AugmentedSamples(Samples):
         return augmentation.view(sample, sample_id, number, parameters, partner), parameters
 
     def _partner(self, positions: Positions, parameters: Parameters) -> Sample:
-        position = positions.find(parameters["partner"])
+        position = positions.find(parameters[PARTNER])
         if position is None:
             raise AlignmentError(
                 f"sample {parameters['partner']!r} is mixed into a view and is not in the transfer set"
             )
         return self._decode(np.array([position]))[0]
+
+
+def check_partners(files: Files, shards: Iterable[LiveShard], changed: Mapping[int, pa.Array]) -> None:
+    """Raise AlignmentError where samples that have changed, by fragment, are mixed into views of other fragments."""
+    others = {sample_id for ids in changed.values() for sample_id in ids.to_pylist()}
+    mixed: list[Any] = []
+    for live in shards:
+        if live.shard.target == ROWS and live.fragment not in changed:
+            drawn = read_recorded(files, live.shard, {}).parameters or []
+            mixed += [one[PARTNER] for one in drawn if one is not None and one.get(PARTNER) in others]
+    if mixed:
+        raise AlignmentError(
+            f"{files.url}: samples {name_some(sorted(set(mixed)))} have changed, and views of other samples have them "
+            "mixed in: those and the answers to them are of what the samples were. Restore them, or build another cache"
+        )
 
 
 def read_recorded(files: Files, shard: Shard, versions: dict[str, str]) -> RecordedViews:

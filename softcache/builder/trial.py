@@ -12,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from softcache.builder.augmenting import load_augmentation
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
 from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
@@ -21,9 +22,9 @@ from softcache.builder.preparing import Prepared, make_runner, make_samples, pre
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import AlignmentError, RecipeError, TransferSetError
-from softcache.recipe import Recipe, load_recipe
+from softcache.recipe import Recipe, TaskRecipe, load_recipe
 from softcache.teachers import find_adapter
-from softcache.transfer.hygiene import Hygiene, inspect
+from softcache.transfer.hygiene import NO_LABEL, Hygiene, inspect
 from softcache.transfer.python import recipe_modules
 
 SAMPLES = 64
@@ -132,6 +133,7 @@ def validate(
         hygiene: Hygiene | None = None
         try:
             names = [t.name for t in build_targets(loaded)]
+            load_augmentation(loaded)
         except RecipeError as e:
             problems += e.problems
         try:
@@ -149,16 +151,20 @@ def validate(
 
 def _labels(recipe: Recipe) -> dict[str, Callable[[Any], bool]]:
     """Return for each label column whether a value is a class of its tasks, or no label."""
-    found: dict[str, Callable[[Any], bool]] = {}
+    known: dict[str, list[TaskRecipe]] = {}
     for task in recipe.tasks.values():
         if task.label is not None and task.kind == "classification":
-            classes = task.classes or len(task.labels or ())
-            found[task.label] = partial(_is_class, range(-1, classes), frozenset(task.labels or ()))
-    return found
+            known.setdefault(task.label, []).append(task)
+    return {label: partial(_is_class, tasks) for label, tasks in known.items()}
 
 
-def _is_class(numbers: range, names: frozenset[str], value: Any) -> bool:
-    return value in names or (isinstance(value, int) and value in numbers)
+def _is_class(tasks: Sequence[TaskRecipe], value: Any) -> bool:
+    """Whether a label is a class, or none, of all tasks that it is for."""
+    numbers = (range(NO_LABEL, task.classes or len(task.labels or ())) for task in tasks)
+    return all(
+        value in (task.labels or ()) or (isinstance(value, int) and value in there)
+        for task, there in zip(tasks, numbers, strict=True)
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def _target_plan(prepared: Prepared, name: str, units: list[Unit], tried: _Tried
 def _try_teachers(prepared: Prepared) -> tuple[float, dict[str, _Tried]]:
     """Return the estimated seconds of all teachers, and what their targets would be."""
     seconds, found = 0.0, dict[str, _Tried]()
-    samples = make_samples(prepared)
+    samples = make_samples(prepared, {})
     for name, jobs in teacher_jobs(prepared).items():
         runner = make_runner(prepared, name, samples)
         targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}

@@ -38,9 +38,11 @@ def print_candidates(evaluation: Any) -> None:
     """Print what teachers are worth, a table for each task, and the classes that each finds least often."""
     for task in dict.fromkeys(c.task for c in evaluation.candidates):
         own = [c for c in evaluation.candidates if c.task == task]
-        click.echo(f"{task}, on {own[0].samples:,} labelled samples")
+        click.echo(f"{task}, on up to {max(c.samples for c in own):,} labelled samples")
         print_table([_figures(c) for c in own], _FIGURES)
         print_table([_costs(c) for c in own], _COSTS)
+        for candidate in (c for c in own if c.without_answer):
+            click.echo(f"{candidate.teacher}: {candidate.without_answer:,} labelled samples without an answer")
         for candidate in own:
             worst = sorted(candidate.metrics.recall.items(), key=lambda pair: pair[1])[:WORST]
             click.echo(f"lowest recall of {candidate.teacher}: {', '.join(f'{c}: {r:.3f}' for c, r in worst)}")
@@ -130,7 +132,8 @@ def describe_views(views: int, augmentation: Any) -> None:
     click.echo(
         f"up to {views:,} views of each: {declared.get('transform')}({arguments}) of {of}, seed {declared['seed']}"
     )
-    click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in augmentation['versions'].items())}")
+    for versions in augmentation["versions"]:
+        click.echo(f"  made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
 
 def _describe_values(task: Any) -> str:

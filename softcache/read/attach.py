@@ -124,7 +124,7 @@ def unique_ids(dataset: Any, id: str | int | None, ids: Any) -> pa.Array:
 
 def _ids_of(dataset: Any, id: str | int | None) -> Any:
     if id is None:
-        raise AlignmentError("attach needs id= (the key or position of the sample id) or ids=")
+        raise AlignmentError("say which sample is which: id= (the key or position of the sample id) or ids=")
     if id in (getattr(dataset, "column_names", None) or ()):
         return dataset.select_columns([id]).with_format("arrow")[:][id]
     return [_plain(field_of(dataset[i], id)) for i in range(len(dataset))]

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from softcache.errors import FormatError, TaskError
+from softcache.errors import AlignmentError, FormatError, TaskError
 from softcache.read import hf, tables
-from softcache.read.lookup import Keys
+from softcache.read.lookup import Keys, row_numbers
 from softcache.read.soft_targets import resolve_name
 from softcache.read.target import Target
 from softcache.store.commits import Commit
@@ -93,18 +93,16 @@ class Cache(Mapping[str, Target]):
     def checks(self, rows: Any) -> Array:
         """Return the checks of the views that teachers saw, uint8 [B, 8], by row number.
 
-        Raises TaskError unless the cache is augmented.
+        Raises TaskError unless the cache is augmented, AlignmentError for rows that are not there.
         """
-        self._require_views()
-        return self._keys.checks(np.asarray(rows, np.int64))
+        return self._keys.checks(self._view_rows(rows))
 
     def parameters(self, rows: Any) -> list[dict[str, Any] | None] | None:
         """Return the parameters of views by row number, None where the transform draws none.
 
-        Raises TaskError unless the cache is augmented.
+        Raises as `checks`.
         """
-        self._require_views()
-        return self._keys.parameters(np.asarray(rows, np.int64))
+        return self._keys.parameters(self._view_rows(rows))
 
     def split(self, name: str) -> Cache:
         """Return the same commit narrowed to one split. Raises TaskError if there is none of that name."""
@@ -114,9 +112,14 @@ class Cache(Mapping[str, Target]):
         narrowed._start(self._files, self._state, name, self._check)
         return narrowed
 
-    def _require_views(self) -> None:
+    def _view_rows(self, rows: Any) -> Array:
+        """Return row numbers if the cache is augmented and has them."""
         if self.commit.augmentation is None:
             raise TaskError(f"{self.url} is not augmented: teachers saw its samples as they are")
+        numbers = row_numbers(rows)
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.commit.rows:
+            raise AlignmentError(f"rows {numbers.min()} to {numbers.max()}; the cache has {self.commit.rows:,}")
+        return numbers
 
     def __getitem__(self, name: str) -> Target:
         """Return a target by its name, or by its task's where one target answers it.

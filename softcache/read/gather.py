@@ -99,12 +99,12 @@ class Window:
         position = shards.column(name)
         if position is None or shards.columns[position][1] != stored:
             raise reader.bad(name, f"is not there as {stored}")
-        self._dtype = NUMPY_DTYPES[dtype]
-        self._step, self._size = stride * self._dtype.itemsize, width * self._dtype.itemsize
-        if (shards.sizes[:, position] < (places - 1).astype(np.float64) * self._step + self._size).any():
+        self.dtype = NUMPY_DTYPES[dtype]
+        self.step, self._size = stride * self.dtype.itemsize, width * self.dtype.itemsize
+        if (shards.sizes[:, position] < (places - 1).astype(np.float64) * self.step + self._size).any():
             raise reader.bad(name, f"is smaller than its rows' {width} {dtype} each")
         self.span = reader.span(shards.columns[position][2])
-        self._base = self.span.starts + shards.offsets[:, position]
+        self.base = self.span.starts + shards.offsets[:, position]
         items = max(len(self.span.bytes) - self._size + 1, 0)
         # An item may reach this far beyond the block where it begins.
         self._reach = -(-(self._size - 1) // BLOCK_BYTES)
@@ -116,36 +116,12 @@ class Window:
         if len(shard) > _CHUNK:
             chunks = range(0, len(shard), _CHUNK)
             return np.concatenate([self.take(shard[i : i + _CHUNK], place[i : i + _CHUNK]) for i in chunks])
-        begin = self._base[shard] + place * self._step
+        begin = self.base[shard] + place * self.step
         block = begin // BLOCK_BYTES
         with spans.MAPPING_LOCK:
             self._make_ready(block, shard)
             items = self._items[begin]
-        numbers: Array = items.view(self._dtype)
-        return numbers
-
-    def take_runs(self, shard: Array, first: Array, places: Array) -> Array:
-        """Return the items of runs of places as a fresh array [n * width]; the arguments are int64 [runs].
-
-        Each run is one copy of memory.
-        """
-        if not places.all():
-            shard, first, places = shard[places > 0], first[places > 0], places[places > 0]
-        begin, sizes = self._base[shard] + first * self._step, places * self._size
-        block, end = begin // BLOCK_BYTES, begin + sizes
-        further = (end - 1) // BLOCK_BYTES - block
-        copied = np.empty(sizes.sum(), np.uint8)
-        done = 0
-        with spans.MAPPING_LOCK:
-            if further.max(initial=0) <= 1:  # runs shorter than a block begin in one and end there or in the next
-                self._make_ready(np.concatenate([block, block + further]), np.concatenate([shard, shard]))
-            else:
-                self._make_ready(ranges(block, further + 1), np.repeat(shard, further + 1))
-            data = self.span.bytes
-            for start, stop in zip(begin.tolist(), end.tolist(), strict=True):
-                copied[done : done + stop - start] = data[start:stop]
-                done += stop - start
-        numbers: Array = copied.view(self._dtype)
+        numbers: Array = items.view(self.dtype)
         return numbers
 
     def _make_ready(self, block: Array, shard: Array) -> None:
@@ -157,6 +133,31 @@ class Window:
             self._is_ready[block] = True
 
 
+class RunCopier:
+    """Copies runs of places of several windows, all of one span, at once; each run is one copy of memory."""
+
+    def __init__(self, windows: Sequence[Window]) -> None:
+        self._span = windows[0].span
+        self._base = np.stack([window.base for window in windows])
+        self._steps = np.array([[window.step] for window in windows])
+        self._dtypes = [window.dtype for window in windows]
+
+    def take(self, shard: Array, first: Array, places: Array) -> list[Array]:
+        """Return each window's numbers as a fresh array; `shard` is int64 [runs], the others [runs] or [windows, runs].
+
+        What matters for speed is the number of calls: a batch is a few runs of each of a few columns.
+        """
+        begin = self._base[:, shard] + np.where(places > 0, first, 0) * self._steps
+        end = begin + places * self._steps
+        with spans.MAPPING_LOCK:
+            self._span.touch((begin // BLOCK_BYTES).ravel(), (np.maximum(end - 1, begin) // BLOCK_BYTES).ravel(), shard)
+            data = self._span.bytes
+            return [
+                np.concatenate([data[start:stop] for start, stop in zip(starts, stops, strict=True)]).view(dtype)
+                for starts, stops, dtype in zip(begin.tolist(), end.tolist(), self._dtypes, strict=True)
+            ]
+
+
 class FixedColumn:
     """A column of `shape` numbers of `dtype` per row, or of `items` (int64 [shards]) items in each shard."""
 
@@ -165,15 +166,19 @@ class FixedColumn:
     ) -> None:
         width = math.prod(shape)
         self._shape = shape
-        self._window = Window(reader, name, dtype, dtype, width, width, reader.shards.rows if items is None else items)
+        self.window = Window(reader, name, dtype, dtype, width, width, reader.shards.rows if items is None else items)
 
     def take(self, shard: Array, local: Array) -> torch.Tensor:
         """Return rows as a fresh tensor [n, *shape] in the stored dtype."""
-        return torch.from_numpy(self._window.take(shard, local).reshape(-1, *self._shape))
+        return self.shaped(self.window.take(shard, local))
 
     def take_runs(self, runs: Runs) -> torch.Tensor:
         """Return runs of rows as a fresh tensor [n, *shape]."""
-        return torch.from_numpy(self._window.take_runs(*runs).reshape(-1, *self._shape))
+        return self.shaped(RunCopier([self.window]).take(*runs)[0])
+
+    def shaped(self, numbers: Array) -> torch.Tensor:
+        """Return numbers of rows as a tensor [n, *shape]."""
+        return torch.from_numpy(numbers.reshape(-1, *self._shape))
 
 
 class Bounds:
@@ -206,14 +211,21 @@ class ListColumns:
             raise reader.bad(name, "is not there")
         items = reader.shards.sizes[:, position] // (NUMPY_DTYPES[dtype].itemsize * math.prod(shape))
         self.bounds = Bounds(reader, name, items)
-        self._columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
+        self.columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
+        self._copier = RunCopier([column.window for column in self.columns.values()])
 
     def take(self, runs: Runs) -> dict[str, torch.Tensor]:
         """Return runs of items, all one after the other, by column."""
-        if len(runs.rows) * _LONG_RUN <= runs.rows.sum():
-            return {name: column.take_runs(runs) for name, column in self._columns.items()}
+        if has_long_runs(runs.rows):
+            copied = zip(self.columns.items(), self._copier.take(*runs), strict=True)
+            return {name: column.shaped(numbers) for (name, column), numbers in copied}
         shards, items = np.repeat(runs.shard, runs.rows), ranges(runs.first, runs.rows)
-        return {name: column.take(shards, items) for name, column in self._columns.items()}
+        return {name: column.take(shards, items) for name, column in self.columns.items()}
+
+
+def has_long_runs(rows: Array) -> bool:
+    """Whether copies of runs, which have `rows` (int64 [runs]) each, cost less than an index for each row."""
+    return 0 < len(rows) * _LONG_RUN <= int(rows.sum())
 
 
 def ranges(begin: Array, lengths: Array) -> Array:

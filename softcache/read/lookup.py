@@ -200,6 +200,17 @@ class Keys:
         )
 
 
+def row_numbers(rows: Any) -> Array:
+    """Return row numbers as int64 [n]. Raises AlignmentError for anything but integers in one dimension."""
+    try:
+        numbers = np.asarray(rows)
+    except ValueError as e:
+        raise AlignmentError(f"row numbers must be integers [B]: {e}") from e
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
+    return numbers.astype(np.int64)
+
+
 def _integer_ids(ids: Any) -> Array | None:
     """Return an int64 tensor or array [n] as numpy, without a detour through Arrow; None for anything else."""
     numbers = ids.numpy() if isinstance(ids, torch.Tensor) and ids.is_cpu else ids

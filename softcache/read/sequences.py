@@ -10,7 +10,7 @@ import torch
 
 from softcache.codecs import Codec
 from softcache.errors import AlignmentError, counted, name_some
-from softcache.read.gather import ListColumns, Runs, ShardReader, ranges
+from softcache.read.gather import ListColumns, RunCopier, Runs, ShardReader, has_long_runs, ranges
 from softcache.read.row_keys import RowKeys
 from softcache.read.soft_sequences import SoftSequences
 
@@ -36,6 +36,8 @@ class SequenceReader:
         if self._has_tokens:
             self._positions = ListColumns(reader, [("positions", "int32", ())])
             self._tokens = ListColumns(reader, [("input_ids", "int32", ())])
+        lists = [self._values, self._tokens] if self._has_tokens else [self._values]
+        self._together = RunCopier([column.window for each in lists for column in each.columns.values()])
 
     def take(self, shard: Array, local: Array, mask: Array, keys: RowKeys, spans: Spans | None) -> SoftSequences:
         """Return rows, or spans of them; `mask` (bool [n]) says which have an answer.
@@ -49,16 +51,18 @@ class SequenceReader:
         positions = np.maximum(token_count - 1, 0) if self._has_tokens else stored
         spans = spans or Spans(np.zeros_like(begin), positions)
         _check(spans, token_count, mask, keys)
+        token_runs = _token_runs(shard, token_begin, token_count, spans) if self._has_tokens else None
         longest = int(spans.lengths.max(initial=0))
         if np.array_equal(stored, positions):
             # Every position is stored, so that a span's items are a run of the row's.
             first = np.minimum(spans.starts, stored)
             counts = np.minimum(spans.starts + spans.lengths, stored) - first
             row, place = np.repeat(np.arange(len(shard)), counts), ranges(np.zeros_like(counts), counts)
-            columns = self._values.take(Runs(shard, begin + first, counts))
+            columns, tokens = self._copy(Runs(shard, begin + first, counts), token_runs)
             there = np.arange(longest) < counts[:, None]
         else:
             columns, row, place = self._some(shard, local, begin, stored, token_count, spans, mask)
+            tokens = None if token_runs is None else self._tokens.take(token_runs)["input_ids"]
             there = np.zeros((len(shard), longest), np.bool_)
             there[row, place] = True
         return SoftSequences(
@@ -69,8 +73,21 @@ class SequenceReader:
             row=torch.from_numpy(row),
             place=torch.from_numpy(place),
             lengths=torch.from_numpy(spans.lengths),
-            packed_tokens=self._take_tokens(shard, token_begin, token_count, spans) if self._has_tokens else None,
+            packed_tokens=None if tokens is None or token_runs is None else (tokens, torch.from_numpy(token_runs.rows)),
         )
+
+    def _copy(self, runs: Runs, token_runs: Runs | None) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
+        """Return runs of positions, by column, and those of tokens."""
+        if token_runs is None:
+            return self._values.take(runs), None
+        if not has_long_runs(runs.rows):
+            return self._values.take(runs), self._tokens.take(token_runs)["input_ids"]
+        values = self._values.columns
+        first, rows = np.empty((2, len(values) + 1, len(runs.rows)), np.int64)
+        first[:-1], first[-1], rows[:-1], rows[-1] = runs.first, token_runs.first, runs.rows, token_runs.rows
+        *numbers, tokens = self._together.take(runs.shard, first, rows)
+        copied = zip(values.items(), numbers, strict=True)
+        return {name: column.shaped(found) for (name, column), found in copied}, torch.from_numpy(tokens)
 
     def _some(
         self, shard: Array, local: Array, begin: Array, stored: Array, tokens: Array, spans: Spans, mask: Array
@@ -91,11 +108,11 @@ class SequenceReader:
         row, place = row[inside], place[inside]
         return self._values.take(Runs(shard[row], items, np.ones_like(items))), row, place
 
-    def _take_tokens(self, shard: Array, begin: Array, count: Array, spans: Spans) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the tokens of each span and the one after it, one after the other, and how many each has."""
-        first = np.minimum(spans.starts, count)
-        counts = np.minimum(spans.starts + spans.lengths + 1, count) - first
-        return self._tokens.take(Runs(shard, begin + first, counts))["input_ids"], torch.from_numpy(counts)
+
+def _token_runs(shard: Array, begin: Array, count: Array, spans: Spans) -> Runs:
+    """Return the tokens of each span and the one after it, as runs of a row's `count` tokens from `begin` on."""
+    first = np.minimum(spans.starts, count)
+    return Runs(shard, begin + first, np.minimum(spans.starts + spans.lengths + 1, count) - first)
 
 
 def read_spans(starts: Any, lengths: Any, rows: int) -> Spans:

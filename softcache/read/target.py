@@ -16,7 +16,7 @@ from softcache.codecs.fidelity import Errors
 from softcache.errors import AlignmentError, FormatError, TaskError, counted, name_some
 from softcache.read import hf, tables
 from softcache.read.gather import FixedColumn, FlagColumn, Runs, ShardReader
-from softcache.read.lookup import Keys
+from softcache.read.lookup import Keys, row_numbers
 from softcache.read.row_keys import DeferredKeys, RowKeys
 from softcache.read.sequences import SequenceReader, Spans, read_spans
 from softcache.read.soft_sequences import SoftSequences
@@ -163,10 +163,7 @@ class Target:
             rows = np.arange(begin, end, step)
             if self._split is not None:
                 rows = rows[self._keys.in_split(rows, self._split)]
-        numbers = np.asarray(rows)
-        if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-            raise AlignmentError(f"row numbers must be integers [B], not {numbers.dtype} {list(numbers.shape)}")
-        numbers = numbers.astype(np.int64)
+        numbers = row_numbers(rows)
         return self._gather(numbers, DeferredKeys(numbers, self._keys.at))
 
     def read_valid(self, rows: Array) -> Array:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from softcache.errors import AlignmentError, SoftcacheError, TaskError
+from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError
 from softcache.read.attach import Attached, content_hashes, unique_ids
 from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
@@ -25,7 +25,7 @@ from softcache.transfer.view_checks import NO_VIEW, agrees, described
 Array = np.ndarray[Any, Any]
 CHECKS = ("always", "sampled", "off")
 ALL_OF_THE_FIRST, ONE_IN = 64, 16
-_OWN = "the cache's"
+_OWN: Any = object()
 
 
 class ViewDataset(Dataset[Any]):
@@ -52,13 +52,15 @@ class ViewDataset(Dataset[Any]):
         self._partners = Positions(ids) if augmentation.mixes else None
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
         self._seen = 0
-        recorded = (cache.commit.augmentation or {})["versions"]
-        self._recorded, self._here = recorded, versions_here(recorded)
+        self._recorded: list[dict[str, str]] = (cache.commit.augmentation or {})["versions"]
+        self._here = versions_here(dict(pair for one in self._recorded for pair in one.items()))
+        # Which of the versions made a view is not recorded: it is compared exactly where all are those that are here.
+        self._is_exact = all(one.items() <= self._here.items() for one in self._recorded)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the dataset, in workers too, have the views of an epoch, from 0."""
-        if epoch < 0:
-            raise TaskError(f"epoch is {epoch}; expected a number from 0")
+        """Let the dataset, in workers too, have the views of an epoch, from 0. Raises TaskError for anything else."""
+        if type(epoch) is not int or not 0 <= epoch < 2**63:
+            raise TaskError(f"epoch is {epoch!r}; expected an integer from 0")
         self._epoch[0] = epoch
 
     @property
@@ -83,17 +85,27 @@ class ViewDataset(Dataset[Any]):
         batched = getattr(self._dataset, "__getitems__", None)
         samples = batched(list(positions)) if callable(batched) else [self._dataset[i] for i in positions]
         rows = self._cache.find(ids, view)
-        drawn = self._cache.parameters(rows) if self._augmentation.draws else None
+        checks = [check.tobytes() for check in self._cache.checks(rows)]
+        drawn = (self._cache.parameters(rows) if self._augmentation.draws else None) or [None] * len(ids)
         with kept_generators():
-            given = zip(samples, ids, drawn or [None] * len(ids), strict=True)
-            made = [self._make(sample, sample_id, view, parameters) for sample, sample_id, parameters in given]
-        self._compare(made, ids, view, self._cache.checks(rows), np.asarray(positions))
+            made = [
+                self._make(sample, sample_id, view, parameters, check)
+                for sample, sample_id, parameters, check in zip(samples, ids, drawn, checks, strict=True)
+            ]
+        for one, sample_id, position, check in zip(made, ids, positions, checks, strict=True):
+            if check != NO_VIEW and self._is_checked(int(position), view):
+                self._compare(one, sample_id, view, check)
         soft = SoftBatch({name: t.lookup(ids, view, mask_uncovered=True) for name, t in self._targets.items()})
         return Attached([self._finish(s, m) for s, m in zip(samples, made, strict=True)], soft)
 
-    def _make(self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None) -> Any:
+    def _make(self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None, check: bytes) -> Any:
+        """Make a view; one that the build could not make is the sample as it is, and has no answer."""
+        if check == NO_VIEW:
+            return self._augmentation.value(sample)
         if self._augmentation.draws and parameters is None:
-            raise AlignmentError(f"sample {sample_id!r}, view {view}: no parameters are recorded; no teacher saw it")
+            raise AlignmentError(
+                f"sample {sample_id!r}, view {view}: no parameters of it are stored: the build's transform was another"
+            )
         partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
         try:
             return self._augmentation.view(sample, sample_id, view, parameters, partner)
@@ -108,18 +120,19 @@ class ViewDataset(Dataset[Any]):
             raise AlignmentError(f"sample {sample_id!r} is mixed into a view, and is not in the dataset")
         return self._dataset[position]
 
-    def _compare(self, made: Sequence[Any], ids: Sequence[Any], view: int, checks: Array, positions: Array) -> None:
-        for place, check in enumerate(checks):
-            if not self._is_checked(int(positions[place]), view) or check.tobytes() == NO_VIEW:
-                continue
-            is_same = self._recorded == self._here
-            if not agrees(made[place], check.tobytes(), exact=is_same):
-                what = described(made[place])
-                raise AlignmentError(
-                    f"sample {ids[place]!r}, view {view}: not the view that the teachers saw, but {what}. "
-                    "The student's transform, or what the dataset gives it (values, dtype, shape), is not that of the "
-                    f"build, which had {self._recorded}; here: {self._here}"
-                )
+    def _compare(self, made: Any, sample_id: Any, view: int, check: bytes) -> None:
+        named = f"sample {sample_id!r}, view {view}"
+        try:
+            if agrees(made, check, exact=self._is_exact):
+                return
+            what = described(made)
+        except AugmentationError as e:
+            raise AlignmentError(f"{named}: not the view that the teachers saw: {e}") from e
+        had = " or ".join(map(str, self._recorded))
+        raise AlignmentError(
+            f"{named}: not the view that the teachers saw, but {what}. The student's transform, or what the dataset "
+            f"gives it (values, dtype, shape), is not that of the build, which had {had}; here: {self._here}"
+        )
 
     def _is_checked(self, position: int, view: int) -> bool:
         """Whether a view is compared: where they are sampled, the first of a process and then one in 16."""
@@ -160,7 +173,8 @@ def views(
 
     Each view is made again from its seed or its parameters, and compared with the check that the build stored: every
     one (`check="always"`), the first 64 of each process and one in 16 after that (`sampled`), or none (`off`). With the
-    libraries of the build the comparison is exact; with other versions a view may differ by rounding.
+    libraries of the build the comparison is exact; with other versions a view may differ by rounding. A sample that the
+    build could not augment is given as it is, without an answer (`mask` is False).
 
     Raises AlignmentError where samples, or views of them, are missing, and while iterating for a view that is not what
     the teachers saw, naming sample, view and libraries; TaskError for a cache that is not augmented.
@@ -171,11 +185,11 @@ def views(
     if check not in CHECKS:
         raise SoftcacheError(f"check is {check!r}; expected one of {', '.join(CHECKS)}")
     count = cache.commit.views if views is None else views
-    if not 1 <= count <= cache.commit.views:
-        raise TaskError(f"views is {count}; the cache has {cache.commit.views}")
+    if type(count) is not int or not 1 <= count <= cache.commit.views:
+        raise TaskError(f"views is {count!r}; the cache has {cache.commit.views}")
     described = declared["declaration"]
     augmentation = Augmentation(
-        transform, seed=described["seed"], column=described["column"] if column == _OWN else column
+        transform, seed=described["seed"], column=described["column"] if column is _OWN else column
     )
     found = unique_ids(dataset, id, ids)
     for view in {0, count - 1}:

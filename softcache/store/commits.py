@@ -38,10 +38,11 @@ class FileReference:
 
 
 def _checked_augmentation(described: dict[str, Any]) -> dict[str, Any]:
-    if not all(isinstance(described.get(part), dict) for part in ("declaration", "versions")):
-        raise ValueError("lacks declaration or versions")
-    if not isinstance(described["declaration"].get("seed"), int):
-        raise ValueError("lacks a seed")
+    declared, used = described.get("declaration"), described.get("versions")
+    if not isinstance(declared, dict) or not isinstance(declared.get("seed"), int):
+        raise ValueError("lacks a declaration with a seed")
+    if not isinstance(used, list) or not used or not all(isinstance(one, dict) for one in used):
+        raise ValueError("lacks versions")
     return described
 
 

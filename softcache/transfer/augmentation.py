@@ -48,6 +48,8 @@ class Augmentation:
             )
         self.mixes = self.draws and PARTNER in _arguments(transform.apply)
         self._takes_rng = not self.draws and "rng" in _arguments(transform)
+        own = self.draws or self._takes_rng or hasattr(transform, "set_random_seed")
+        self.uses_global_generators = not own
 
     def parameters(self, sample: Any, sample_id: Any, view: int, ids: Any) -> Parameters:
         """Draw a view's parameters; `ids` are the samples (an Arrow array) of which one may be mixed in.
@@ -55,7 +57,7 @@ class Augmentation:
         Raises AugmentationError for parameters that are no JSON, and whatever `draw` raises.
         """
         rng = np.random.Generator(np.random.PCG64(view_seed(self._seed, sample_id, view)))
-        drawn = self._transform.draw(self._value(sample), rng)
+        drawn = self._transform.draw(self.value(sample), rng)
         try:
             parameters = json.loads(json.dumps(drawn, default=_plain, allow_nan=False))
         except (TypeError, ValueError) as e:
@@ -73,10 +75,10 @@ class Augmentation:
         `partner` is the sample that is mixed in. Call it under `kept_generators`. Whatever the transform raises comes
         through.
         """
-        value = self._value(sample)
+        value = self.value(sample)
         if not self.draws:
             return self._seeded(value, view_seed(self._seed, sample_id, view))
-        mixed = {} if partner is None else {PARTNER: self._value(partner)}
+        mixed = {} if partner is None else {PARTNER: self.value(partner)}
         return self._transform.apply(value, **((parameters or {}) | mixed))
 
     def place(self, sample: Any, made: Any) -> Any:
@@ -95,7 +97,7 @@ class Augmentation:
         values[int(self.column)] = made
         return tuple(values)
 
-    def _value(self, sample: Any) -> Any:
+    def value(self, sample: Any) -> Any:
         """Return what of a sample the transform takes."""
         return dict(sample) if self.column is None else sample[self.column]
 
@@ -110,6 +112,13 @@ class Augmentation:
         np.random.seed([low, high])
         torch.default_generator.manual_seed(seed)
         return self._transform(value)
+
+
+def generator_states() -> tuple[object, ...]:
+    """Return the states of the global generators of Python, NumPy and PyTorch (on the CPU), to be compared."""
+    numpy = np.random.get_state(legacy=False)
+    words = numpy["state"]["key"].tobytes(), numpy["state"]["pos"], numpy["has_gauss"]
+    return random.getstate(), words, torch.default_generator.get_state().numpy().tobytes()
 
 
 @contextmanager

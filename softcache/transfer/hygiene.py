@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.types as kinds
 
 from softcache.errors import MissingExtra
 from softcache.store import arrow
-from softcache.transfer.content import fixed_numbers
 from softcache.transfer.transfer_set import Scan, TransferSet
 
 Array = np.ndarray[Any, Any]
 _CHUNK, _DECODED_AT_ONCE, LISTED = 4096, 64, 20
+NO_LABEL = -1
 
 
 @dataclass
@@ -88,7 +89,7 @@ def inspect(
         for name in columns:
             _look_at(found, name, table[name].combine_chunks(), ids)
         for name in labels:
-            values[name] += table[name].to_pylist()
+            values[name] += map(_label, table[name].to_pylist())
     for name, is_class in labels.items():
         _look_at_labels(found, name, values[name], scan.sample_ids, is_class)
     _look_for_duplicates(found, scan, values)
@@ -101,14 +102,10 @@ def _look_at(found: Hygiene, name: str, column: pa.Array, ids: pa.Array) -> None
     if arrow.null_count(column):
         absent = [i for i in range(len(column)) if arrow.null_count(column.slice(i, 1))]
         found.missing.setdefault(name, Finding()).add(ids.take(pa.array(absent)).to_pylist())
-        column = pc.drop_null(column)
-        ids = ids.filter(pa.array(~np.isin(np.arange(len(ids)), absent)))
-    numbers = fixed_numbers(column)
-    if numbers is None or not numbers.size:
-        return
-    finite = np.isfinite(numbers) if numbers.dtype.kind == "f" else np.ones(numbers.shape, np.bool_)
+    numbers, of = _numbers(column)
+    finite = np.isfinite(numbers) if numbers.dtype.kind == "f" else np.ones(len(numbers), np.bool_)
     if not finite.all():
-        bad = np.flatnonzero(~finite.reshape(len(numbers), -1).all(1))
+        bad = np.unique(of[~finite])
         found.not_finite.setdefault(name, Finding()).add(ids.take(pa.array(bad)).to_pylist())
     if finite.any():
         low, high = (float(f(numbers[finite])) for f in (np.min, np.max))
@@ -116,16 +113,31 @@ def _look_at(found: Hygiene, name: str, column: pa.Array, ids: pa.Array) -> None
         found.ranges[name] = min(before[0], low), max(before[1], high)
 
 
+def _numbers(column: pa.Array) -> tuple[Array, Array]:
+    """Return all numbers of a column that are there, also those in (nested) lists, and the row that each belongs to."""
+    rows: Array = np.arange(len(column))
+    while kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type):
+        rows = rows[pc.list_parent_indices(column).to_numpy()]
+        column = pc.list_flatten(column)
+    if not kinds.is_integer(column.type) and not kinds.is_floating(column.type):
+        return np.empty(0), rows[:0]
+    return pc.drop_null(column).to_numpy(zero_copy_only=False), rows[pc.is_valid(column).to_numpy(zero_copy_only=False)]
+
+
 def _look_at_labels(
     found: Hygiene, name: str, values: list[Any], ids: pa.Array, is_class: Callable[[Any], bool]
 ) -> None:
-    values = [value if isinstance(value, Hashable) else repr(value) for value in values]
     counts = Counter(value for value in values if value is not None)
     found.labels[name] = dict(sorted(counts.items(), key=lambda pair: (str(type(pair[0])), pair[0])))
     strange = {value for value in counts if not is_class(value)}
     if strange:
         rows = [i for i, value in enumerate(values) if value in strange]
         found.not_classes.setdefault(name, Finding()).add(ids.take(pa.array(rows)).to_pylist())
+
+
+def _label(value: Any) -> Any:
+    """Return a label as something that is equal to itself, can be counted, and has a place in JSON."""
+    return value if value is None or (isinstance(value, str | int | float) and value == value) else str(value)
 
 
 def _look_for_duplicates(found: Hygiene, scan: Scan, labels: Mapping[str, list[Any]]) -> None:
@@ -136,16 +148,14 @@ def _look_for_duplicates(found: Hygiene, scan: Scan, labels: Mapping[str, list[A
     shared = np.zeros(len(ordered), np.bool_)
     shared[1:] = ordered[1:] == ordered[:-1]
     shared[:-1] |= shared[1:]
-    first: dict[bytes, int] = {}
+    first: dict[bytes, dict[str, Any]] = {}
     for position in np.sort(order[shared]).tolist():
-        content = scan.contents[position].tobytes()
-        earlier = first.setdefault(content, position)
-        if earlier == position:
-            continue
-        sample_id = scan.sample_ids[position].as_py()
-        found.duplicates.add([sample_id])
+        content, sample_id = scan.contents[position].tobytes(), scan.sample_ids[position].as_py()
+        if content in first:
+            found.duplicates.add([sample_id])
+        said = first.setdefault(content, {})
         for name, values in labels.items():
-            if values[position] != values[earlier]:
+            if values[position] not in (None, NO_LABEL) and said.setdefault(name, values[position]) != values[position]:
                 found.contradictions.setdefault(name, Finding()).add([sample_id])
 
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from softcache.errors import MissingExtra, TransferSetError, counted
+from softcache.errors import MissingExtra, TransferSetError, counted, name_some
 from softcache.transfer.sources import Sample, Source
 
 Array = np.ndarray[Any, Any]
-_CHUNK = 4096
 
 
 class Subset(Source):
@@ -48,18 +46,14 @@ def where(source: Source, expression: str) -> Source:
     named = [c for c in source.columns if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", expression)]
     if not named:
         raise TransferSetError(f"where: {expression!r} names no column; there are {', '.join(source.columns)}")
-    kept: list[Array] = []
-    for begin in range(0, len(source), _CHUNK):
-        positions = np.arange(begin, min(begin + _CHUNK, len(source)))
-        try:
-            frame: pandas.DataFrame = source.read(positions, named).to_pandas()
-            held = frame.eval(expression, engine="python")
-        except Exception as e:
-            raise TransferSetError(f"where: {expression!r}: {type(e).__name__}: {e}") from e
-        if getattr(held, "dtype", None) != np.bool_ or len(held) != len(positions):
-            raise TransferSetError(f"where: {expression!r} is not true or false for each sample")
-        kept.append(positions[held.to_numpy()])
-    found = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    try:
+        frame: pandas.DataFrame = source.read(np.arange(len(source)), named).to_pandas()
+        held = frame.eval(expression, engine="python")
+    except Exception as e:
+        raise TransferSetError(f"where: {expression!r}: {type(e).__name__}: {e}") from e
+    if not isinstance(held, pandas.Series) or held.dtype != np.bool_ or len(held) != len(source):
+        raise TransferSetError(f"where: {expression!r} is not true or false for each sample")
+    found = np.flatnonzero(held.to_numpy())
     if not len(found):
         raise TransferSetError(f"where: {expression!r} holds for none of {counted(len(source), 'sample')}")
     return Subset(source, found)
@@ -72,12 +66,11 @@ def balanced(source: Source, by: str, each: int | None) -> Source:
     """
     if by not in source.columns:
         raise TransferSetError(f"balance: no column {by}; there are {', '.join(source.columns)}")
-    chunks = [
-        source.read(np.arange(i, min(i + _CHUNK, len(source))), [by])[by].combine_chunks()
-        for i in range(0, len(source), _CHUNK)
-    ]
     try:
-        coded = pa.concat_arrays(chunks).dictionary_encode()
+        column = source.read(np.arange(len(source)), [by])[by].combine_chunks()
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        kind = pa.string() if pa.types.is_string_view(kind) else kind
+        coded = column.cast(kind).dictionary_encode()
     except pa.ArrowException as e:
         raise TransferSetError(f"balance: column {by} cannot be told apart: {e}") from e
     if coded.null_count:
@@ -85,8 +78,8 @@ def balanced(source: Source, by: str, each: int | None) -> Source:
     codes = coded.indices.to_numpy()
     counts = np.bincount(codes)
     if each is not None and (counts < each).any():
-        rare = pc.take(coded.dictionary, pa.array(np.flatnonzero(counts < each)))
-        raise TransferSetError(f"balance: fewer than {each:,} samples of {by} {', '.join(map(repr, rare.to_pylist()))}")
+        rare = [coded.dictionary[i].as_py() for i in np.flatnonzero(counts < each).tolist()]
+        raise TransferSetError(f"balance: fewer than {each:,} samples of {by} {name_some(rare)}")
     order = np.argsort(codes, kind="stable")
     rank = np.arange(len(codes)) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.sort(order[rank < (counts.min() if each is None else each)])

@@ -19,19 +19,22 @@ Array = np.ndarray[Any, Any]
 CHECK_BYTES = 8
 NO_VIEW = bytes(CHECK_BYTES)
 _NUMBERS, _APART = 4, 3
+_START = crc32c(b"view")
+# How far a view that is twice as bright moves each number: never all of them by a multiple of 256.
+_SCALES = np.array([128, 115, 102, 89])
 _G = np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_of(made: Any) -> bytes:
-    """Return the check of a view: 8 bytes. Raises AugmentationError for what has no bytes."""
+    """Return the check of a view: 8 bytes, never `NO_VIEW`. Raises AugmentationError for what has no bytes."""
     parts = _parts(made)
-    return checksum(parts) + _sketch(parts)
+    return _checksum(parts) + _sketch(parts)
 
 
 def agrees(made: Any, check: bytes, *, exact: bool) -> bool:
     """Whether a view is the one that a check was made of; unless `exact`, or but for rounding."""
     parts = _parts(made)
-    if checksum(parts) == check[:4]:
+    if _checksum(parts) == check[:4]:
         return True
     if exact:
         return False
@@ -49,50 +52,66 @@ def described(made: Any) -> str:
     return ", ".join(found)
 
 
-def checksum(parts: dict[str, Array | str]) -> bytes:
+def _checksum(parts: dict[str, Array | str]) -> bytes:
     """Return the CRC-32C of a view's bytes."""
-    crc = 0
+    crc = _START
     for name, value in parts.items():
-        if isinstance(value, str):
-            crc = crc32c(text(name) + b"s" + text(value), crc)
-        else:
-            crc = crc32c(text(name) + array_head(value.dtype, value.shape), crc)
-            crc = crc32c(value.reshape(-1).view(np.uint8), crc) if value.size else crc
+        crc = crc32c(_head(name, value), crc)
+        if not isinstance(value, str) and value.size:
+            crc = crc32c(value.reshape(-1).view(np.uint8), crc)
     return struct.pack("<I", crc)
+
+
+def _head(name: str, value: Array | str) -> bytes:
+    """Return what a part is but for an array's numbers."""
+    return text(name) + (b"s" + text(value) if isinstance(value, str) else array_head(value.dtype, value.shape))
 
 
 def _parts(made: Any) -> dict[str, Array | str]:
     named = made if isinstance(made, Mapping) else {"": made}
-    return {str(name): _plain(named[name]) for name in sorted(named)}
+    return {str(name): _plain(named[name]) for name in sorted(named, key=str)}
 
 
 def _plain(value: Any) -> Array | str:
     """Return a tensor, an image, an array or numbers as an array in C order; text as it is."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        value = value.view(torch.uint16) if value.dtype == torch.bfloat16 else value.resolve_conj().resolve_neg()
-    array = np.ascontiguousarray(value)
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return value
+        if isinstance(value, torch.Tensor):
+            value = value.detach().cpu()
+            value = value.float() if value.dtype == torch.bfloat16 else value
+        array = np.asarray(value, order="C")
+    except (ValueError, TypeError, RuntimeError) as e:
+        raise AugmentationError(f"a view is {type(value).__name__}; expected numbers or text: {e}") from e
     if array.dtype.kind not in "biuf":
         raise AugmentationError(f"a view is {type(value).__name__} ({array.dtype}); expected numbers or text")
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _sketch(parts: dict[str, Array | str]) -> bytes:
-    arrays = [value for value in parts.values() if not isinstance(value, str)]
-    flat = [a.reshape(-1).astype(np.float32) for a in arrays]
-    numbers = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])
-    unit = 1.0
-    if not all(a.dtype.kind in "biu" for a in arrays):
-        if not np.isfinite(numbers.sum()):
-            numbers = np.nan_to_num(numbers, posinf=0.0, neginf=0.0)
-        unit = max(float(numbers.max(initial=0.0)), -float(numbers.min(initial=0.0))) / 255
-    if not len(numbers) or not unit:
-        return bytes(_NUMBERS)
-    sums = (_signs(len(numbers)) @ numbers).astype(np.float64) / (unit * np.sqrt(len(numbers)))
-    sketch: Array = np.rint(sums).astype(np.int64) % 256
-    return sketch.astype(np.uint8).tobytes()
+    """Return four numbers that hardly change when a view is rounded otherwise, and otherwise do."""
+    structure = _START
+    for name, value in parts.items():
+        structure = crc32c(_head(name, value), structure)
+    numbers, unit = _numbers([value for value in parts.values() if not isinstance(value, str)])
+    sketch = np.frombuffer(struct.pack("<I", structure), np.uint8).astype(np.float64)
+    if len(numbers) and unit:
+        sums = (_signs(len(numbers)) @ numbers).astype(np.float64) / np.sqrt(len(numbers))
+        sketch = sketch + np.rint(sums) + np.rint(_SCALES * np.log2(unit))
+    return np.mod(sketch, 256).astype(np.uint8).tobytes()
+
+
+def _numbers(arrays: list[Array]) -> tuple[Array, float]:
+    """Return all numbers, float32 [n], in units, and the unit; what is not finite is 0."""
+    if all(a.dtype.kind in "biu" for a in arrays):
+        flat = [a.reshape(-1).astype(np.float32) for a in arrays]
+        return (flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])), 1.0
+    joined = arrays[0].reshape(-1) if len(arrays) == 1 else np.concatenate([a.reshape(-1) for a in arrays])
+    if not (np.isfinite(joined.min(initial=0)) and np.isfinite(joined.max(initial=0))):
+        joined = np.nan_to_num(joined, posinf=0.0, neginf=0.0)
+    unit = max(float(joined.max(initial=0)), -float(joined.min(initial=0))) / 255
+    return (joined / unit if unit else joined).astype(np.float32), unit
 
 
 @lru_cache(maxsize=4)

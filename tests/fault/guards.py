@@ -88,7 +88,10 @@ GUARDS = [
     Guard("store/state.py", "number is not None and not 1 <= number <= latest", "False", f"{FORGED} -k no_commit"),
     Guard("store/state.py", "commit.marker_sha256 != marker.sha256", "False", f"{VERIFY} -k another_marker"),
     Guard(
-        "store/state.py", "check_parent(files, commit, read_commit(files, latest - 1))", "pass", f"{VERIFY} -k parent"
+        "store/state.py",
+        "check_parent(files, commit, sha256(files.read(commit_path(latest - 1))))",
+        "pass",
+        f"{VERIFY} -k parent",
     ),
     Guard("store/state.py", "len(data) != reference.bytes", "False", f"{FORGED} -k size"),
     Guard(

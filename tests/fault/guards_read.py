@@ -138,7 +138,7 @@ GUARDS = [
     # Verifying.
     Guard(
         "read/verify.py",
-        "self._try(commit_path(number), check_parent, self._files, commit, parent)",
+        "self._try(commit_path(number), check_parent, self._files, commit, parent and parent.sha256)",
         "pass",
         FORGED_VERIFY,
     ),

@@ -7,7 +7,7 @@ REPLAY, FORGED_VIEWS = "integration/test_replay.py", "fault/test_forged_views.py
 GUARDS = [
     Guard(
         "builder/samples.py",
-        "if not agrees(view, check, exact=recorded.versions == here):",
+        "if not agrees(view, check, exact=recorded.versions == recorded.here):",
         "if False:",
         f"{REPLAY} -k later",
     ),
@@ -33,18 +33,8 @@ GUARDS = [
         f"{REPLAY} -k another_augmentation",
     ),
     Guard("builder/planning.py", " or n in written", "", f"{REPLAY} -k redone"),
-    Guard(
-        "store/commits.py",
-        'all(isinstance(described.get(part), dict) for part in ("declaration", "versions"))',
-        "True",
-        f"{FORGED_VIEWS} -k augmentations",
-    ),
-    Guard(
-        "store/commits.py",
-        'not isinstance(described["declaration"].get("seed"), int)',
-        "False",
-        f"{FORGED_VIEWS} -k augmentations",
-    ),
+    Guard("store/commits.py", 'not isinstance(declared.get("seed"), int)', "False", f"{FORGED_VIEWS} -k augmentations"),
+    Guard("store/commits.py", "not isinstance(used, list) or not used or", "", f"{FORGED_VIEWS} -k augmentations"),
     Guard(
         "read/lookup.py",
         "all(one is None or isinstance(one, dict) for one in found)",

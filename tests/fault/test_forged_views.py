@@ -109,7 +109,11 @@ def test_a_later_teacher_is_given_no_forged_views(pristine: Workshop, forger: Fo
 
 @pytest.mark.parametrize(
     "described",
-    [7, {}, {"declaration": {}, "versions": {}}, {"declaration": {"seed": "1"}, "versions": {}}, {"versions": {}}],
+    [
+        *(7, {}, {"versions": [{}]}, {"declaration": {"seed": 1}}),
+        *({"declaration": {"seed": "1"}, "versions": [{}]}, {"declaration": {"seed": 1}, "versions": []}),
+        *({"declaration": {"seed": 1}, "versions": {}}, {"declaration": {"seed": 1}, "versions": [3]}),
+    ],
 )
 def test_forged_augmentations(forger: Forger, described: object) -> None:
     sign_commits(forger.files, lambda body: body.update(augmentation=described))

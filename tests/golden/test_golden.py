@@ -145,11 +145,15 @@ def test_views_by_hand() -> None:
                     4 - drawn["quarters"]
                 )
                 view = (mixed / 4)[:: -1 if drawn["reversed"] else 1].astype("<f4")
-                head = struct.pack("<Q", 0) + b"a" + struct.pack("<Q", 7) + b"float32" + struct.pack("<2Q", 1, 3)
-                exact = google_crc32c.value(head + view.tobytes())
-                unit = float(abs(view).max()) / 255 * 3**0.5
-                sums = [sum(sign(i, j) * float(v) for i, v in enumerate(view)) / unit for j in range(4)]
-                assert bytes(check) == struct.pack("<I", exact) + bytes(round(s) % 256 for s in sums)
+                head = (
+                    b"view" + struct.pack("<Q", 0) + b"a" + struct.pack("<Q", 7) + b"float32" + struct.pack("<2Q", 1, 3)
+                )
+                exact, h = google_crc32c.value(head + view.tobytes()), struct.pack("<I", google_crc32c.value(head))
+                unit = float(abs(view).max()) / 255
+                sums = [sum(sign(i, j) * float(v) for i, v in enumerate(view)) / unit / 3**0.5 for j in range(4)]
+                scales = [round((128 - 13 * j) * math.log2(unit)) for j in range(4)]
+                sketch = bytes((a + round(b) + c) % 256 for a, b, c in zip(h, sums, scales, strict=True))
+                assert bytes(check) == struct.pack("<I", exact) + sketch
                 seen += 1
     assert seen == 9
     cache = softcache.open(HERE / "views")

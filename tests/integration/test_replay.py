@@ -363,7 +363,7 @@ def test_views_are_added_without_touching_what_is_there(augmented: Augmented, au
     workshop.recipe["augmentation"]["views"] = 5
     workshop.build()
     assert before.items() <= shards(workshop.cache).items()
-    assert workshop.calls() == 40 * 3 + 8, "and two rows of the first and the last fragment again, for each target"
+    assert workshop.calls() == 40 * 3 + 8 + 4, "and two rows of two fragments again for each target, and a batch"
     cache = workshop.open()
     assert torch.equal(cache["cls"].lookup(range(40), 1).values, values)
     assert first.commit.views == 2
@@ -606,11 +606,11 @@ def test_wrong_use(augmented: Augmented, augment: ModuleType) -> None:
     for wrong, why in [({"check": "often"}, "check is 'often'"), ({"views": 3}, "views is 3; the cache has 2")]:
         with pytest.raises(SoftcacheError, match=why):
             softcache.views(students, cache, augment.noisy, id="id", **wrong)
-    with pytest.raises(AlignmentError, match="needs id="):
+    with pytest.raises(AlignmentError, match="say which sample is which"):
         softcache.views(students, cache, augment.noisy)
     with pytest.raises(AugmentationError, match="a int is no transform"):
         softcache.views(students, cache, 3, id="id")
-    with pytest.raises(TaskError, match="expected a number from 0"):
+    with pytest.raises(TaskError, match="expected an integer from 0"):
         softcache.views(students, cache, augment.noisy, id="id").set_epoch(-1)
     with pytest.raises(AlignmentError, match="say which"):
         cache["cls"].lookup([0])

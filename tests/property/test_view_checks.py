@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from softcache.errors import AugmentationError
-from softcache.transfer.view_checks import CHECK_BYTES, agrees, check_of
+from softcache.transfer.view_checks import CHECK_BYTES, NO_VIEW, agrees, check_of
 
 PHOTO = np.asarray(Image.effect_noise((64, 64), 80).resize((96, 96)), np.uint8)
 
@@ -30,6 +30,31 @@ def test_one_changed_number_is_seen(seed: int, dtype: type) -> None:
     was = changed[place]
     changed[place] = np.nextafter(was, dtype(1e9)) if np.issubdtype(dtype, np.floating) else was ^ 1
     assert not agrees(changed, check, exact=True)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_what_does_not_round(exact: bool) -> None:
+    """Texts, names, shapes, dtypes and brightness are compared by the sketch too."""
+    view = np.linspace(-1, 2, 48, dtype=np.float32).reshape(4, 12)
+    others = [view * np.float32(f) for f in (0.5, 2, 4, 16, 100, -1)] + [
+        view.astype(np.float64),
+        view.ravel(),
+        view[:3],
+    ]
+    whole = np.arange(48, dtype=np.uint8).reshape(4, 12)
+    others += [whole, whole.astype(np.float32), whole / np.float32(255), np.zeros(0), {}, "text", {"x": view}]
+    for other in [*others, np.zeros(48), "another text", {"y": view}, {"x": view, "t": "a"}, {"x": view, "t": "b"}]:
+        assert not agrees(view, check_of(other), exact=exact), other
+    assert not agrees("a text", check_of("another"), exact=exact)
+    assert check_of({}) != NO_VIEW
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [3e38, 1e300, -1e-300, 2**63])
+def test_numbers_of_any_size(number: float) -> None:
+    view = np.array([number, number / 2, 1])
+    assert agrees(view, check_of(view * (1 + 1e-9)), exact=False)
+    assert not agrees(view, check_of(view * 3), exact=False)
 
 
 def test_shape_and_type_count() -> None:
@@ -107,7 +132,10 @@ def test_an_image_is_its_pixels() -> None:
     assert agrees(np.asarray(image), check_of(image), exact=True)
 
 
-@pytest.mark.parametrize("view", [object(), [object()], np.array(["a"]), None, 1j])
+NOTHING = [object(), [object()], np.array(["a"]), None, 1j, [[1], [1, 2]], "\ud800", torch.ones(2).to_sparse()]
+
+
+@pytest.mark.parametrize("view", NOTHING, ids=range(len(NOTHING)))
 def test_what_has_no_bytes(view: object) -> None:
     with pytest.raises(AugmentationError, match="expected numbers or text"):
         check_of(view)
