@@ -19,13 +19,14 @@ from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
 from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, rebase, teacher_jobs
 from softcache.builder.publish import Outcome, Publication, publish_build
-from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples
+from softcache.builder.samples import AugmentedSamples, Samples
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
 from softcache.builder.tables import tables_in_force, with_tables
 from softcache.builder.targets import BuildTarget
 from softcache.builder.units import Unit
+from softcache.builder.view_records import RecordedViews
 from softcache.errors import IncompleteCache, RecipeError, counted
 from softcache.recipe import load_recipe
 from softcache.store.commits import CommittedTarget

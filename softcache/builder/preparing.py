@@ -16,9 +16,10 @@ from softcache.builder.augmenting import declare_augmentation, load_augmentation
 from softcache.builder.jobs import Job
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import Work, open_transfer_set, plan_work, teacher_reads
-from softcache.builder.samples import AugmentedSamples, RecordedViews, Samples, check_partners, read_recorded
+from softcache.builder.samples import AugmentedSamples, Samples
 from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_augmentation, check_keep, check_targets, read_stored
+from softcache.builder.view_records import RecordedViews, check_partners, read_recorded
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, SoftcacheError, TeacherError
 from softcache.recipe import Recipe
 from softcache.store.card import write_first_card

@@ -2,62 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from softcache.builder.jobs import Job
-from softcache.errors import AlignmentError, AugmentationError, FormatError, name_some
-from softcache.store import arrow
-from softcache.store.files import Files
-from softcache.store.layout import ROWS
-from softcache.store.manifest import LiveShard
+from softcache.builder.view_records import RecordedViews
+from softcache.errors import AlignmentError, AugmentationError, name_some
 from softcache.store.plan import Fragment
-from softcache.store.shards import Shard
-from softcache.store.state import read_reference
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.augmentation import PARTNER, Augmentation, Parameters, kept_generators
-from softcache.transfer.libraries import transform_versions, versions_here
+from softcache.transfer.libraries import transform_versions
 from softcache.transfer.positions import Positions
 from softcache.transfer.sources import Sample
-from softcache.transfer.view_checks import CHECK_BYTES, NO_VIEW, agrees, check_of
+from softcache.transfer.view_checks import NO_VIEW, agrees, check_of
 
 Array = np.ndarray[Any, Any]
 TRIED_ROWS, KEPT_RECORDS = 8, 4
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedViews:
-    """What `rows` holds of a fragment's views: their checks, uint8 [rows, 8], and perhaps their parameters.
-
-    `versions` are those of the libraries that made them, and `here` what is installed of these now.
-    """
-
-    checks: Array
-    parameters: list[Parameters | None] | None
-    versions: dict[str, str]
-
-    @classmethod
-    def empty(cls, rows: int, *, draws: bool) -> RecordedViews:
-        """Return the record of views of which none is made yet."""
-        return cls(np.zeros((rows, CHECK_BYTES), np.uint8), [None] * rows if draws else None, {})
-
-    @cached_property
-    def here(self) -> dict[str, str]:
-        """What is installed now of the libraries that made them."""
-        return versions_here(self.versions)
-
-    def are_those_of(self, files: Files, shard: Shard) -> bool:
-        """Whether a `rows` shard records the same views: their checksums, and their parameters."""
-        there = read_recorded(files, shard, self.versions)
-        return np.array_equal(there.checks[:, :4], self.checks[:, :4]) and there.parameters == self.parameters
 
 
 class Samples:
@@ -123,24 +88,9 @@ class AugmentedSamples(Samples):
 
         Samples that cannot be decoded or augmented are passed over: the build says more of them.
         """
-        first: dict[int, bytes] = {}
-        second: dict[int, bytes] = {}
         rows = range(min(TRIED_ROWS, job.fragment.rows))
         with kept_generators():
-            for found, order in ((first, rows), (second, reversed(rows))):
-                # Whoever draws from a global generator that is not seeded for him shall not find it as it was.
-                np.random.random(), random.random(), torch.rand(())
-                decoded: dict[int, Sample] = {}
-                for row in order:
-                    place = row // job.fragment.views
-                    try:
-                        if found is second or place not in decoded:
-                            (decoded[place],) = self._decode(job.positions[[place]])
-                        found[row] = check_of(self._make(job, row, decoded[place], None)[0])
-                    except AugmentationError:
-                        raise
-                    except Exception:  # noqa: BLE001 - decoders and transforms raise anything
-                        continue
+            first, second = self._try(job, rows), self._try(job, reversed(rows), decode_each=True)
         differ = [row for row in first.keys() & second.keys() if first[row] != second[row]]
         if differ:
             raise AugmentationError(
@@ -150,21 +100,45 @@ class AugmentedSamples(Samples):
                 "(docs/views.md)"
             )
 
+    def _try(self, job: Job, rows: Iterable[int], *, decode_each: bool = False) -> dict[int, bytes]:
+        """Return the checks of views that can be made, by row, of samples that are decoded once or each time."""
+        # Whoever draws from a global generator that is not seeded for him shall not find it as it was.
+        np.random.random(), random.random(), torch.rand(())
+        found: dict[int, bytes] = {}
+        decoded: dict[int, Sample] = {}
+        for row in rows:
+            place = row // job.fragment.views
+            try:
+                if decode_each or place not in decoded:
+                    (decoded[place],) = self._decode(job.positions[[place]])
+                found[row] = check_of(self._make(job, row, decoded[place], None)[0])
+            except AugmentationError:
+                raise
+            except Exception:  # noqa: BLE001 - decoders and transforms raise anything
+                continue
+        return found
+
     def _decode(self, positions: Array) -> list[Sample]:
         return self._transfer_set.samples(positions, self._transfer_set.content)
 
     def _view(self, job: Job, row: int, sample: Sample) -> Sample:
         """Return a sample with a view in its place, recorded or compared."""
+        view = self._recorded_view(job, row, sample)
+        placed: Sample = self._augmentation.place(sample, view)
+        return placed
+
+    def _recorded_view(self, job: Job, row: int, sample: Sample) -> Any:
         fragment = job.fragment
         recorded = self._record_of(fragment)
         if recorded is None:
-            made = self._made.setdefault(fragment.number, self._no_views(fragment))
+            if fragment.number not in self._made:
+                self._made[fragment.number] = self._no_views(fragment)
+            made = self._made[fragment.number]
             view, parameters = self._make(job, row, sample, None)
-            placed: Sample = self._augmentation.place(sample, view)
             made.checks[row] = np.frombuffer(check_of(view), np.uint8)
             if made.parameters is not None:
                 made.parameters[row] = parameters
-            return placed
+            return view
         check = recorded.checks[row].tobytes()
         if check == NO_VIEW:
             raise ValueError("no view of it is recorded")
@@ -177,8 +151,7 @@ class AugmentedSamples(Samples):
                 f"(recorded with {recorded.versions}; here: {recorded.here}); what decides it and is not declared, "
                 "such as a file that the transform reads or a sample that it mixes in, has changed"
             )
-        compared: Sample = self._augmentation.place(sample, view)
-        return compared
+        return view
 
     def _record_of(self, fragment: Fragment) -> RecordedViews | None:
         """Return what is recorded of a fragment, None if that is still to be done."""
@@ -211,34 +184,3 @@ class AugmentedSamples(Samples):
                 f"sample {parameters['partner']!r} is mixed into a view and is not in the transfer set"
             )
         return self._decode(np.array([position]))[0]
-
-
-def check_partners(files: Files, shards: Iterable[LiveShard], changed: Mapping[int, pa.Array]) -> None:
-    """Raise AlignmentError where samples that have changed, by fragment, are mixed into views of other fragments."""
-    others = {sample_id for ids in changed.values() for sample_id in ids.to_pylist()}
-    mixed: list[Any] = []
-    for live in shards:
-        if live.shard.target == ROWS and live.fragment not in changed:
-            drawn = read_recorded(files, live.shard, {}).parameters or []
-            mixed += [one[PARTNER] for one in drawn if one is not None and one.get(PARTNER) in others]
-    if mixed:
-        raise AlignmentError(
-            f"{files.url}: samples {name_some(sorted(set(mixed)))} have changed, and views of other samples have them "
-            "mixed in: those and the answers to them are of what the samples were. Restore them, or build another cache"
-        )
-
-
-def read_recorded(files: Files, shard: Shard, versions: dict[str, str]) -> RecordedViews:
-    """Read what a `rows` shard holds of its views, checked. Raises IntegrityError or FormatError."""
-    where = f"{files.url}/{shard.files[0].path}"
-    batch = arrow.load(read_reference(files, shard.files[0]), where)
-    try:
-        checks = arrow.numbers(batch["check"].values.values).reshape(-1, CHECK_BYTES)
-        drawn = None
-        if "parameters" in batch.schema.names:
-            drawn = [one for text in batch["parameters"].to_pylist() for one in json.loads(text)]
-    except (KeyError, AttributeError, TypeError, ValueError, RecursionError) as e:
-        raise FormatError(f"{where}: its views are not recorded as they should be: {e!r}") from e
-    if len(checks) != shard.rows or (drawn is not None and len(drawn) != shard.rows):
-        raise FormatError(f"{where}: it does not record each of its {shard.rows:,} views")
-    return RecordedViews(checks, drawn, versions)

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from softcache.builder.answers import Answers
 from softcache.builder.jobs import Job
-from softcache.builder.samples import RecordedViews
 from softcache.builder.targets import rows_fingerprint
 from softcache.builder.units import Unit
+from softcache.builder.view_records import RecordedViews
 from softcache.codecs.fidelity import merge_errors
 from softcache.codecs.statistics import value_statistics
 from softcache.errors import CommitConflict, IntegrityError, TransferSetError, name_some

@@ -14,7 +14,7 @@ GUARDS = [
     Guard("builder/samples.py", "if differ:", "if False:", f"{REPLAY} -k cannot_be_replayed"),
     Guard("builder/samples.py", "if check == NO_VIEW:", "if False:", f"{REPLAY} -k cannot_be_augmented"),
     Guard(
-        "builder/samples.py",
+        "builder/view_records.py",
         "len(checks) != shard.rows or (drawn is not None and len(drawn) != shard.rows)",
         "False",
         f"{FORGED_VIEWS} -k later",
@@ -47,18 +47,27 @@ GUARDS = [
         "False",
         f"{FORGED_VIEWS} -k checks",
     ),
-    Guard(
-        "read/views.py",
-        "if not agrees(made[place], check.tobytes(), exact=is_same):",
-        "if False:",
-        f"{REPLAY} -k refused",
-    ),
+    Guard("read/views.py", "if agrees(made, check, exact=self._is_exact):", "if True:", f"{REPLAY} -k refused"),
+    Guard("read/views.py", "if check == NO_VIEW:", "if False:", "fault/test_hunted_views.py -k without_any"),
     Guard("read/views.py", "for view in {0, count - 1}:", "for view in ():", f"{REPLAY} -k fewer_views"),
     Guard("read/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{REPLAY} -k changed_since"),
-    Guard("transfer/view_checks.py", "if checksum(parts) == check[:4]:", "if True:", f"{REPLAY} -k refused"),
+    Guard("transfer/view_checks.py", "if _checksum(parts) == check[:4]:", "if True:", f"{REPLAY} -k refused"),
     Guard("transfer/view_checks.py", "    if exact:\n", "    if False:\n", f"{REPLAY} -k may_round"),
     Guard(
         "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{REPLAY} -k may_round"
+    ),
+    Guard("builder/executor.py", "runner.check_draws(jobs[0])", "pass", "fault/test_hunted_views.py -k draws"),
+    Guard(
+        "builder/preparing.py",
+        "check_partners(files, stored.live.values(), work.changed)",
+        "pass",
+        "fault/test_hunted_views.py -k partner",
+    ),
+    Guard(
+        "read/cache.py",
+        "not 0 <= numbers.min() <= numbers.max() < self.commit.rows",
+        "False",
+        "fault/test_hunted_views.py -k row_numbers",
     ),
     Guard("transfer/augmentation.py", "random.setstate(python)", "pass", f"{REPLAY} -k left_as"),
     Guard("transfer/augmentation.py", "np.random.set_state(numpy)", "pass", f"{REPLAY} -k left_as"),
