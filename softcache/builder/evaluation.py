@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from softcache.builder.jobs import Job
-from softcache.builder.labels import right_values
+from softcache.builder.labels import names_of_values, right_values
 from softcache.builder.memory import PeakMemory
 from softcache.builder.metrics import Metrics, measure
 from softcache.builder.pipeline import Runner
@@ -165,7 +165,7 @@ def _candidates(
             teacher=name,
             samples=len(found.rows),
             without_answer=labelled - len(found.rows),
-            metrics=measure(found.logits, found.right),
+            metrics=measure(found.logits, found.right, names_of_values(found.target.task)),
             samples_per_second=seconds and len(job.positions) / seconds,
             parameters=count() if callable(count) else None,
             memory_bytes=memory.grown,
@@ -228,5 +228,6 @@ def _together(recipe: Recipe, answered: list[_Answered]) -> Iterator[Candidate]:
             continue
         mean = torch.stack([member.of(rows).log_softmax(1) for member in members]).logsumexp(0)
         right = members[0].right[torch.from_numpy(np.isin(members[0].rows, rows))]
+        names = names_of_values(members[0].target.task)
         left_out = len(reduce(np.union1d, [member.rows for member in members])) - len(rows)
-        yield Candidate(task, ALL_TOGETHER, len(rows), left_out, measure(mean, right), None, None, None)
+        yield Candidate(task, ALL_TOGETHER, len(rows), left_out, measure(mean, right, names), None, None, None)

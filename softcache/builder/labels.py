@@ -11,6 +11,14 @@ from softcache.tasks import TaskSpec
 from softcache.transfer.hygiene import NO_LABEL
 
 
+def names_of_values(task: TaskSpec) -> list[str] | None:
+    """Return the names of what a teacher's values are for, None where classes have none."""
+    if task.labels is None:
+        return None
+    known = [task.labels[i] for i in task.known or range(task.label_space)]
+    return [*known, "all others"] if task.dustbin else known
+
+
 def right_values(task: TaskSpec, labels: Sequence[Any]) -> np.ndarray[Any, Any] | None:
     """Return which of a teacher's values is right for each label, int64 [n], -1 where none is.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Metrics:
         accuracy: how often the likeliest class is the label.
         top5: how often the label is among the five likeliest (all, where there are fewer classes).
         f1: the mean of the classes' F1, of those that occur in labels or answers.
-        recall: of each class that occurs in the labels, by its number, how often it is found.
+        recall: of each class that occurs in the labels, by its name or number, how often it is found.
         nll: the mean negative log-likelihood of the labels at T = 1, in nats.
         ece: the expected calibration error at T = 1, in 15 bins (Guo et al. 2017, section 2).
         fitted_temperature: the temperature with the lowest negative log-likelihood (Guo et al. 2017, section 4.2).
@@ -36,7 +37,7 @@ class Metrics:
     accuracy: float
     top5: float
     f1: float
-    recall: dict[int, float]
+    recall: dict[str, float]
     nll: float | None
     ece: float | None
     fitted_temperature: float | None
@@ -45,8 +46,11 @@ class Metrics:
     entropy: dict[str, float]
 
 
-def measure(logits: torch.Tensor, right: torch.Tensor) -> Metrics:
-    """Return the metrics of logits, float32 [n, C], with the right classes, int64 [n]. Raises MissingExtra."""
+def measure(logits: torch.Tensor, right: torch.Tensor, names: Sequence[str] | None = None) -> Metrics:
+    """Return the metrics of logits, float32 [n, C], with the right classes, int64 [n]; `names` are those of the classes.
+
+    Raises MissingExtra.
+    """
     of = _torchmetrics()
     classes, logits = logits.shape[1], logits.cpu()
     recall = of.multiclass_recall(logits, right, classes, average="none")
@@ -57,7 +61,7 @@ def measure(logits: torch.Tensor, right: torch.Tensor) -> Metrics:
         accuracy=float(of.multiclass_accuracy(logits, right, classes, average="micro")),
         top5=float(of.multiclass_accuracy(logits, right, classes, average="micro", top_k=min(TOP, classes))),
         f1=float(of.multiclass_f1_score(logits, right, classes, average="macro")),
-        recall={int(c): float(recall[c]) for c in sorted(set(right.tolist()))},
+        recall={str(c) if names is None else names[c]: float(recall[c]) for c in sorted(set(right.tolist()))},
         nll=_nll(plain, right),
         ece=_ece(of, plain, right),
         fitted_temperature=fitted,
