@@ -47,7 +47,7 @@ class Metrics:
 
 
 def measure(logits: torch.Tensor, right: torch.Tensor, names: Sequence[str] | None = None) -> Metrics:
-    """Return the metrics of logits, float32 [n, C], with the right classes, int64 [n]; `names` are those of the classes.
+    """Return the metrics of logits, float32 [n, C], with the right classes, int64 [n], and perhaps the classes' names.
 
     Raises MissingExtra.
     """
