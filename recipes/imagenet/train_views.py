@@ -13,7 +13,7 @@ from train import PIXELS, RATE, TEMPERATURE, Student, evaluate
 
 import softcache
 
-EPOCHS, BATCH = 48, 40
+EPOCHS, BATCH = 32, 40
 OWN = np.random.default_rng(0)
 # How many of the views a student goes through, by which target, and whether it sees others of its own instead.
 STUDENTS = {
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", help="the cache of views.yaml")
     parser.add_argument("plain", help="the cache of recipe.yaml, whose further crops are held out")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     cache, plain = softcache.open(options.cache), softcache.open(options.plain)
