@@ -27,7 +27,7 @@ from softcache.teachers.causal_lm import vocabulary_of
 from softcache.teachers.files import file_sha256
 from softcache.teachers.pretrained import load_tokenizer, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
-from softcache.teachers.tokens import token_ids
+from softcache.teachers.tokens import highest, token_ids
 from softcache.transfer.python import resolve
 from softcache.transfer.vocabulary import vocabulary_hash, vocabulary_size
 
@@ -156,10 +156,10 @@ class CompletionsTeacher(NoOutputLayer):
         """Return the ids and log-probabilities of the k likeliest tokens. Raises TeacherError for fewer."""
         if None in served:
             raise self._endpoint.failed("names tokens by text alone, which does not say which ids are meant")
-        highest = sorted(served.items(), key=lambda item: -item[1])[: self._settings.k]
-        if len(highest) < self._settings.k:
-            raise self._endpoint.failed(f"serves {len(highest)} log-probabilities; k is {self._settings.k}")
-        return [[float(i) for i, _ in highest], [log_p for _, log_p in highest]]
+        try:
+            return highest(served, self._settings.k)
+        except ValueError as e:
+            raise self._endpoint.failed(str(e)) from e
 
     def _encode(self, sample: Mapping[str, Any]) -> Array:
         settings = self._settings

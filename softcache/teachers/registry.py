@@ -14,6 +14,7 @@ from softcache.teachers.timm_model import TimmAdapter
 from softcache.teachers.torch_export import TorchExportAdapter
 from softcache.teachers.torch_module import TorchAdapter
 from softcache.teachers.transformers_model import TransformersAdapter
+from softcache.teachers.vllm_model import VllmAdapter
 from softcache.transfer.python import load_callable
 
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -25,6 +26,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "completions": CompletionsAdapter,
     "sentence_transformers": SentenceTransformersAdapter,
     "timm": TimmAdapter,
+    "vllm": VllmAdapter,
 }
 
 

@@ -24,6 +24,14 @@ def token_ids(
     return integers("tokens", tokenizer(sample[text], add_special_tokens=add_special_tokens)["input_ids"])
 
 
+def highest(served: Mapping[int, float], k: int) -> list[list[float]]:
+    """Return the ids and the log-probabilities of the k likeliest tokens. Raises ValueError where there are fewer."""
+    found = sorted(served.items(), key=lambda item: -item[1])[:k]
+    if len(found) < k:
+        raise ValueError(f"serves {len(found)} log-probabilities; k is {k}")
+    return [[float(i) for i, _ in found], [log_p for _, log_p in found]]
+
+
 def integers(name: str, given: Any) -> Array:
     """Return a list of integers, at least one, as int64 [n]. Raises ValueError for anything else."""
     numbers = np.asarray(given)

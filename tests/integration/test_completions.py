@@ -25,7 +25,7 @@ from language import TEXTS, Language
 import softcache
 from softcache.builder.summary import Summary
 from softcache.cli import main
-from softcache.errors import CodecError, RecipeError, SoftcacheError, TaskError, TeacherError
+from softcache.errors import CodecError, MissingExtra, RecipeError, SoftcacheError, TaskError, TeacherError
 from softcache.tasks import TaskSpec
 
 K = 5
@@ -333,3 +333,36 @@ def wait_for(url: str) -> None:
         except OSError:
             time.sleep(0.5)
     raise AssertionError(f"{url} is not there")
+
+
+@pytest.fixture
+def by_vllm(tmp_path: Path) -> Language:
+    made = Language(tmp_path)
+    made.recipe["teachers"] = {
+        "t": {"adapter": "vllm", "model": "model", "text": "text", "k": K, "dtype": "float32", "arguments": {}}
+    }
+    task = {"kind": "causal_lm", "classes": 300, "value_kind": "log_probs", "teachers": ["t"]}
+    made.recipe["tasks"] = {"lm": task | {"store": {"codec": "served", "k": K}}}
+    return made
+
+
+def test_vllm(by_vllm: Language) -> None:
+    pytest.importorskip("vllm", exc_type=ImportError)
+    by_vllm.recipe["teachers"]["t"]["arguments"] = {"enforce_eager": True, "max_model_len": 128}
+    target = by_vllm.build()["lm"]
+    for i in range(len(TEXTS)):
+        ids, log_p, _ = target.lookup([i]).sparse_log_probs()
+        expected = by_vllm.logits(i).log_softmax(1)
+        assert torch.allclose(log_p[0], expected.topk(K, 1).values, atol=1e-3)
+        assert torch.allclose(expected.gather(1, ids[0]), log_p[0], atol=1e-3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is there")
+def test_without_vllm(by_vllm: Language) -> None:
+    """Everything that is known of the teacher without it is compared, and then the extra is named."""
+    with pytest.raises(MissingExtra, match=r"softcache\[vllm\]"):
+        by_vllm.build()
+    with pytest.raises(RecipeError, match="teacher t answers 300"):
+        by_vllm.build("tasks.lm.classes=299")
+    with pytest.raises(RecipeError, match="give text or input_ids"):
+        by_vllm.build("teachers.t.input_ids=tokens")

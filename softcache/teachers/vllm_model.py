@@ -1,0 +1,134 @@
+"""Teachers that vLLM runs in this process: the k likeliest next tokens of every position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from softcache.errors import MissingExtra, TeacherError
+from softcache.settings import Arguments
+from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.causal_lm import vocabulary_of
+from softcache.teachers.pretrained import load_tokenizer, loading, model_files, model_source
+from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
+from softcache.teachers.tokens import highest, token_ids
+from softcache.transfer.vocabulary import vocabulary_size
+
+Array = np.ndarray[Any, Any]
+OUTPUT = "log_probs"
+
+
+class VllmAdapter(Adapter):
+    """A causal language model that vLLM loads, and the column of text or token ids that it reads.
+
+    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `k` is how many
+    log-probabilities of each position are taken. `arguments` are further ones of `vllm.LLM`, such as
+    `tensor_parallel_size` or `quantization`.
+    """
+
+    adapter: Literal["vllm"] = "vllm"
+    model: str
+    revision: str | None = None
+    text: str | None = None
+    input_ids: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    add_special_tokens: bool = True
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    k: int = Field(default=20, ge=1)
+    arguments: Arguments = Field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column in (self.text, self.input_ids) if column is not None]
+
+    def describe(self, folder: Path) -> Description:
+        source = model_source(folder, self.model, None, self.revision)
+        weights, files = model_files(source)
+        config = {
+            "columns": self.columns,
+            "max_length": self.max_length,
+            "add_special_tokens": self.add_special_tokens,
+            "dtype": self.dtype,
+            "k": self.k,
+            "arguments": dict(self.arguments),
+        }
+        table = vocabulary_of(source, (*weights, *files.values()))
+        answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
+        return Description(
+            Fingerprint("vllm", config, weights, files), answers, table, ("vllm", "transformers", "tokenizers")
+        )
+
+    def load(self, folder: Path, device: str) -> VllmTeacher:
+        source = model_source(folder, self.model, None, self.revision)
+        library = _vllm()
+        # What is asked of a prompt must not be left out for the part of it that an earlier one shares.
+        settings = {"enable_prefix_caching": False, "seed": 0} | dict(self.arguments)
+        with loading(source, "a model of vLLM"):
+            model = library.LLM(
+                model=source.model,
+                revision=self.revision,
+                dtype=self.dtype,
+                max_logprobs=self.k,
+                logprobs_mode="raw_logprobs",
+                **settings,
+            )
+        asked = library.SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=self.k, detokenize=False)
+        return VllmTeacher(model, asked, load_tokenizer(source), self)
+
+    def output_for(self, kind: str, codec: str) -> str | None:
+        return OUTPUT
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give text or input_ids, the column to read")
+        return self
+
+
+class VllmTeacher(NoOutputLayer):
+    """A model that vLLM has loaded."""
+
+    def __init__(self, model: Any, asked: Any, tokenizer: Any, settings: VllmAdapter) -> None:
+        self._model, self._asked, self._tokenizer, self._settings = model, asked, tokenizer, settings
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[Array]:
+        """Return each sample's token ids, int32."""
+        settings = self._settings
+        found = (
+            token_ids(s, settings.text, settings.input_ids, self._tokenizer, settings.add_special_tokens)
+            for s in samples
+        )
+        return [tokens[: settings.max_length].astype(np.int32) for tokens in found]
+
+    def predict(self, batch: list[Array]) -> dict[str, Sequences]:
+        """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
+        prompts = [{"prompt_token_ids": tokens.tolist()} for tokens in batch]
+        answers = self._model.generate(prompts, self._asked, use_tqdm=False)
+        positions = [np.arange(len(tokens) - 1, dtype=np.int32) for tokens in batch]
+        served = [self._of(tokens, answer) for tokens, answer in zip(batch, answers, strict=True)]
+        flat = torch.tensor([one for each in served for one in each], dtype=torch.float64)
+        chunks = [(np.arange(len(flat)), flat.view(-1, 2, self._settings.k))] if len(flat) else []
+        return {OUTPUT: Sequences([len(p) for p in positions], chunks, batch, positions)}
+
+    def _of(self, tokens: Array, answer: Any) -> list[list[list[float]]]:
+        """Return a sample's answers. Raises TeacherError unless there is one for each token but the first."""
+        served = answer.prompt_logprobs or []
+        if len(served) != len(tokens):
+            raise TeacherError(f"vLLM gives {len(served)} answers to a prompt of {len(tokens)} tokens")
+        try:
+            return [highest({i: entry.logprob for i, entry in one.items()}, self._settings.k) for one in served[1:]]
+        except ValueError as e:
+            raise TeacherError(f"vLLM {e}") from e
+
+
+def _vllm() -> Any:
+    try:
+        import vllm
+    except ImportError as e:
+        raise MissingExtra("this teacher needs vLLM: pip install 'softcache[vllm]'") from e
+    return vllm
