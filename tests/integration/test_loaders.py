@@ -136,7 +136,7 @@ def test_attach_checks_the_join(built: Workshop) -> None:
         softcache.attach(Dicts(inputs), cache, ids=[7, 7, *range(2, 40)])
     with pytest.raises(AlignmentError, match="3 ids for 40 samples"):
         softcache.attach(Dicts(inputs), cache, ids=[1, 2, 3])
-    with pytest.raises(AlignmentError, match="needs id"):
+    with pytest.raises(AlignmentError, match="say which sample is which"):
         softcache.attach(Dicts(inputs), cache)
     with pytest.raises(AlignmentError, match="no field 'nope'"):
         softcache.attach(Dicts(inputs), cache, id="nope")

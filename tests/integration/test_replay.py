@@ -689,7 +689,7 @@ def test_albumentations(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> 
         for batch in torch.utils.data.DataLoader(data, 7, shuffle=True, collate_fn=softcache.collate):
             means = batch["image"].float().mean((1, 2))
             assert torch.allclose(batch["soft"]["mean@t"].values, means, atol=1e-3)
-    assert "albumentations" in workshop.open().commit.augmentation["versions"]
+    assert "albumentations" in workshop.open().commit.augmentation["versions"][0]
     workshop.cache = workshop.cache.with_name("wrapped")
     with pytest.raises(AugmentationError, match="draws from a generator of its own"):
         workshop.build("augmentation.transform=mine:wrapped")
