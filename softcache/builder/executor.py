@@ -19,7 +19,7 @@ from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
 from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, rebase, teacher_jobs
 from softcache.builder.publish import Outcome, Publication, publish_build
-from softcache.builder.samples import AugmentedSamples, Samples
+from softcache.builder.samples import Samples
 from softcache.builder.shard_writer import write_rows, write_target
 from softcache.builder.signals import stop_on_signals
 from softcache.builder.summary import Summary, summarise
@@ -92,7 +92,7 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
     receipts: dict[str, Receipt] = {}
     jobs, samples = teacher_jobs(prepared), make_samples(prepared, receipts)
     rows = _RowsWriter(prepared, samples, receipts)
-    if not isinstance(samples, AugmentedSamples):
+    if not samples.augments:
         rows.write_rest(stop)
     answered = 0
     total = sum(job.fragment.rows for of_teacher in jobs.values() for job in of_teacher)
@@ -155,7 +155,7 @@ class _RowsWriter:
         """Write the shard of a fragment whose views have all been made, unless that is done."""
         unit = self._left.pop(fragment.number, None)
         if unit is not None:
-            self._write(unit, self.samples.take(fragment) if isinstance(self.samples, AugmentedSamples) else None)
+            self._write(unit, self.samples.take(fragment))
 
     def write_rest(self, stop: threading.Event) -> None:
         """Write all that are left, of views that no teacher has asked for, until `stop` is set."""
@@ -163,11 +163,8 @@ class _RowsWriter:
             if stop.is_set():
                 return
             unit = self._left.pop(number)
-            views = None
-            if isinstance(self.samples, AugmentedSamples):
-                job = Job(unit.fragment, self._prepared.work.positions[number], [])
-                views = self.samples.record_all(job, self._prepared.recipe.build.batch_size)
-            self._write(unit, views)
+            job = Job(unit.fragment, self._prepared.work.positions[number], [])
+            self._write(unit, self.samples.record_all(job, self._prepared.recipe.build.batch_size))
 
     def _write(self, unit: Unit, views: RecordedViews | None) -> None:
         prepared = self._prepared

@@ -25,9 +25,11 @@ from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
 from softcache.store.files import Files, connect
+from softcache.store.layout import ROWS
 from softcache.store.marker import ensure_marker, read_marker
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt, read_receipt
+from softcache.store.shards import Shard
 from softcache.store.state import State, read_state
 from softcache.teachers import Adapter, Teacher
 from softcache.transfer import Scan, TransferSet
@@ -136,14 +138,15 @@ def make_samples(prepared: Prepared, receipts: Mapping[str, Receipt]) -> Samples
     """
     if prepared.augmentation is None:
         return Samples(prepared.transfer_set)
-    units = {u.fragment.number: u for u in prepared.units if u.target is None}
+    units = {u.fragment.number: u.key for u in prepared.units if u.target is None}
+    stored = _recorded_shards(prepared)
 
     def recorded(fragment: Fragment) -> RecordedViews | None:
-        unit = units[fragment.number]
-        shard = receipts[unit.key].shard if unit.key in receipts else prepared.stored.shard(unit)
+        own = receipts.get(units[fragment.number])
+        shard = stored.get(fragment.keys_sha256) if own is None else own.shard
         if shard is None:
             return None
-        return read_recorded(prepared.files, shard, read_receipt(prepared.files, unit.key).versions)
+        return read_recorded(prepared.files, shard, read_receipt(prepared.files, shard.unit_key).versions)
 
     samples = AugmentedSamples(prepared.transfer_set, prepared.augmentation, prepared.scan, recorded)
     for number, positions in itertools.islice(prepared.work.positions.items(), 1):
@@ -173,6 +176,14 @@ def load_teacher(recipe: Recipe, name: str) -> Teacher:
         raise
     except Exception as e:
         raise TeacherError(f"teacher {name}: load of {adapter.adapter} raised {type(e).__name__}: {e}") from e
+
+
+def _recorded_shards(prepared: Prepared) -> dict[str, Shard]:
+    """Return, by keys hash, the shards of `rows` with views of this build's declaration, whatever else they keep."""
+    stored, declared = prepared.stored, prepared.rows_declaration["augmentation"]
+    shards = [r.shard for r in stored.receipts.values() if r.declaration.get("augmentation") == declared]
+    shards += [live.shard for live in stored.live.values()]
+    return {s.keys_sha256: s for s in shards if s.target == ROWS and stored.is_there(s)}
 
 
 def newest_state(files: Files) -> State | None:

@@ -28,6 +28,9 @@ TRIED_ROWS, KEPT_RECORDS = 8, 4
 class Samples:
     """The samples of a transfer set, decoded. Made for one build."""
 
+    #: Whether views are made of them.
+    augments = False
+
     def __init__(self, transfer_set: TransferSet) -> None:
         self._transfer_set = transfer_set
 
@@ -35,13 +38,24 @@ class Samples:
         """Return what a teacher that reads `columns` gets for rows of a fragment. Whatever the decoder raises comes."""
         return self._transfer_set.samples(job.positions[np.asarray(rows)], columns)
 
+    def take(self, fragment: Fragment) -> RecordedViews | None:
+        """Return the record of a fragment's views once all have been loaded, None where there are no views."""
+        return None
+
+    def record_all(self, job: Job, batch_size: int) -> RecordedViews | None:
+        """Return the record of a fragment's views that no teacher has asked for."""
+        return None
+
 
 class AugmentedSamples(Samples):
     """Views of samples.
 
-    Views that are recorded already are compared with what is made; the others are recorded, until the fragment's
-    record is taken for `rows`. From then on `recorded` has to return it.
+    Views that are recorded already, also in a shard of `rows` that is to be written anew, are compared with what is
+    made; the others are recorded, until the fragment's record is taken for `rows`. From then on `recorded` has to
+    return it.
     """
+
+    augments = True
 
     def __init__(
         self,
@@ -66,13 +80,18 @@ class AugmentedSamples(Samples):
         return [{name: view[name] for name in columns} for view in views]
 
     def take(self, fragment: Fragment) -> RecordedViews:
-        """Return the record of a fragment of which all samples have been loaded, and forget it."""
+        """Return the record of a fragment of which all samples have been loaded; one made now is forgotten."""
+        recorded = self._record_of(fragment)
+        if recorded is not None:
+            return recorded
         made = self._made.pop(fragment.number, None) or self._no_views(fragment)
         # Only now are all libraries imported that a transform or a decoder imports when it is called.
         return replace(made, versions=transform_versions())
 
     def record_all(self, job: Job, batch_size: int) -> RecordedViews:
-        """Make all views of a fragment, for no teacher, and return their record; views that fail are left out."""
+        """Return the record of a fragment's views; where there is none, make them. Views that fail are left out."""
+        if self._record_of(job.fragment) is not None:
+            return self.take(job.fragment)
         for begin in range(0, job.fragment.rows, batch_size):
             for row in range(begin, min(begin + batch_size, job.fragment.rows)):
                 try:

@@ -66,7 +66,11 @@ class Stored:
             shard = live.shard
         else:
             return None
-        return shard if all(self.sizes.get(f.path) == f.bytes for f in shard.files) else None
+        return shard if self.is_there(shard) else None
+
+    def is_there(self, shard: Shard) -> bool:
+        """Whether a shard's files are there with their sizes."""
+        return all(self.sizes.get(f.path) == f.bytes for f in shard.files)
 
     def has(self, unit: Unit) -> bool:
         """Whether a unit's shard is done."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError
+from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError, name_some
 from softcache.read.attach import Attached, content_hashes, unique_ids
 from softcache.read.cache import Cache
 from softcache.read.ensemble import Readable
@@ -96,6 +96,9 @@ class ViewDataset(Dataset[Any]):
             if check != NO_VIEW and self._is_checked(int(position), view):
                 self._compare(one, sample_id, view, check)
         soft = SoftBatch({name: t.lookup(ids, view, mask_uncovered=True) for name, t in self._targets.items()})
+        unseen = [row for row, check in enumerate(checks) if check == NO_VIEW]
+        if unseen:
+            self._check_unanswered(soft, unseen, [ids[row] for row in unseen])
         return Attached([self._finish(s, m) for s, m in zip(samples, made, strict=True)], soft)
 
     def _make(self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None, check: bytes) -> Any:
@@ -133,6 +136,16 @@ class ViewDataset(Dataset[Any]):
             f"{named}: not the view that the teachers saw, but {what}. The student's transform, or what the dataset "
             f"gives it (values, dtype, shape), is not that of the build, which had {had}; here: {self._here}"
         )
+
+    def _check_unanswered(self, soft: SoftBatch, rows: list[int], ids: list[Any]) -> None:
+        """Raise AlignmentError where there are answers to views that are not recorded: what they are of is unknown."""
+        for name, targets in soft.items():
+            answered = [sample_id for sample_id, mask in zip(ids, targets.mask[rows].tolist(), strict=True) if mask]
+            if answered:
+                raise AlignmentError(
+                    f"samples {name_some(answered)}, view {self.view}: {name} has answers, and no view is recorded "
+                    "that they are of; build this cache again"
+                )
 
     def _is_checked(self, position: int, view: int) -> bool:
         """Whether a view is compared: where they are sampled, the first of a process and then one in 16."""

@@ -59,6 +59,19 @@ GUARDS = [
     Guard("builder/executor.py", "runner.check_draws(jobs[0])", "pass", "fault/test_hunted_views.py -k draws"),
     Guard(
         "builder/preparing.py",
+        "shards += [live.shard for live in stored.live.values()]",
+        "pass",
+        "fault/test_hunted_views.py -k labelled_anew",
+    ),
+    Guard(
+        "builder/preparing.py",
+        'r.declaration.get("augmentation") == declared',
+        "False",
+        "fault/test_hunted_views.py -k unfinished",
+    ),
+    Guard("read/views.py", "if unseen:", "if False:", f"{FORGED_VIEWS} -k not_recorded"),
+    Guard(
+        "builder/preparing.py",
         "check_partners(files, stored.live.values(), work.changed)",
         "pass",
         "fault/test_hunted_views.py -k partner",

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,8 @@ from test_forged_verify import Forger, changed
 
 import softcache
 from softcache.builder import executor
-from softcache.errors import CommitConflict, FormatError
+from softcache.errors import AlignmentError, CommitConflict, FormatError
+from softcache.transfer.view_checks import NO_VIEW
 
 AUGMENT = """
 import numpy as np
@@ -96,6 +98,27 @@ def test_forged_parameters(forger: Forger, text: Callable[[str], str], why: str)
 def test_forged_checks(forger: Forger) -> None:
     forger.file("rows", ".arrow", lambda data: changed(data, uneven))
     assert "it does not have a check for each view" in forger.said("full")
+
+
+def test_answers_to_views_that_are_not_recorded(pristine: Workshop, forger: Forger) -> None:
+    """A student would take its own sample for what they are of."""
+
+    def unrecorded(columns: dict[str, pa.Array]) -> None:
+        checks = columns["check"].to_pylist()
+        checks[3][1] = NO_VIEW
+        columns["check"] = pa.array(checks, columns["check"].type)
+
+    forger.file("rows", ".arrow", lambda data: changed(data, unrecorded))
+    forger.said("quick")
+    samples = [{"id": i, "x": np.zeros(4, np.float32)} for i in range(20)]
+    scope: dict[str, Any] = {}
+    exec(AUGMENT, scope)
+    data = softcache.views(samples, softcache.open(forger.cache), scope["Scale"](), id="id", check="off")
+    data[13]
+    data.set_epoch(1)
+    data[12]
+    with pytest.raises(AlignmentError, match=r"samples 13, view 1: cls@t has answers, and no view is recorded"):
+        data[13]
 
 
 def test_a_later_teacher_is_given_no_forged_views(pristine: Workshop, forger: Forger) -> None:

@@ -21,7 +21,7 @@ from softcache.errors import AlignmentError, AugmentationError, RecipeError, Tas
 from softcache.transfer import libraries
 
 AUGMENT = """
-import random, time
+import pathlib, random, time
 import numpy as np
 import torch
 
@@ -41,6 +41,10 @@ def slow(x):
     a = torch.rand(4)
     time.sleep(0.002)
     return (torch.as_tensor(np.array(x)) + a + torch.rand(4)).numpy()
+
+
+def shifted(x):
+    return noisy(x) + np.float32((pathlib.Path(__file__).parent / "shift").read_text())
 
 
 def with_rng(x, rng):
@@ -224,6 +228,49 @@ def test_resumed_with_fewer_views(shop: Workshop, monkeypatch: pytest.MonkeyPatc
     data = softcache.views(students(shop), cache, transform(shop, "noisy"), id="id", check="always")
     data.set_epoch(2)
     data[59]
+
+
+@pytest.mark.parametrize("name", ["shifted", "Mix"])
+def test_views_of_samples_that_are_labelled_anew(shop: Workshop, name: str) -> None:
+    """Teachers have answered: `rows` is written again, and what it records is what they saw."""
+    shop.recipe["augmentation"]["transform"] = f"augment:{name}"
+    shop.write("shift", "0")
+    shop.build()
+    before = shop.open()
+    shop.calls()
+    shop.write("shift", "1")
+    relabel(shop, [4 - i % 5 for i in range(40)])
+    shop.build()
+    after = shop.open()
+    assert shop.calls() == 0
+    assert after.rows.table().column("label").to_pylist()[::2] == [4 - i % 5 for i in range(40)]
+    assert np.array_equal(after.checks(np.arange(80)), before.checks(np.arange(80)))
+    assert after.parameters(np.arange(80)) == before.parameters(np.arange(80))
+    assert after.commit.augmentation == before.commit.augmentation
+    assert softcache.verify(shop.cache).ok
+
+
+def test_views_of_an_unfinished_build_that_is_labelled_anew(shop: Workshop) -> None:
+    def change(x: np.ndarray) -> None:
+        x[35, 0] = 1000
+
+    shop.recipe["augmentation"]["transform"] = "augment:shifted"
+    shop.write("shift", "0")
+    shop.samples(40, change=change)
+    with pytest.raises(TransferSetError, match="this sample is broken"):
+        shop.build()
+    shop.calls()
+    shop.samples(40)
+    relabel(shop, [4 - i % 5 for i in range(40)])
+    shop.write("shift", "1")
+    with pytest.raises(AlignmentError, match="sample 0, view 0: made otherwise than the view that is recorded"):
+        shop.build()
+    shop.write("shift", "0")
+    shop.build()
+    data = softcache.views(students(shop), shop.open(), transform(shop, "noisy"), id="id", check="always")
+    for place in range(40):
+        data[place]
+    assert softcache.verify(shop.cache).ok
 
 
 def test_wrong_numbers(shop: Workshop) -> None:
