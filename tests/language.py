@@ -34,24 +34,24 @@ def make_tokenizer(texts: list[str] = TEXTS, size: int = 300) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[0], pad_token=SPECIAL[1])
 
 
-def make_model(classes: int, *, padded: int = 0, seed: int = 0) -> Any:
+def make_model(classes: int, *, padded: int = 0, heads: int = 4, seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=classes + padded,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
+        num_attention_heads=heads,
         max_position_embeddings=128,
         initializer_range=0.5,
     )
     return LlamaForCausalLM(config).eval()
 
 
-def save(folder: Path, *, padded: int = 0, seed: int = 0) -> tuple[Any, Any]:
+def save(folder: Path, *, padded: int = 0, heads: int = 4, seed: int = 0) -> tuple[Any, Any]:
     """Save a model and its tokenizer to a folder; return both."""
     tokenizer = make_tokenizer()
-    model = make_model(len(tokenizer), padded=padded, seed=seed)
+    model = make_model(len(tokenizer), padded=padded, heads=heads, seed=seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model, tokenizer

@@ -21,7 +21,7 @@ from softcache.builder.memory import PeakMemory
 from softcache.builder.metrics import Metrics, measure
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set, teacher_reads
-from softcache.builder.preparing import load_teacher
+from softcache.builder.preparing import loaded_teacher
 from softcache.builder.samples import Samples
 from softcache.builder.targets import BuildTarget, build_targets
 from softcache.codecs.base import as_logits
@@ -148,12 +148,12 @@ def _candidates(
 ) -> Iterator[tuple[Candidate, _Answered]]:
     """Yield what a teacher is worth for each of its targets, and what it answered."""
     labels = {t.name: _truth(t, transfer_set, job) for t in targets}
-    with PeakMemory(recipe.build.device) as memory:
-        teacher = load_teacher(recipe, name)
+    with PeakMemory(recipe.build.device) as memory, loaded_teacher(recipe, name) as teacher:
         reads = teacher_reads(recipe, name, transfer_set)
         runner = Runner(name, teacher, Samples(transfer_set), reads, recipe.build.batch_size, skip_bad=True)
         answered, seconds = _answers(runner, targets, labels, job, progress)
-    count = getattr(teacher, "parameter_count", None)
+        count = getattr(teacher, "parameter_count", None)
+        parameters = count() if callable(count) else None
     for found in answered:
         labelled = int((labels[found.target.name] >= 0).sum())
         if not labelled:
@@ -167,7 +167,7 @@ def _candidates(
             without_answer=labelled - len(found.rows),
             metrics=measure(found.logits, found.right, names_of_values(found.target.task)),
             samples_per_second=seconds and len(job.positions) / seconds,
-            parameters=count() if callable(count) else None,
+            parameters=parameters,
             memory_bytes=memory.grown,
         )
         yield candidate, found

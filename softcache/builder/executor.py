@@ -17,7 +17,8 @@ from softcache.builder.answers import Answers
 from softcache.builder.canary import check_canaries
 from softcache.builder.estimate import check_space, estimated_bytes
 from softcache.builder.jobs import Job
-from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, rebase, teacher_jobs
+from softcache.builder.pipeline import Runner
+from softcache.builder.preparing import Prepared, make_samples, prepare, rebase, teacher_jobs, teacher_runner
 from softcache.builder.publish import Outcome, Publication, publish_build
 from softcache.builder.samples import Samples
 from softcache.builder.shard_writer import write_rows, write_target
@@ -106,7 +107,8 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
         for name, of_teacher in jobs.items():
             if not stop.is_set():
                 bar.set_postfix_str(f"teacher {name}")
-                _run_teacher(prepared, name, of_teacher, rows, stop, advance)
+                with teacher_runner(prepared, name, samples) as runner:
+                    _run_teacher(prepared, runner, of_teacher, rows, stop, advance)
     rows.write_rest(stop)
     left = sum(u.key not in receipts for u in todo)
     if left:
@@ -148,14 +150,14 @@ class _RowsWriter:
 
     def __init__(self, prepared: Prepared, samples: Samples, receipts: dict[str, Receipt]) -> None:
         """New receipts are added to `receipts`."""
-        self._prepared, self.samples, self.receipts = prepared, samples, receipts
+        self._prepared, self._samples, self.receipts = prepared, samples, receipts
         self._left = {u.fragment.number: u for u in prepared.todo if u.target is None}
 
     def write_for(self, fragment: Fragment) -> None:
         """Write the shard of a fragment whose views have all been made, unless that is done."""
         unit = self._left.pop(fragment.number, None)
         if unit is not None:
-            self._write(unit, self.samples.take(fragment))
+            self._write(unit, self._samples.take(fragment))
 
     def write_rest(self, stop: threading.Event) -> None:
         """Write all that are left, of views that no teacher has asked for, until `stop` is set."""
@@ -164,7 +166,7 @@ class _RowsWriter:
                 return
             unit = self._left.pop(number)
             job = Job(unit.fragment, self._prepared.work.positions[number], [])
-            self._write(unit, self.samples.record_all(job, self._prepared.recipe.build.batch_size))
+            self._write(unit, self._samples.record_all(job, self._prepared.recipe.build.batch_size))
 
     def _write(self, unit: Unit, views: RecordedViews | None) -> None:
         prepared = self._prepared
@@ -174,13 +176,13 @@ class _RowsWriter:
 
 def _run_teacher(
     prepared: Prepared,
-    name: str,
+    runner: Runner,
     jobs: list[Job],
     rows: _RowsWriter,
     stop: threading.Event,
     progress: Callable[[int], object],
 ) -> None:
-    runner, files = make_runner(prepared, name, rows.samples), prepared.files
+    files = prepared.files
     if prepared.augmentation is not None and prepared.augmentation.uses_global_generators:
         runner.check_draws(jobs[0])
     targets: dict[str, BuildTarget] = {}

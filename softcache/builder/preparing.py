@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +38,7 @@ from softcache.transfer import Scan, TransferSet
 from softcache.transfer.augmentation import Augmentation
 
 KEPT_SAMPLE = 256
+log = logging.getLogger("softcache")
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,21 +157,34 @@ def make_samples(prepared: Prepared, receipts: Mapping[str, Receipt]) -> Samples
     return samples
 
 
-def make_runner(prepared: Prepared, name: str, samples: Samples) -> Runner:
-    """Load a teacher and return what runs it. Raises TeacherError or RecipeError."""
+@contextmanager
+def teacher_runner(prepared: Prepared, name: str, samples: Samples) -> Iterator[Runner]:
+    """Load a teacher, give what runs it, and close it. Raises as `loaded_teacher`."""
     recipe = prepared.recipe
-    return Runner(
-        name,
-        load_teacher(recipe, name),
-        samples,
-        teacher_reads(recipe, name, prepared.transfer_set),
-        recipe.build.batch_size,
-        skip_bad=recipe.build.on_bad_sample == "skip",
-    )
+    reads, skip_bad = teacher_reads(recipe, name, prepared.transfer_set), recipe.build.on_bad_sample == "skip"
+    with loaded_teacher(recipe, name) as teacher:
+        yield Runner(name, teacher, samples, reads, recipe.build.batch_size, skip_bad=skip_bad)
 
 
-def load_teacher(recipe: Recipe, name: str) -> Teacher:
-    """Load a teacher on the recipe's device. Raises SoftcacheError, whatever an adapter of the user's raises."""
+@contextmanager
+def loaded_teacher(recipe: Recipe, name: str) -> Iterator[Teacher]:
+    """Load a teacher on the recipe's device, and close it in the end, if it has `close`.
+
+    Raises SoftcacheError, whatever an adapter of the user's raises.
+    """
+    teacher = _load_teacher(recipe, name)
+    try:
+        yield teacher
+    finally:
+        close = getattr(teacher, "close", None)
+        try:
+            if callable(close):
+                close()
+        except Exception as e:  # noqa: BLE001 - what it has answered is as good as before
+            log.warning("teacher %s: close raised %s: %s", name, type(e).__name__, e)
+
+
+def _load_teacher(recipe: Recipe, name: str) -> Teacher:
     adapter: Adapter = recipe.teachers[name]
     try:
         return adapter.load(recipe.folder, recipe.build.device)

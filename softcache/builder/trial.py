@@ -18,7 +18,7 @@ from softcache.builder.jobs import Job
 from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set
-from softcache.builder.preparing import Prepared, make_runner, make_samples, prepare, teacher_jobs
+from softcache.builder.preparing import Prepared, make_samples, prepare, teacher_jobs, teacher_runner
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import AlignmentError, RecipeError, TransferSetError
@@ -186,15 +186,15 @@ def _try_teachers(prepared: Prepared) -> tuple[float, dict[str, _Tried]]:
     seconds, found = 0.0, dict[str, _Tried]()
     samples = make_samples(prepared, {})
     for name, jobs in teacher_jobs(prepared).items():
-        runner = make_runner(prepared, name, samples)
-        targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
-        jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
-        each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)
-        seconds += each * sum(job.fragment.rows for job in jobs)
-        for target in targets.values():
-            own = [job for job in jobs if target in job.targets]
-            items = int(positions[target.name] * sum(job.fragment.rows for job in own))
-            found[target.name] = _Tried(try_codecs(runner, target, own, items), positions[target.name])
+        with teacher_runner(prepared, name, samples) as runner:
+            targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
+            jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
+            each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)
+            seconds += each * sum(job.fragment.rows for job in jobs)
+            for target in targets.values():
+                own = [job for job in jobs if target in job.targets]
+                items = int(positions[target.name] * sum(job.fragment.rows for job in own))
+                found[target.name] = _Tried(try_codecs(runner, target, own, items), positions[target.name])
     return seconds, found
 
 

@@ -115,6 +115,10 @@ class VllmTeacher(NoOutputLayer):
         chunks = [(np.arange(len(flat)), flat.view(-1, 2, self._settings.k))] if len(flat) else []
         return {OUTPUT: Sequences([len(p) for p in positions], chunks, batch, positions)}
 
+    def close(self) -> None:
+        """End the processes that vLLM has begun: a further teacher needs the memory that they reserve."""
+        self._model.llm_engine.engine_core.shutdown()
+
     def _of(self, tokens: Array, answer: Any) -> list[list[list[float]]]:
         """Return a sample's answers. Raises TeacherError unless there is one for each token but the first."""
         served = answer.prompt_logprobs or []

@@ -1,0 +1,83 @@
+"""When teachers are loaded and closed: one at a time, whatever becomes of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from conftest import Workshop
+
+import softcache
+from softcache.builder.evaluation import evaluate
+from softcache.builder.trial import plan
+from softcache.errors import TeacherError
+
+LIVING = """
+from pathlib import Path
+
+import torch
+from softcache.teachers import Adapter, Description, Fingerprint
+
+LOG = Path(__file__).parent / "log"
+
+
+class Living(Adapter):
+    adapter: str
+    name: str
+    mode: str = ""
+
+    @property
+    def columns(self):
+        return ["x"]
+
+    def describe(self, folder: Path) -> Description:
+        return Description(Fingerprint("living", {"name": self.name}))
+
+    def load(self, folder: Path, device: str):
+        self.say("loaded")
+        return self
+
+    def say(self, what):
+        LOG.write_text((LOG.read_text() if LOG.exists() else "") + f"{self.name} {what}\\n")
+
+    def collate(self, samples):
+        return torch.stack([torch.tensor(sample["x"]) for sample in samples])
+
+    def predict(self, batch):
+        if self.mode == "fails":
+            raise RuntimeError("no answer")
+        return {"x": batch}
+
+    def close(self):
+        self.say("closed")
+        if self.mode == "stays":
+            raise OSError("cannot be closed")
+"""
+
+
+@pytest.mark.parametrize("asked", [softcache.build, plan, evaluate])
+def test_teachers_are_closed(workshop: Workshop, asked: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """Before the next one is loaded; one that fails; and what a teacher answered counts, however it ends."""
+    workshop.write("living.py", LIVING)
+    workshop.recipe["teachers"] = {n: {"adapter": "living:Living", "name": n} for n in "ab"}
+    workshop.recipe["teachers"]["a"]["mode"] = "stays"
+    task = {"kind": "classification", "classes": 4, "value_kind": "logits", "teachers": ["a", "b"]}
+    workshop.recipe["tasks"] = {"x": task | {"output": "x", "label": "label"}}
+    made = json.loads((workshop.folder / "samples.json").read_text())
+    made["label"] = [i % 4 for i in made["label"]]
+    (workshop.folder / "samples.json").write_text(json.dumps(made))
+
+    def run() -> list[str]:
+        (workshop.folder / "log").unlink(missing_ok=True)
+        asked(workshop.save(), *([] if asked is evaluate else [workshop.cache]))
+        return (workshop.folder / "log").read_text().splitlines()
+
+    assert run() == ["a loaded", "a closed", "b loaded", "b closed"]
+    assert "teacher a: close raised OSError: cannot be closed" in caplog.text
+    workshop.recipe["teachers"]["b"] = workshop.recipe["teachers"].pop("b") | {"mode": "fails", "name": "c"}
+    workshop.cache = workshop.cache.with_name("another")
+    with pytest.raises(TeacherError, match="RuntimeError: no answer"):
+        run()
+    assert (workshop.folder / "log").read_text().splitlines()[-2:] == ["c loaded", "c closed"]
