@@ -242,8 +242,6 @@ class Runner:
         """Return the teacher's outputs. Whatever it raises, also later while sequences are taken, is a TeacherError."""
         try:
             outputs = self._teacher.predict(batch.inputs)
-        except SoftcacheError:
-            raise
         except Exception as e:
             raise self._raised(e, batch) from e
         if not isinstance(outputs, Mapping):
@@ -261,14 +259,13 @@ class Runner:
                 places, values = next(chunks)
             except StopIteration:
                 return
-            except SoftcacheError:
-                raise
             except Exception as e:
                 raise self._raised(e, batch) from e
             yield places, values
 
     def _raised(self, error: Exception, batch: Batch) -> TeacherError:
-        return TeacherError(f"teacher {self._name} raised on samples {batch.named}: {type(error).__name__}: {error}")
+        what = str(error) if isinstance(error, SoftcacheError) else f"{type(error).__name__}: {error}"
+        return TeacherError(f"teacher {self._name} raised on samples {batch.named}: {what}")
 
     def _output(self, outputs: Any, target: BuildTarget) -> str:
         """Return what the teacher calls a target's answer."""

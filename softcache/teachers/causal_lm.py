@@ -13,11 +13,11 @@ import torch
 from pydantic import Field, model_validator
 
 from softcache.errors import TeacherError
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.adapter import Answer, Description
 from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, Sequences
-from softcache.teachers.tokens import integers, token_ids
+from softcache.teachers.tokens import TokenAdapter, integers
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
 Array = np.ndarray[Any, Any]
@@ -27,7 +27,7 @@ _PROBE = 8
 _PROBE_TOLERANCE = 1e-2
 
 
-class CausalLMAdapter(Adapter):
+class CausalLMAdapter(TokenAdapter):
     """A causal language model of the transformers library, and the column of text or token ids that it reads.
 
     `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `gguf` a file in it.
@@ -39,29 +39,19 @@ class CausalLMAdapter(Adapter):
     model: str
     gguf: str | None = None
     revision: str | None = None
-    text: str | None = None
-    input_ids: str | None = None
     loss_mask: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
-    add_special_tokens: bool = True
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     tokens_at_once: int = Field(default=2048, ge=1)
     numerics: Numerics = Numerics()
 
     @property
     def columns(self) -> list[str]:
-        return [column for column in (self.text, self.input_ids, self.loss_mask) if column is not None]
+        return super().columns + ([] if self.loss_mask is None else [self.loss_mask])
 
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.model, self.gguf, self.revision)
         weights, files = model_files(source)
-        config = {
-            "dtype": self.dtype,
-            "columns": self.columns,
-            "max_length": self.max_length,
-            "add_special_tokens": self.add_special_tokens,
-            "numerics": self.numerics.to_json(),
-        }
+        config = self.declared() | {"dtype": self.dtype, "numerics": self.numerics.to_json()}
         fingerprint = Fingerprint("causal_lm", config, weights, files)
         table = vocabulary_of(source, (*weights, *files.values()))
         answer = Answer("causal_lm", classes=vocabulary_size(table), value_kind="logits")
@@ -80,9 +70,7 @@ class CausalLMAdapter(Adapter):
         return "hidden" if codec == "hidden" else "logits"
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.text is None) == (self.input_ids is None):
-            raise ValueError("give text or input_ids, the column to read")
+    def _check_mask(self) -> Self:
         if self.loss_mask is not None and self.input_ids is None:
             raise ValueError("loss_mask has an entry for each token, so it needs input_ids")
         return self
@@ -130,21 +118,16 @@ class CausalLMTeacher:
         return layer if bias is None else layer | {"bias": bias[: self._classes]}
 
     def _encode(self, sample: Mapping[str, Any]) -> tuple[Array, Array]:
-        inputs = self._inputs
-        found = token_ids(sample, inputs.text, inputs.input_ids, self._tokenizer, inputs.add_special_tokens)
-        tokens = found[: inputs.max_length]
-        if not 0 <= tokens.min() <= tokens.max() < self._classes:
-            raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected them from 0 to {self._classes - 1:,}")
-        longest = getattr(self._model.config, "max_position_embeddings", None)
-        if longest is not None and len(tokens) > longest:
-            raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
+        inputs, longest = self._inputs, getattr(self._model.config, "max_position_embeddings", None)
+        found = inputs.encode(sample, self._tokenizer)
+        tokens = inputs.cut(found, self._classes, longest)
         positions = np.arange(len(tokens) - 1, dtype=np.int32)
         if inputs.loss_mask is not None:
             mask = integers(inputs.loss_mask, sample[inputs.loss_mask])
             if len(mask) != len(found) or not np.isin(mask, (0, 1)).all():
                 raise ValueError(f"{inputs.loss_mask!r}: expected a 0 or a 1 for each of {len(found):,} tokens")
             positions = positions[mask[1 : len(tokens)] == 1]
-        return tokens.astype(np.int32), positions
+        return tokens, positions
 
     def _hidden_parts(self, tokens: Sequence[Array], positions: Sequence[Array]) -> Iterator[Chunk]:
         ends = np.cumsum([0, *(len(p) for p in positions)])

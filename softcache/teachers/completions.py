@@ -22,14 +22,14 @@ import torch
 from pydantic import Field, model_validator
 
 from softcache.errors import TeacherError
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.adapter import Answer, Description
 from softcache.teachers.causal_lm import vocabulary_of
 from softcache.teachers.files import file_sha256
 from softcache.teachers.pretrained import load_tokenizer, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
-from softcache.teachers.tokens import highest, token_ids
+from softcache.teachers.tokens import TokenAdapter, highest
 from softcache.transfer.python import resolve
-from softcache.transfer.vocabulary import vocabulary_hash, vocabulary_size
+from softcache.transfer.vocabulary import vocabulary, vocabulary_hash, vocabulary_size
 
 Array = np.ndarray[Any, Any]
 OUTPUT = "log_probs"
@@ -37,7 +37,7 @@ LONGEST_PAUSE = 60.0
 _ID_TEXT = "token_id:"
 
 
-class CompletionsAdapter(Adapter):
+class CompletionsAdapter(TokenAdapter):
     """A model served at `url` (ending in `/v1`), asked for the `k` likeliest next tokens after each token.
 
     Prompts are sent as token ids, made by the tokenizer of `tokenizer` (a folder, `package:NAME`, or a name on the Hub;
@@ -58,10 +58,6 @@ class CompletionsAdapter(Adapter):
     tokenizer: str
     gguf: str | None = None
     revision: str | None = None
-    text: str | None = None
-    input_ids: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
-    add_special_tokens: bool = True
     k: int = Field(default=20, ge=1)
     prompt_logprobs: bool = False
     key_variable: str | None = None
@@ -70,21 +66,10 @@ class CompletionsAdapter(Adapter):
     requests_per_minute: float | None = Field(default=None, gt=0)
     at_once: int = Field(default=4, ge=1)
 
-    @property
-    def columns(self) -> list[str]:
-        return [column for column in (self.text, self.input_ids) if column is not None]
-
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.tokenizer, self.gguf, self.revision)
         table = vocabulary_of(source, tuple(model_files(source, weightless=True)[1].values()))
-        config = {
-            "model": self.model,
-            "tokenizer": vocabulary_hash(table),
-            "columns": self.columns,
-            "max_length": self.max_length,
-            "add_special_tokens": self.add_special_tokens,
-            "k": self.k,
-        }
+        config = self.declared() | {"model": self.model, "tokenizer": vocabulary_hash(table), "k": self.k}
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
         answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
         return Description(Fingerprint("completions", config, weights), answers, table, ("tokenizers",))
@@ -100,9 +85,7 @@ class CompletionsAdapter(Adapter):
         return OUTPUT
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.text is None) == (self.input_ids is None):
-            raise ValueError("give text or input_ids, the column to read")
+    def _check_url(self) -> Self:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError("url must begin with http:// or https://")
         return self
@@ -113,11 +96,13 @@ class CompletionsTeacher(NoOutputLayer):
 
     def __init__(self, settings: CompletionsAdapter, tokenizer: Any, key: str | None) -> None:
         self._settings, self._tokenizer = settings, tokenizer
+        self._classes = vocabulary_size(vocabulary(tokenizer))
         self._endpoint = _Endpoint(settings, key)
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[Array]:
         """Return each sample's token ids, int32."""
-        return [self._encode(sample) for sample in samples]
+        settings = self._settings
+        return [settings.cut(settings.encode(sample, self._tokenizer), self._classes) for sample in samples]
 
     def predict(self, batch: list[Array]) -> dict[str, Sequences]:
         """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
@@ -160,12 +145,6 @@ class CompletionsTeacher(NoOutputLayer):
             return highest(served, self._settings.k)
         except ValueError as e:
             raise self._endpoint.failed(str(e)) from e
-
-    def _encode(self, sample: Mapping[str, Any]) -> Array:
-        settings = self._settings
-        return token_ids(sample, settings.text, settings.input_ids, self._tokenizer, settings.add_special_tokens)[
-            : settings.max_length
-        ].astype(np.int32)
 
 
 class _NoRedirects(HTTPRedirectHandler):

@@ -1,27 +1,64 @@
-"""From a sample to token ids."""
+"""From a sample to token ids, and from served log-probabilities to the highest of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from pydantic import Field, model_validator
+
+from softcache.teachers.adapter import Adapter
 
 Array = np.ndarray[Any, Any]
 
 
-def token_ids(
-    sample: Mapping[str, Any], text: str | None, input_ids: str | None, tokenizer: Any, add_special_tokens: bool
-) -> Array:
-    """Return a sample's token ids, int64, from its column of text or of token ids.
+class TokenAdapter(Adapter):
+    """The settings of a teacher that reads a column of `text` or of `input_ids`, cut at `max_length` tokens."""
 
-    Raises TypeError or ValueError for what is neither.
-    """
-    if text is None:
-        return integers("tokens", sample[str(input_ids)])
-    if not isinstance(sample[text], str):
-        raise TypeError(f"column {text!r} is {type(sample[text]).__name__}; expected text")
-    return integers("tokens", tokenizer(sample[text], add_special_tokens=add_special_tokens)["input_ids"])
+    text: str | None = None
+    input_ids: str | None = None
+    max_length: int | None = Field(default=None, ge=2)
+    add_special_tokens: bool = True
+
+    @property
+    def columns(self) -> list[str]:
+        return [column for column in (self.text, self.input_ids) if column is not None]
+
+    def declared(self) -> dict[str, Any]:
+        """Return what decides the tokens of a sample, but for the tokenizer."""
+        return {
+            "columns": self.columns,
+            "max_length": self.max_length,
+            "add_special_tokens": self.add_special_tokens,
+        }
+
+    def encode(self, sample: Mapping[str, Any], tokenizer: Any) -> Array:
+        """Return all of a sample's token ids, int64 [n]. Raises TypeError or ValueError for what are none."""
+        if self.text is None:
+            return integers("tokens", sample[str(self.input_ids)])
+        text = sample[self.text]
+        if not isinstance(text, str):
+            raise TypeError(f"column {self.text!r} is {type(text).__name__}; expected text")
+        return integers("tokens", tokenizer(text, add_special_tokens=self.add_special_tokens)["input_ids"])
+
+    def cut(self, tokens: Array, classes: int, longest: int | None = None) -> Array:
+        """Return the first `max_length` of a sample's tokens, int32.
+
+        Raises ValueError for ids that are not below `classes`, and for more than the `longest` that the model takes.
+        """
+        tokens = tokens[: self.max_length]
+        if not 0 <= tokens.min() <= tokens.max() < classes:
+            raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected them from 0 to {classes - 1:,}")
+        if longest is not None and len(tokens) > longest:
+            raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
+        return tokens.astype(np.int32)
+
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if (self.text is None) == (self.input_ids is None):
+            raise ValueError("give text or input_ids, the column to read")
+        return self
 
 
 def highest(served: Mapping[int, float], k: int) -> list[list[float]]:

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from softcache.errors import MissingExtra, TeacherError
 from softcache.settings import Arguments
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.adapter import Answer, Description
 from softcache.teachers.causal_lm import vocabulary_of
 from softcache.teachers.pretrained import load_tokenizer, loading, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
-from softcache.teachers.tokens import highest, token_ids
-from softcache.transfer.vocabulary import vocabulary_size
+from softcache.teachers.tokens import TokenAdapter, highest
+from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
 Array = np.ndarray[Any, Any]
 OUTPUT = "log_probs"
 
 
-class VllmAdapter(Adapter):
+class VllmAdapter(TokenAdapter):
     """A causal language model that vLLM loads, and the column of text or token ids that it reads.
 
     `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `k` is how many
@@ -34,29 +34,14 @@ class VllmAdapter(Adapter):
     adapter: Literal["vllm"] = "vllm"
     model: str
     revision: str | None = None
-    text: str | None = None
-    input_ids: str | None = None
-    max_length: int | None = Field(default=None, ge=2)
-    add_special_tokens: bool = True
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     k: int = Field(default=20, ge=1)
     arguments: Arguments = Field(default_factory=dict)
 
-    @property
-    def columns(self) -> list[str]:
-        return [column for column in (self.text, self.input_ids) if column is not None]
-
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.model, None, self.revision)
         weights, files = model_files(source)
-        config = {
-            "columns": self.columns,
-            "max_length": self.max_length,
-            "add_special_tokens": self.add_special_tokens,
-            "dtype": self.dtype,
-            "k": self.k,
-            "arguments": dict(self.arguments),
-        }
+        config = self.declared() | {"dtype": self.dtype, "k": self.k, "arguments": dict(self.arguments)}
         table = vocabulary_of(source, (*weights, *files.values()))
         answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
         return Description(
@@ -83,27 +68,20 @@ class VllmAdapter(Adapter):
     def output_for(self, kind: str, codec: str) -> str | None:
         return OUTPUT
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if (self.text is None) == (self.input_ids is None):
-            raise ValueError("give text or input_ids, the column to read")
-        return self
-
 
 class VllmTeacher(NoOutputLayer):
     """A model that vLLM has loaded."""
 
     def __init__(self, model: Any, asked: Any, tokenizer: Any, settings: VllmAdapter) -> None:
         self._model, self._asked, self._tokenizer, self._settings = model, asked, tokenizer, settings
+        self._classes = vocabulary_size(vocabulary(tokenizer))
+        # It is asked for one token more, which it throws away.
+        self._longest = model.llm_engine.model_config.max_model_len - 1
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[Array]:
         """Return each sample's token ids, int32."""
         settings = self._settings
-        found = (
-            token_ids(s, settings.text, settings.input_ids, self._tokenizer, settings.add_special_tokens)
-            for s in samples
-        )
-        return [tokens[: settings.max_length].astype(np.int32) for tokens in found]
+        return [settings.cut(settings.encode(s, self._tokenizer), self._classes, self._longest) for s in samples]
 
     def predict(self, batch: list[Array]) -> dict[str, Sequences]:
         """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""

@@ -26,7 +26,15 @@ from language import TEXTS, Language, save
 import softcache
 from softcache.builder.summary import Summary
 from softcache.cli import main
-from softcache.errors import CodecError, MissingExtra, RecipeError, SoftcacheError, TaskError, TeacherError
+from softcache.errors import (
+    CodecError,
+    MissingExtra,
+    RecipeError,
+    SoftcacheError,
+    TaskError,
+    TeacherError,
+    TransferSetError,
+)
 from softcache.tasks import TaskSpec
 
 K = 5
@@ -210,7 +218,7 @@ def test_a_server_with_moods(served: Served) -> None:
         ("content", ["500", "500"], {"retries": 1}, "did not answer 2 times; the last time: 500 Internal Server Error"),
         ("content", ["garbage"], {}, "answers what is no completion: IndexError"),
         ("content", ["elsewhere"], {}, "refused: 302"),
-        ("text", [], {}, "names tokens by text alone"),
+        ("text", [], {}, "teacher t raised on samples 0, 1, 2, 3: .*names tokens by text alone"),
         ("few", [], {}, "serves 4 log-probabilities; k is 5"),
         ("short", [], {"prompt_logprobs": True}, "gives no prompt_logprobs of the prompt's length"),
         (
@@ -366,8 +374,18 @@ def by_vllm(tmp_path: Path) -> Language:
 
 @vllm_runs
 def test_vllm(by_vllm: Language) -> None:
-    by_vllm.recipe["teachers"]["t"]["arguments"] = SMALL
-    check(by_vllm, by_vllm.build()["lm"])
+    """Two teachers of which each wants half of the memory; a sample longer than the model's context is a bad one."""
+    first, (second, _) = by_vllm.model, save(by_vllm.folder / "another", heads=1, seed=1)
+    settings = by_vllm.recipe["teachers"]["t"] | {"arguments": SMALL | {"gpu_memory_utilization": 0.5}}
+    by_vllm.recipe["teachers"] = {"t": settings, "u": settings | {"model": "another"}}
+    by_vllm.recipe["tasks"]["lm"]["teachers"] = ["t", "u"]
+    cache = by_vllm.build()
+    for name, by_vllm.model in (("lm@t", first), ("lm@u", second)):
+        check(by_vllm, cache[name], atol=1e-3)
+    longest = {"id": 6, "text": " ".join(TEXTS)}
+    by_vllm.rows([{"id": i, "text": text} for i, text in enumerate(TEXTS)] + [longest])
+    with pytest.raises(TransferSetError, match=r"\(6\): .*197 tokens; the model takes 127"):
+        by_vllm.build()
 
 
 @vllm_runs
@@ -388,7 +406,7 @@ def test_vllm_serve(by_vllm: Language, whole: bool) -> None:
                 "adapter": "completions", "url": f"http://127.0.0.1:{port}/v1", "model": "small", "tokenizer": "model",
                 "text": "text", "k": K, "prompt_logprobs": whole,
             }  # fmt: skip
-            check(by_vllm, by_vllm.build()["lm"])
+            check(by_vllm, by_vllm.build()["lm"], atol=1e-3)
         finally:
             os.killpg(run.pid, signal.SIGKILL)
 
