@@ -57,7 +57,6 @@ class SequenceReader:
             # Every position is stored, so that a span's items are a run of the row's.
             first = np.minimum(spans.starts, stored)
             counts = np.minimum(spans.starts + spans.lengths, stored) - first
-            row, place = np.repeat(np.arange(len(shard)), counts), ranges(np.zeros_like(counts), counts)
             columns, tokens = self._copy(Runs(shard, begin + first, counts), token_runs)
             there = np.arange(longest) < counts[:, None]
         else:
@@ -70,8 +69,6 @@ class SequenceReader:
             columns=columns,
             mask=torch.from_numpy(there),
             keys=keys,
-            row=torch.from_numpy(row),
-            place=torch.from_numpy(place),
             lengths=torch.from_numpy(spans.lengths),
             packed_tokens=None if tokens is None or token_runs is None else (tokens, torch.from_numpy(token_runs.rows)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -26,18 +27,31 @@ class SoftSequences(SoftTargets):
     ...]. A student that sees the same tokens has its logits of position t in the same place.
 
     Attributes:
-        columns: the codec's columns, each [N, ...].
-        mask: bool [B, L], False where there is nothing: past a sequence's end, at positions that are not stored (of a
-            language model the last token, whose next one is not known), in samples without an answer.
-        row, place: int64 [N], the sequence and the position in it of each stored one.
+        columns: the codec's columns, each [N, ...], the positions of one sequence after those of another, ascending.
+        mask: bool [B, L], True where a position is stored, N times in all. False where there is nothing: past a
+            sequence's end, at positions that are not stored (of a language model the last token, whose next one is not
+            known), in samples without an answer.
         lengths: int64 [B], the positions of each sequence.
         packed_tokens: of causal_lm all sequences' tokens with the one after each, int32, and each one's count, int64.
     """
 
-    row: torch.Tensor
-    place: torch.Tensor
     lengths: torch.Tensor
     packed_tokens: tuple[torch.Tensor, torch.Tensor] | None
+
+    @property
+    def row(self) -> torch.Tensor:
+        """The sequence of each stored position, int64 [N]."""
+        return self._stored[0]
+
+    @property
+    def place(self) -> torch.Tensor:
+        """The position in its sequence of each stored one, int64 [N]."""
+        return self._stored[1]
+
+    @cached_property
+    def _stored(self) -> tuple[torch.Tensor, torch.Tensor]:
+        row, place = self.mask.nonzero(as_tuple=True)
+        return row, place
 
     @property
     def tokens(self) -> torch.Tensor:
@@ -149,48 +163,39 @@ class SoftSequences(SoftTargets):
         """Return batches of one target as one."""
         first: SoftSequences = parts[0]
         longest = max(p.mask.shape[1] for p in parts)
-        begins = np.cumsum([0, *(len(p) for p in parts)])[:-1].tolist()
         return replace(
             first,
             columns={name: torch.cat([p.columns[name] for p in parts]) for name in first.columns},
             mask=torch.cat([_widen(p.mask, longest, False) for p in parts]),
             keys=KnownKeys(np.concatenate([p.ids for p in parts]), np.concatenate([p.views for p in parts])),
-            row=torch.cat([p.row + begin for p, begin in zip(parts, begins, strict=True)]),
-            place=torch.cat([p.place for p in parts]),
             lengths=torch.cat([p.lengths for p in parts]),
             packed_tokens=None if first.packed_tokens is None else _joined([p.packed_tokens for p in parts]),
         )
 
     def _picked(self, here: Any, there: Any) -> SoftSequences:
         chosen = torch.arange(len(self), device=self.device)[there]
-        counts = torch.bincount(self.row, minlength=len(self))
-        items, row = _items_of(chosen, counts)
-        items = torch.argsort(self.row, stable=True)[items]
+        items = _items_of(chosen, self.mask.sum(1))
         lengths, tokens = self.lengths[chosen], None
         if self.packed_tokens is not None:
             all_tokens, token_counts = self.packed_tokens
-            tokens = all_tokens[_items_of(chosen, token_counts)[0]], token_counts[chosen]
+            tokens = all_tokens[_items_of(chosen, token_counts)], token_counts[chosen]
         return replace(
             self,
             columns={name: column[items] for name, column in self.columns.items()},
             mask=self.mask[chosen, : int(lengths.max()) if len(lengths) else 0],
             keys=self.keys.take(here),
-            row=row,
-            place=self.place[items],
             lengths=lengths,
             packed_tokens=tokens,
         )
 
     def _map(self, change: Any) -> Self:
-        moved = {name: change(getattr(self, name)) for name in ("mask", "row", "place", "lengths")}
         tokens = None if self.packed_tokens is None else (change(self.packed_tokens[0]), change(self.packed_tokens[1]))
-        columns = {name: change(column) for name, column in self.columns.items()}
-        return replace(self, columns=columns, packed_tokens=tokens, **moved)
+        return replace(super()._map(change), lengths=change(self.lengths), packed_tokens=tokens)
 
     def _padded(self, items: torch.Tensor) -> torch.Tensor:
         fill = math.nan if items.is_floating_point() else 0
         found = torch.full((*self.mask.shape, *items.shape[1:]), fill, dtype=items.dtype, device=items.device)
-        found[self.row, self.place] = items
+        found[self.mask] = items
         return found
 
 
@@ -213,15 +218,15 @@ def _token_rows(given: Any) -> torch.Tensor:
         raise AlignmentError(f"input_ids are no integers [B, L]: {e}") from e
 
 
-def _items_of(chosen: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return where the items of chosen sequences are, each as often as it is chosen, and which pick each is of.
+def _items_of(chosen: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return where the items of chosen sequences are, each as often as it is chosen.
 
     `counts` [B] are the items of each sequence, one sequence after the other.
     """
     begins, picked = counts.cumsum(0) - counts, counts[chosen]
     row = torch.repeat_interleave(torch.arange(len(chosen), device=chosen.device), picked)
     within = torch.arange(len(row), device=chosen.device) - (picked.cumsum(0) - picked)[row]
-    return begins[chosen][row] + within, row
+    return begins[chosen][row] + within
 
 
 def _joined(parts: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
