@@ -105,6 +105,6 @@ class _Stored:
         columns, first = open_columns(self._reader, self._target.codec), self._first[rows]
         if isinstance(columns, SequenceReader):
             keys = KnownKeys(rows, np.zeros_like(rows))
-            found = columns.take(first, rows, np.ones(len(rows), np.bool_), keys, None)
+            found = columns.take(first, rows, None, keys, None)
             return dict(found.columns), rows[found.row.numpy()]
         return {name: column.take(first, rows) for name, column in columns.items()}, rows

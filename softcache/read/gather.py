@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,16 +116,18 @@ class Window:
         if len(shard) > _CHUNK:
             chunks = range(0, len(shard), _CHUNK)
             return np.concatenate([self.take(shard[i : i + _CHUNK], place[i : i + _CHUNK]) for i in chunks])
-        begin = self.base[shard] + place * self.step
-        block = begin // BLOCK_BYTES
+        return self.at(self.base[shard] + place * self.step, shard)
+
+    def at(self, begin: Array, shard: Array) -> Array:
+        """Return a fresh array [..., n * width] of what begins at bytes of the span, int64 [..., n], of shards [n]."""
         with spans.MAPPING_LOCK:
-            self._make_ready(block, shard)
+            self._make_ready(begin // BLOCK_BYTES, shard)
             items = self._items[begin]
         numbers: Array = items.view(self.dtype)
         return numbers
 
     def _make_ready(self, block: Array, shard: Array) -> None:
-        """Make the items readable that begin in blocks, int64 [n], of shards, int64 [n] or [1]."""
+        """Make the items readable that begin in blocks, int64 [..., n], of shards, int64 [n] or [1]."""
         if self._evictions != self.span.evictions:
             self._is_ready[:], self._evictions = False, self.span.evictions
         if not self._is_ready[block].all():
@@ -134,28 +136,32 @@ class Window:
 
 
 class RunCopier:
-    """Copies runs of places of several windows, all of one span, at once; each run is one copy of memory."""
+    """Copies runs of places of several columns, all of one span, at once; each run is one copy of memory.
 
-    def __init__(self, windows: Sequence[Window]) -> None:
-        self._span = windows[0].span
+    What matters for speed is the number of steps: a batch is a few runs of each of a few columns, and once a megabyte
+    has been copied the processor's cache holds nothing of what comes next.
+    """
+
+    def __init__(self, columns: Sequence[FixedColumn]) -> None:
+        windows = [column.window for column in columns]
+        self._columns, self._span = columns, windows[0].span
         self._base = np.stack([window.base for window in windows])
         self._steps = np.array([[window.step] for window in windows])
-        self._dtypes = [window.dtype for window in windows]
 
-    def take(self, shard: Array, first: Array, places: Array) -> list[Array]:
-        """Return each window's numbers as a fresh array; `shard` is int64 [runs], the others [runs] or [windows, runs].
-
-        What matters for speed is the number of calls: a batch is a few runs of each of a few columns.
-        """
-        begin = self._base[:, shard] + np.where(places > 0, first, 0) * self._steps
+    def take(self, shard: Array, first: Array, places: Array) -> list[torch.Tensor]:
+        """Return each column's items as a fresh tensor; `shard` is int64 [runs], others [runs] or [columns, runs]."""
+        if not places.all():
+            first = np.where(places > 0, first, 0)  # where nothing is copied nothing beyond a file is touched
+        begin = self._base.take(shard, 1) + first * self._steps
         end = begin + places * self._steps
         with spans.MAPPING_LOCK:
-            self._span.touch((begin // BLOCK_BYTES).ravel(), (np.maximum(end - 1, begin) // BLOCK_BYTES).ravel(), shard)
+            self._span.touch(begin // BLOCK_BYTES, np.maximum(end - 1, begin) // BLOCK_BYTES, shard)
             data = self._span.bytes
-            return [
-                np.concatenate([data[start:stop] for start, stop in zip(starts, stops, strict=True)]).view(dtype)
-                for starts, stops, dtype in zip(begin.tolist(), end.tolist(), self._dtypes, strict=True)
+            copied = [
+                np.concatenate([data[start:stop] for start, stop in zip(starts, stops, strict=True)])
+                for starts, stops in zip(begin.tolist(), end.tolist(), strict=True)
             ]
+        return [column.shaped(numbers) for column, numbers in zip(self._columns, copied, strict=True)]
 
 
 class FixedColumn:
@@ -174,30 +180,39 @@ class FixedColumn:
 
     def take_runs(self, runs: Runs) -> torch.Tensor:
         """Return runs of rows as a fresh tensor [n, *shape]."""
-        return self.shaped(RunCopier([self.window]).take(*runs)[0])
+        return RunCopier([self]).take(*runs)[0]
 
-    def shaped(self, numbers: Array) -> torch.Tensor:
-        """Return numbers of rows as a tensor [n, *shape]."""
-        return torch.from_numpy(numbers.reshape(-1, *self._shape))
+    def shaped(self, data: Array) -> torch.Tensor:
+        """Return what has been copied of rows as a tensor [n, *shape]."""
+        return torch.from_numpy(data.view(self.window.dtype).reshape(-1, *self._shape))
 
 
 class Bounds:
-    """Where the items of rows' lists, or their bytes, begin and end in a shard that has `items` (int64 [shards]).
+    """Where the items of rows' lists, or their bytes, begin and end, in several columns of one span.
 
-    Shards have `rows` (int64 [shards]) of them, by default one for each row of the cache.
+    Of each column, by name, `items` (int64 [shards]) are in a shard. Shards have `rows` (int64 [shards]) lists, by
+    default one for each row of the cache.
     """
 
-    def __init__(self, reader: ShardReader, name: str, items: Array, rows: Array | None = None) -> None:
-        self._reader, self._name, self._items = reader, name, items
+    def __init__(self, reader: ShardReader, items: Mapping[str, Array], rows: Array | None = None) -> None:
+        self._reader, self._names, self._items = reader, list(items), np.stack(list(items.values()))
         places = reader.shards.rows if rows is None else rows
-        self._window = Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, places)
+        windows = [Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, places) for name in items]
+        self._window, self._base = windows[0], np.stack([window.base for window in windows])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
-        """Return where each row's items begin, and how many they are, int64 [n]. Raises FormatError."""
-        bounds = self._window.take(shard, local).astype(np.int64).reshape(-1, 2)
-        begin, lengths = bounds[:, 0], bounds[:, 1] - bounds[:, 0]
-        if (begin < 0).any() or (lengths < 0).any() or (bounds[:, 1] > self._items[shard]).any():
-            raise self._reader.bad(self._name, "has offsets outside its data")
+        """Return where each row's items begin, and how many they are, int64 [columns, n]. Raises FormatError."""
+        if len(shard) > _CHUNK:
+            chunks = range(0, len(shard), _CHUNK)
+            parts = [self.take(shard[i : i + _CHUNK], local[i : i + _CHUNK]) for i in chunks]
+            return np.concatenate([begin for begin, _ in parts], 1), np.concatenate([n for _, n in parts], 1)
+        found = self._window.at(self._base.take(shard, 1) + local * self._window.step, shard).astype(np.int64)
+        begin, end = found[:, ::2], found[:, 1::2]
+        lengths = end - begin
+        # Negative where any of them is.
+        bad = begin | lengths | (self._items.take(shard, 1) - end)
+        if bad.min(initial=0) < 0:
+            raise self._reader.bad(self._names[int((bad < 0).any(1).argmax())], "has offsets outside its data")
         return begin, lengths
 
 
@@ -210,15 +225,14 @@ class ListColumns:
         if position is None:
             raise reader.bad(name, "is not there")
         items = reader.shards.sizes[:, position] // (NUMPY_DTYPES[dtype].itemsize * math.prod(shape))
-        self.bounds = Bounds(reader, name, items)
+        self.items = {name: items}
         self.columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
-        self._copier = RunCopier([column.window for column in self.columns.values()])
+        self._copier = RunCopier(list(self.columns.values()))
 
     def take(self, runs: Runs) -> dict[str, torch.Tensor]:
         """Return runs of items, all one after the other, by column."""
         if has_long_runs(runs.rows):
-            copied = zip(self.columns.items(), self._copier.take(*runs), strict=True)
-            return {name: column.shaped(numbers) for (name, column), numbers in copied}
+            return dict(zip(self.columns, self._copier.take(*runs), strict=True))
         shards, items = np.repeat(runs.shard, runs.rows), ranges(runs.first, runs.rows)
         return {name: column.take(shards, items) for name, column in self.columns.items()}
 
@@ -263,7 +277,7 @@ class TextColumn:
         position = shards.column(f"{name}.data")
         if position is None:
             raise reader.bad(name, "has no data")
-        self._bounds = Bounds(reader, name, shards.sizes[:, position], rows)
+        self._bounds = Bounds(reader, {name: shards.sizes[:, position]}, rows)
         self._offsets = shards.offsets[:, position]
         self._span = reader.span(shards.columns[position][2])
 
@@ -274,7 +288,7 @@ class TextColumn:
             parts = [self.take(shard[i : i + _CHUNK], local[i : i + _CHUNK]) for i in chunks]
             ends = np.cumsum(np.concatenate([[0], *(np.diff(offsets) for _, offsets in parts)]))
             return np.concatenate([data for data, _ in parts]), ends
-        begin, lengths = self._bounds.take(shard, local)
+        (begin,), (lengths,) = self._bounds.take(shard, local)
         first = self._span.starts[shard] + self._offsets[shard] + begin
         last = first + np.maximum(lengths, 1) - 1
         ends = np.concatenate([[0], np.cumsum(lengths)])

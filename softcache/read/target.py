@@ -237,8 +237,9 @@ class Target:
                 shard, local = self._locate_all(numbers, keys)
         if covered is not None:
             shard, local = np.where(covered, shard, 0), np.where(covered, local, 0)
-        mask = np.ones(len(rows), np.bool_) if valid is None else valid.take(shard, local)
-        mask = mask if covered is None else mask & covered
+        mask = covered if valid is None else valid.take(shard, local)
+        if valid is not None and covered is not None:
+            mask &= covered
         if isinstance(columns, SequenceReader):
             return columns.take(shard, local, mask, keys, spans)
         if runs is None:
@@ -247,7 +248,8 @@ class Target:
             stored = {name: column.take_runs(runs) for name, column in columns.items()}
         if covered is not None:
             self._blank(stored, ~covered)
-        return SoftTargets(decoder=self.codec, columns=stored, mask=torch.from_numpy(mask), keys=keys)
+        answered = torch.ones(len(rows), dtype=torch.bool) if mask is None else torch.from_numpy(mask)
+        return SoftTargets(decoder=self.codec, columns=stored, mask=answered, keys=keys)
 
     def _blank(self, stored: dict[str, torch.Tensor], rows: Array) -> None:
         """Make rows, where `rows` (bool [n]) is True, those of a missing answer."""
