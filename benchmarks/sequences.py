@@ -1,7 +1,8 @@
-"""How fast soft targets of a language model are read: batches of 8 spans of 512 tokens, k = 64, in any order.
+"""How fast soft targets of a language model are read: batches of 4,096 positions, k = 64, in any order.
 
-Beside numpy.memmap, gathered by the same positions: one array with all columns of a position side by side, and one
-array for each column. A small random model stands for the teacher; what is stored of a position does not depend on it.
+They are 8 whole sequences of 513 tokens, or 8 spans of 512 tokens of sequences that are twice as long. Beside
+numpy.memmap, gathered by the same positions: one array with all columns of a position side by side, and one array for
+each column. A small random model stands for the teacher; what is stored of a position does not depend on it.
 
     pip install -c constraints.txt -e ".[lm]"
     python benchmarks/sequences.py
@@ -29,8 +30,9 @@ import softcache
 CLASSES, LENGTH, BATCH, K = 1_000, 512, 8, 64
 
 
-def build(folder: Path, sequences: int) -> softcache.Cache:
-    """Build a cache of sequences of 1,025 random tokens."""
+def build(folder: Path, sequences: int, positions: int) -> softcache.Cache:
+    """Build a cache of sequences of random tokens, one more than positions."""
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=CLASSES,
@@ -38,13 +40,13 @@ def build(folder: Path, sequences: int) -> softcache.Cache:
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=2 * LENGTH + 1,
+        max_position_embeddings=positions + 1,
         initializer_range=0.5,
     )
     LlamaForCausalLM(config).save_pretrained(folder / "model")
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(CLASSES)}, unk_token="w0"))
     PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder / "model")
-    tokens = np.random.default_rng(0).integers(CLASSES, size=(sequences, 2 * LENGTH + 1)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(CLASSES, size=(sequences, positions + 1)).astype(np.int32)
     columns = pa.table({"id": np.arange(sequences), "tokens": pa.array(list(tokens))})
     pq.write_table(columns, folder / "tokens.parquet")
     recipe = {
@@ -100,12 +102,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        cache = build(folder, arguments.sequences)
+        cache = build(folder, arguments.sequences, 2 * LENGTH)
+        short = build(folder / "short", 2 * arguments.sequences, LENGTH)["lm"]
         flat = flat_file(cache, folder, arguments.sequences)
         apart = column_files(cache, folder, arguments.sequences)
         target, random = cache["lm"], np.random.default_rng(1)
         ids = [random.integers(arguments.sequences, size=BATCH) for _ in range(arguments.batches)]
         starts = [random.integers(LENGTH, size=BATCH) for _ in range(arguments.batches)]
+        wholes = [random.integers(2 * arguments.sequences, size=BATCH) for _ in range(arguments.batches)]
         steps = np.arange(LENGTH)
 
         def gather() -> None:
@@ -116,9 +120,13 @@ def main() -> None:
             for picked, begin in zip(ids, starts, strict=True):
                 target.lookup_spans(picked, begin, LENGTH)
 
-        def whole() -> None:
-            for picked in ids:
-                target.lookup(picked[: BATCH // 2])
+        def by_id() -> None:
+            for picked in wholes:
+                short.lookup(picked)
+
+        def by_row() -> None:
+            for picked in wholes:
+                short.read(picked)
 
         def columns() -> None:
             for picked, begin in zip(ids, starts, strict=True):
@@ -129,8 +137,9 @@ def main() -> None:
         contestants: dict[str, Callable[[], object]] = {
             "numpy.memmap, one gather": gather,
             "numpy.memmap, a file for each column": columns,
-            "lookup_spans, 8 x 512 tokens": spans,
-            "lookup, 4 x 1,025 tokens": whole,
+            "read, 8 x 513 tokens": by_row,
+            "lookup, 8 x 513 tokens": by_id,
+            "lookup_spans, 8 x 512 of 1,025 tokens": spans,
         }
         for warm in contestants.values():
             warm()
@@ -141,8 +150,8 @@ def main() -> None:
             rows.append([contestant, f"{median(taken) / arguments.batches * 1e3:.2f}", f"{speed:.2f}"])
         print(machine(), end="\n\n")
         print(table(["a batch of 4,096 positions", "ms", "speed beside memmap"], rows), end="\n\n")
-        size = flat.dtype.itemsize
-        print(f"{arguments.sequences:,} sequences of {2 * LENGTH:,} positions, {size} bytes each.")
+        stored = f"{2 * LENGTH:,} positions, or twice as many of half, {flat.dtype.itemsize} bytes each"
+        print(f"{arguments.sequences:,} sequences of {stored}.")
 
 
 if __name__ == "__main__":
