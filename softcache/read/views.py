@@ -140,8 +140,9 @@ class ViewDataset(Dataset[Any]):
     def _check_unanswered(self, soft: SoftBatch, rows: list[int], ids: list[Any]) -> None:
         """Raise AlignmentError where there are answers to views that are not recorded: what they are of is unknown."""
         for name, targets in soft.items():
-            answered = [sample_id for sample_id, mask in zip(ids, targets.mask[rows].tolist(), strict=True) if mask]
-            if answered:
+            # Of lists the mask is [B, L].
+            has_answer = targets.mask[rows].unsqueeze(-1).flatten(1).any(1).tolist()
+            if answered := [sample_id for sample_id, has in zip(ids, has_answer, strict=True) if has]:
                 raise AlignmentError(
                     f"samples {name_some(answered)}, view {self.view}: {name} has answers, and no view is recorded "
                     "that they are of; build this cache again"

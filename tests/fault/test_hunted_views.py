@@ -166,6 +166,24 @@ def test_row_numbers_of_checks(shop: Workshop) -> None:
                 read(rows)
 
 
+def test_sequences_of_views_that_cannot_be_made(shop: Workshop) -> None:
+    def change(x: np.ndarray) -> None:
+        x[10:15, 1] = 600
+
+    shop.write(
+        "model.py", MODEL.replace('return {"cls"', 'return {"frames": self.head(x)[:, None].repeat(1, 3, 1), "cls"')
+    )
+    task = {"kind": "sequence", "classes": 5, "value_kind": "logits", "teachers": ["t"]}
+    shop.recipe["tasks"] = {"frames": task | {"store": {"dtype": "float32"}}}
+    shop.samples(40, change=change)
+    shop.build("augmentation.transform=augment:picky", "build.on_bad_sample=skip")
+    data = softcache.views(students(shop), shop.open(), transform(shop, "picky"), id="id", check="always")
+    for place in range(40):
+        assert bool(data[place]["soft"]["frames"].mask.any()) == (not 10 <= place < 15)
+    batch = data.__getitems__(list(range(8, 20)))
+    assert batch.soft["frames"].mask.all(1).tolist() == [not 10 <= place < 15 for place in range(8, 20)]
+
+
 @pytest.mark.parametrize("name", ["picky", "Picky"])
 def test_a_fragment_without_any_view(shop: Workshop, name: str) -> None:
     """The student gets such samples as they are, without an answer."""
