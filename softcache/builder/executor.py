@@ -107,8 +107,7 @@ def run(prepared: Prepared, stop: threading.Event, progress: bool) -> tuple[dict
         for name, of_teacher in jobs.items():
             if not stop.is_set():
                 bar.set_postfix_str(f"teacher {name}")
-                with teacher_runner(prepared, name, samples) as runner:
-                    _run_teacher(prepared, runner, of_teacher, rows, stop, advance)
+                _run_teacher(prepared, name, of_teacher, rows, samples, stop, advance)
     rows.write_rest(stop)
     left = sum(u.key not in receipts for u in todo)
     if left:
@@ -175,6 +174,20 @@ class _RowsWriter:
 
 
 def _run_teacher(
+    prepared: Prepared,
+    name: str,
+    jobs: list[Job],
+    rows: _RowsWriter,
+    samples: Samples,
+    stop: threading.Event,
+    progress: Callable[[int], object],
+) -> None:
+    """Load a teacher and answer its jobs. Nothing of it is left afterwards: the next one needs the memory."""
+    with teacher_runner(prepared, name, samples) as runner:
+        _answer(prepared, runner, jobs, rows, stop, progress)
+
+
+def _answer(
     prepared: Prepared,
     runner: Runner,
     jobs: list[Job],

@@ -22,7 +22,14 @@ from softcache.builder.samples import AugmentedSamples, Samples
 from softcache.builder.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint
 from softcache.builder.units import Stored, Unit, all_units, check_augmentation, check_keep, check_targets, read_stored
 from softcache.builder.view_records import RecordedViews, check_partners, read_recorded
-from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache, SoftcacheError, TeacherError
+from softcache.errors import (
+    CommitConflict,
+    IncompatibleTarget,
+    IncompleteCache,
+    IntegrityError,
+    SoftcacheError,
+    TeacherError,
+)
 from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.commits import latest_number
@@ -149,6 +156,13 @@ def make_samples(prepared: Prepared, receipts: Mapping[str, Receipt]) -> Samples
         shard = stored.get(fragment.keys_sha256) if own is None else own.shard
         if shard is None:
             return None
+        if own is None and not prepared.stored.is_there(shard):
+            if shard.unit_key == units[fragment.number]:
+                return None  # made again, it has to be the same file
+            raise IntegrityError(
+                f"{prepared.files.url}/{shard.files[0].path}: missing, and it records which views the teachers saw; "
+                "restore it, or build once more with the kept columns as they were, which makes it again"
+            )
         return read_recorded(prepared.files, shard, read_receipt(prepared.files, shard.unit_key).versions)
 
     samples = AugmentedSamples(prepared.transfer_set, prepared.augmentation, prepared.scan, recorded)
@@ -176,9 +190,8 @@ def loaded_teacher(recipe: Recipe, name: str) -> Iterator[Teacher]:
     try:
         yield teacher
     finally:
-        close = getattr(teacher, "close", None)
         try:
-            if callable(close):
+            if callable(close := getattr(teacher, "close", None)):
                 close()
         except Exception as e:  # noqa: BLE001 - what it has answered is as good as before
             log.warning("teacher %s: close raised %s: %s", name, type(e).__name__, e)
@@ -195,11 +208,14 @@ def _load_teacher(recipe: Recipe, name: str) -> Teacher:
 
 
 def _recorded_shards(prepared: Prepared) -> dict[str, Shard]:
-    """Return, by keys hash, the shards of `rows` with views of this build's declaration, whatever else they keep."""
+    """Return, by keys hash, a shard of `rows` with views of this build's declaration, whatever else it keeps.
+
+    All that there are of a keys hash record the same; one whose file is there goes before others.
+    """
     stored, declared = prepared.stored, prepared.rows_declaration["augmentation"]
     shards = [r.shard for r in stored.receipts.values() if r.declaration.get("augmentation") == declared]
     shards += [live.shard for live in stored.live.values()]
-    return {s.keys_sha256: s for s in shards if s.target == ROWS and stored.is_there(s)}
+    return {s.keys_sha256: s for s in sorted(shards, key=stored.is_there) if s.target == ROWS}
 
 
 def newest_state(files: Files) -> State | None:

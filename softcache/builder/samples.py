@@ -80,18 +80,24 @@ class AugmentedSamples(Samples):
         return [{name: view[name] for name in columns} for view in views]
 
     def take(self, fragment: Fragment) -> RecordedViews:
-        """Return the record of a fragment of which all samples have been loaded; one made now is forgotten."""
-        recorded = self._record_of(fragment)
-        if recorded is not None:
-            return recorded
-        made = self._made.pop(fragment.number, None) or self._no_views(fragment)
+        """Return the record of a fragment of which all samples have been loaded, and forget it if it is new.
+
+        May be called while another thread loads samples of other fragments.
+        """
+        made = self._made.pop(fragment.number, None)
+        if made is None:
+            recorded = self._read_recorded(fragment)
+            if recorded is not None:
+                return recorded
+            made = self._no_views(fragment)
         # Only now are all libraries imported that a transform or a decoder imports when it is called.
         return replace(made, versions=transform_versions())
 
     def record_all(self, job: Job, batch_size: int) -> RecordedViews:
         """Return the record of a fragment's views; where there is none, make them. Views that fail are left out."""
-        if self._record_of(job.fragment) is not None:
-            return self.take(job.fragment)
+        recorded = self._record_of(job.fragment)
+        if recorded is not None:
+            return recorded
         for begin in range(0, job.fragment.rows, batch_size):
             for row in range(begin, min(begin + batch_size, job.fragment.rows)):
                 try:

@@ -19,6 +19,7 @@ from softcache.builder.pilot import CodecTrial, try_codecs, with_trial_table
 from softcache.builder.pipeline import Runner
 from softcache.builder.planning import open_transfer_set
 from softcache.builder.preparing import Prepared, make_samples, prepare, teacher_jobs, teacher_runner
+from softcache.builder.samples import Samples
 from softcache.builder.targets import build_targets
 from softcache.builder.units import Unit
 from softcache.errors import AlignmentError, RecipeError, TransferSetError
@@ -186,16 +187,23 @@ def _try_teachers(prepared: Prepared) -> tuple[float, dict[str, _Tried]]:
     seconds, found = 0.0, dict[str, _Tried]()
     samples = make_samples(prepared, {})
     for name, jobs in teacher_jobs(prepared).items():
-        with teacher_runner(prepared, name, samples) as runner:
-            targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
-            jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
-            each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)
-            seconds += each * sum(job.fragment.rows for job in jobs)
-            for target in targets.values():
-                own = [job for job in jobs if target in job.targets]
-                items = int(positions[target.name] * sum(job.fragment.rows for job in own))
-                found[target.name] = _Tried(try_codecs(runner, target, own, items), positions[target.name])
+        own, tried = _try_teacher(prepared, name, jobs, samples)
+        seconds, found = seconds + own, found | tried
     return seconds, found
+
+
+def _try_teacher(prepared: Prepared, name: str, jobs: list[Job], samples: Samples) -> tuple[float, dict[str, _Tried]]:
+    """Return the same of one teacher, of which nothing is left afterwards."""
+    with teacher_runner(prepared, name, samples) as runner:
+        targets = {t.name: with_trial_table(runner, t, jobs) for job in jobs for t in job.targets}
+        jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
+        each, positions = _time(runner, jobs, prepared.recipe.build.batch_size)
+        found = {}
+        for target in targets.values():
+            own = [job for job in jobs if target in job.targets]
+            items = int(positions[target.name] * sum(job.fragment.rows for job in own))
+            found[target.name] = _Tried(try_codecs(runner, target, own, items), positions[target.name])
+        return each * sum(job.fragment.rows for job in jobs), found
 
 
 def _time(runner: Runner, jobs: list[Job], batch_size: int) -> tuple[float, dict[str, float]]:

@@ -146,7 +146,7 @@ def _answers(soft: SoftTargets, shape: torch.Size) -> tuple[torch.Tensor, torch.
 
 def _temperatures(soft: SoftTargets, temperature: Temperature) -> torch.Tensor:
     """Return the temperature of each stored item, float32."""
-    items = len(soft.row) if isinstance(soft, SoftSequences) else len(soft)
+    items = soft.stored if isinstance(soft, SoftSequences) else len(soft)
     t = soft.temperatures(temperature) if isinstance(soft, SoftSequences) else check_temperature(temperature, items)
     each = t.to(soft.device) if isinstance(t, torch.Tensor) else torch.full((items,), t, device=soft.device)
     return each.repeat_interleave(math.prod(soft.task.shape[1:])) if soft.task.is_map else each

@@ -198,6 +198,7 @@ class Bounds:
         self._reader, self._names, self._items = reader, list(items), np.stack(list(items.values()))
         places = reader.shards.rows if rows is None else rows
         windows = [Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, places) for name in items]
+        # They differ in where they begin alone.
         self._window, self._base = windows[0], np.stack([window.base for window in windows])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
@@ -209,7 +210,7 @@ class Bounds:
         found = self._window.at(self._base.take(shard, 1) + local * self._window.step, shard).astype(np.int64)
         begin, end = found[:, ::2], found[:, 1::2]
         lengths = end - begin
-        # Negative where any of them is.
+        # Any of the three that is negative makes this negative.
         bad = begin | lengths | (self._items.take(shard, 1) - end)
         if bad.min(initial=0) < 0:
             raise self._reader.bad(self._names[int((bad < 0).any(1).argmax())], "has offsets outside its data")

@@ -69,7 +69,7 @@ class DeferredKeys:
 
     @cached_property
     def _keys(self) -> tuple[Array, Array]:
-        return self._read(np.asarray(self._rows))
+        return self._read(np.asarray(self._rows, np.int64))
 
     @property
     def ids(self) -> Array:

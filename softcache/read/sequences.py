@@ -38,8 +38,11 @@ class SequenceReader:
         if self._has_tokens:
             self._positions = ListColumns(reader, [("positions", "int32", ())])
             self._tokens = ListColumns(reader, [("input_ids", "int32", ())])
+            self._position_bounds = Bounds(reader, self._positions.items)
+        # What is known of both lists stands in this order everywhere: the values' first.
         lists = [self._values, self._tokens] if self._has_tokens else [self._values]
         self._bounds = Bounds(reader, {name: items for each in lists for name, items in each.items.items()})
+        self._names = [name for each in lists for name in each.columns]
         self._together = RunCopier([column for each in lists for column in each.columns.values()])
         self._list_of = np.repeat(np.arange(len(lists)), [len(each.columns) for each in lists])
 
@@ -50,13 +53,12 @@ class SequenceReader:
         """
         begins, counts = self._bounds.take(shard, local)
         counts = counts if mask is None else np.where(mask, counts, 0)
-        # Of a language model the second list is its tokens; other sequences have one list.
         positions = np.maximum(counts[-1] - 1, 0) if self._has_tokens else counts[0]
         if spans is None:
             spans = Spans(np.zeros_like(positions), positions, positions)
         else:
             _check(spans, counts[-1], mask, keys)
-        # A span has the token after it too.
+        # Of tokens a span has the one after it too.
         first = np.minimum(spans.starts, counts)
         rows = np.minimum(spans.ends + _AFTER[: len(counts)], counts) - first
         first += begins
@@ -81,10 +83,11 @@ class SequenceReader:
 
     def _copy(self, shard: Array, first: Array, rows: Array) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return runs of each list's items: those of positions, by column, and those of tokens."""
-        values = self._values.columns
         if has_long_runs(rows[0]):
             copied = self._together.take(shard, first[self._list_of], rows[self._list_of])
-            return dict(zip(values, copied, strict=False)), copied[-1] if self._has_tokens else None
+            columns = dict(zip(self._names, copied, strict=True))
+            tokens = columns.pop("input_ids") if self._has_tokens else None
+            return columns, tokens
         tokens = self._tokens.take(Runs(shard, first[1], rows[1]))["input_ids"] if self._has_tokens else None
         return self._values.take(Runs(shard, first[0], rows[0])), tokens
 
@@ -93,7 +96,7 @@ class SequenceReader:
     ) -> tuple[dict[str, torch.Tensor], Array, Array]:
         """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
         stored, tokens = counts
-        (begins,), (found,) = Bounds(self._reader, self._positions.items).take(shard, local)
+        (begins,), (found,) = self._position_bounds.take(shard, local)
         found = found if mask is None else np.where(mask, found, 0)
         if not (np.array_equal(begins, begin) and np.array_equal(found, stored)):
             raise self._reader.bad("positions", "has other lists than its rows' values")

@@ -30,7 +30,7 @@ class SoftSequences(SoftTargets):
         columns: the codec's columns, each [N, ...], the positions of one sequence after those of another, ascending.
         mask: bool [B, L], True where a position is stored, N times in all. False where there is nothing: past a
             sequence's end, at positions that are not stored (of a language model the last token, whose next one is not
-            known), in samples without an answer.
+            known), in samples without an answer. It says which position each of the columns' N items is of.
         lengths: int64 [B], the positions of each sequence.
         packed_tokens: of causal_lm all sequences' tokens with the one after each, int32, and each one's count, int64.
     """
@@ -41,17 +41,21 @@ class SoftSequences(SoftTargets):
     @property
     def row(self) -> torch.Tensor:
         """The sequence of each stored position, int64 [N]."""
-        return self._stored[0]
+        return self._at[0]
 
     @property
     def place(self) -> torch.Tensor:
         """The position in its sequence of each stored one, int64 [N]."""
-        return self._stored[1]
+        return self._at[1]
+
+    @property
+    def stored(self) -> int:
+        """How many positions are stored, N."""
+        return len(next(iter(self.columns.values())))
 
     @cached_property
-    def _stored(self) -> tuple[torch.Tensor, torch.Tensor]:
-        row, place = self.mask.nonzero(as_tuple=True)
-        return row, place
+    def _at(self) -> tuple[torch.Tensor, ...]:
+        return self.mask.nonzero(as_tuple=True)
 
     @property
     def tokens(self) -> torch.Tensor:
@@ -70,7 +74,8 @@ class SoftSequences(SoftTargets):
     def packed(self) -> SoftTargets:
         """The stored positions one after the other, [N, ...], each with the key of its sample."""
         keys = self.keys.take(self.row.cpu().numpy())
-        return SoftTargets(self.decoder, self.columns, torch.ones_like(self.row, dtype=torch.bool), keys)
+        answered = torch.ones(self.stored, dtype=torch.bool, device=self.device)
+        return SoftTargets(self.decoder, self.columns, answered, keys)
 
     @property
     def values(self) -> torch.Tensor:
@@ -195,7 +200,7 @@ class SoftSequences(SoftTargets):
     def _padded(self, items: torch.Tensor) -> torch.Tensor:
         fill = math.nan if items.is_floating_point() else 0
         found = torch.full((*self.mask.shape, *items.shape[1:]), fill, dtype=items.dtype, device=items.device)
-        found[self.mask] = items
+        found[self._at] = items
         return found
 
 

@@ -157,7 +157,7 @@ class Target:
         if isinstance(rows, slice):
             begin, end, step = rows.indices(self._shards.end)
             end = max(begin, end) if step > 0 else end
-            runs = self._reader.runs(begin, end) if step == 1 and self._split is None else None
+            runs = self._reader.runs(begin, end) if step == 1 and begin < end and self._split is None else None
             if runs is not None:
                 return self._gather(range(begin, end), DeferredKeys(range(begin, end), self._keys.at), runs)
             rows = np.arange(begin, end, step)

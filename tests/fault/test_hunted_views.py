@@ -17,7 +17,15 @@ import softcache
 from softcache.builder.evaluation import evaluate
 from softcache.builder.trial import validate
 from softcache.cli import main
-from softcache.errors import AlignmentError, AugmentationError, RecipeError, TaskError, TeacherError, TransferSetError
+from softcache.errors import (
+    AlignmentError,
+    AugmentationError,
+    IntegrityError,
+    RecipeError,
+    TaskError,
+    TeacherError,
+    TransferSetError,
+)
 from softcache.transfer import libraries
 
 AUGMENT = """
@@ -288,6 +296,30 @@ def test_views_of_an_unfinished_build_that_is_labelled_anew(shop: Workshop) -> N
     data = softcache.views(students(shop), shop.open(), transform(shop, "noisy"), id="id", check="always")
     for place in range(40):
         data[place]
+    assert softcache.verify(shop.cache).ok
+
+
+def test_a_record_of_views_that_is_lost_is_not_made_up(shop: Workshop) -> None:
+    """Only the same labels again prove that the views that are made are those that it recorded."""
+    shop.recipe["augmentation"]["transform"] = "augment:shifted"
+    shop.write("shift", "0")
+    shop.build()
+    before = shop.open().checks(np.arange(80))
+    next((shop.cache / "data/rows").iterdir()).unlink()
+    relabel(shop, [4 - i % 5 for i in range(40)])
+    for shift in "10":
+        shop.write("shift", shift)
+        with pytest.raises(IntegrityError, match=r"data/rows/.*: missing, and it records which views the teachers saw"):
+            shop.build()
+    relabel(shop, [i % 5 for i in range(40)])
+    shop.write("shift", "1")
+    with pytest.raises(IntegrityError, match=r"data/rows/.*: lost, and this build's shard has other bytes"):
+        shop.build()
+    shop.write("shift", "0")
+    shop.build()
+    relabel(shop, [4 - i % 5 for i in range(40)])
+    shop.build()
+    assert np.array_equal(shop.open().checks(np.arange(80)), before)
     assert softcache.verify(shop.cache).ok
 
 

@@ -64,6 +64,7 @@ def test_ensemble_averages_probabilities(digits: Path, live: dict, t: float) -> 
 
 def test_features(digits: Path, live: dict) -> None:
     soft = softcache.open(digits)["embedding"].read(slice(None))
+    assert len(softcache.open(digits)["embedding"].read(slice(9, 9)).ids) == 0
     assert np.allclose(soft.values.double().numpy(), live["a"]["embedding"], rtol=2**-10, atol=1e-3)
     assert soft.values.dtype == torch.float16
 

@@ -110,6 +110,8 @@ def test_batches_of_batches(workshop: Workshop) -> None:
     ids = [f"clip-{i}" for i in range(10)]
     whole = target.lookup(ids)
     assert torch.equal(target.read(slice(0, 10)).values.nan_to_num(9), whole.values.nan_to_num(9))
+    nothing = target.read(slice(3, 3))
+    assert (len(nothing), nothing.values.shape[:2], nothing.ids.tolist()) == (0, (0, 0), [])
     for picked in ([3, 0, 3, 2], [1], []):
         some, alone = whole[np.array(picked, int)], target.lookup([ids[i] for i in picked])
         assert (some.ids.tolist(), some.mask.shape) == (alone.ids.tolist(), alone.mask.shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from conftest import Workshop
 
 import softcache
@@ -57,6 +58,43 @@ class Living(Adapter):
 """
 
 
+COUNTED = """
+import gc, pathlib, weakref
+import torch
+
+ALIVE = weakref.WeakSet()
+
+
+class Counted(torch.nn.Linear):
+    def __init__(self, scale):
+        gc.collect()
+        with open(pathlib.Path(__file__).parent / "log", "a") as log:
+            log.write(f"{len(ALIVE)} ")
+        super().__init__(4, 4)
+        ALIVE.add(self)
+"""
+
+
+@pytest.mark.parametrize("asked", [softcache.build, plan, evaluate])
+def test_one_model_at_a_time(workshop: Workshop, asked: Callable[..., Any]) -> None:
+    """Each may need more than half of a device."""
+    workshop.write("counted.py", COUNTED)
+    torch.save(torch.nn.Linear(4, 4).state_dict(), workshop.folder / "counted.pt")
+    teacher = {"model": "counted:Counted", "weights": "counted.pt", "preprocess": "model:preprocess", "reads": ["x"]}
+    workshop.recipe["teachers"] = {f"t{i}": teacher | {"arguments": {"scale": i}} for i in range(3)}
+    task = {"kind": "classification", "classes": 4, "value_kind": "logits", "teachers": ["t0", "t1", "t2"]}
+    workshop.recipe["tasks"] = {"x": task | {"label": "label"}}
+    label_below(workshop, 4)
+    asked(workshop.save(), *([] if asked is evaluate else [workshop.cache]))
+    assert (workshop.folder / "log").read_text().split() == ["0", "0", "0"]
+
+
+def label_below(workshop: Workshop, classes: int) -> None:
+    made = json.loads((workshop.folder / "samples.json").read_text())
+    made["label"] = [i % classes for i in made["label"]]
+    (workshop.folder / "samples.json").write_text(json.dumps(made))
+
+
 @pytest.mark.parametrize("asked", [softcache.build, plan, evaluate])
 def test_teachers_are_closed(workshop: Workshop, asked: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     """Before the next one is loaded; one that fails; and what a teacher answered counts, however it ends."""
@@ -65,9 +103,7 @@ def test_teachers_are_closed(workshop: Workshop, asked: Callable[..., Any], capl
     workshop.recipe["teachers"]["a"]["mode"] = "stays"
     task = {"kind": "classification", "classes": 4, "value_kind": "logits", "teachers": ["a", "b"]}
     workshop.recipe["tasks"] = {"x": task | {"output": "x", "label": "label"}}
-    made = json.loads((workshop.folder / "samples.json").read_text())
-    made["label"] = [i % 4 for i in made["label"]]
-    (workshop.folder / "samples.json").write_text(json.dumps(made))
+    label_below(workshop, 4)
 
     def run() -> list[str]:
         (workshop.folder / "log").unlink(missing_ok=True)
