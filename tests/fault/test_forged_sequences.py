@@ -77,23 +77,28 @@ def test_lists(
 
 
 @pytest.mark.parametrize("offset", [-3, 2**30])
-def test_lists_beyond_their_items(language: Language, monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
+@pytest.mark.parametrize("column", ["values", "input_ids"])
+def test_lists_beyond_their_items(
+    language: Language, monkeypatch: pytest.MonkeyPatch, column: str, offset: int
+) -> None:
     """Offsets that pyarrow would refuse, were the shard read with it, are refused by the gather too."""
     language.build()
     target = softcache.open(language.cache)["full"]
     soft = target.lookup([0, 1])
     reader = target._columns[0]  # type: ignore[index]
-    bounds = reader._values.bounds  # type: ignore[union-attr]
+    bounds = reader._bounds  # type: ignore[union-attr]
     window = bounds._window
 
     class Forged:
-        def take(self, shard: np.ndarray, local: np.ndarray) -> np.ndarray:
-            found = window.take(shard, local).copy()
-            found[-2 if offset < 0 else -1] = offset
+        step = window.step
+
+        def at(self, begin: np.ndarray, shard: np.ndarray) -> np.ndarray:
+            found = window.at(begin, shard).copy()
+            found[["values", "input_ids"].index(column), -2 if offset < 0 else -1] = offset
             return found
 
     monkeypatch.setattr(bounds, "_window", Forged())
-    with pytest.raises(FormatError, match="values has offsets outside its data"):
+    with pytest.raises(FormatError, match=f"{column} has offsets outside its data"):
         target.lookup([0, 1])
     assert soft.mask.any()
 

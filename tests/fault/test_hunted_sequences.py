@@ -24,7 +24,6 @@ from softcache.errors import (
     TaskError,
     TransferSetError,
 )
-from softcache.read.gather import ListColumns
 from softcache.tasks import TaskSpec
 
 TWO_LAYERS = """
@@ -145,8 +144,7 @@ def test_positions_of_a_forged_manifest(language: Language, monkeypatch: pytest.
     target = language.build()["full"]
     assert target.lookup([0, 1]).mask.any()
     reader: Any = target._columns[0]  # type: ignore[index]
-    assert isinstance(reader._positions, ListColumns)
-    reader._positions.bounds._items = reader._positions.bounds._items * 0
+    reader._position_bounds._items = reader._position_bounds._items * 0
     with pytest.raises(FormatError, match="positions has offsets outside its data"):
         target.lookup([0, 1])
 
