@@ -86,9 +86,10 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
         with pa.ipc.open_stream(data) as stream:
             batch = stream.read_next_batch()
         batch.validate(full=True)
-    except (pa.ArrowException, OSError, struct.error) as e:
+        names = set(batch.schema.names)
+    except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as e:
         raise FormatError(f"{path}: not a readable Arrow stream: {e}") from e
-    if len(set(batch.schema.names)) != batch.num_columns:
+    if len(names) != batch.num_columns:
         raise FormatError(f"{path}: two columns of one name")
     if any(map(null_count, batch.columns)):
         raise FormatError(f"{path}: nulls; a softcache file has none")

@@ -35,6 +35,9 @@ class Segment:
         self._first, self._last_place = self.keys[0], np.uint64(len(self.keys) - 1)
         self.data, self._blocks, self._where = np.frombuffer(whole, np.uint8), blocks, where
         self._offsets = [batch[name].buffers()[1].address - whole.address for name in ("key", "row")]
+        # What does not lie as Arrow wants it is copied, away from the bytes that the checksums are of.
+        if any(not 0 <= offset <= len(whole) - 8 * len(self.keys) for offset in self._offsets):
+            raise FormatError(f"{where}: its columns do not lie in it as Arrow lays them")
         self._checks, self._is_checked = BlockChecks(len(blocks)), False
 
     def take(self, places: Array) -> tuple[Array, Array]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import Workshop
 
 import softcache
-from softcache.errors import SoftcacheError
+from softcache.errors import FormatError, IntegrityError, SoftcacheError
+from softcache.store.checksums import block_checksums
+from softcache.store.index import Segment, dump_segment
 
 PAGE = 4096
 IDS = range(40)
@@ -163,6 +166,22 @@ DAMAGES: dict[str, tuple[Damage, int, int]] = {
     "appended bytes": (lambda g, data: data + g.randbytes(1), 32, 256),
     "deletions": (lambda _, __: None, 32, 256),
 }
+
+
+def test_every_bit_of_a_segment() -> None:
+    """It is opened before its checksums are compared: the part that says what lies where is read as it is."""
+    keys, rows = np.arange(5, 25), np.arange(20)
+    data = bytes(dump_segment(keys, rows))
+    checks = block_checksums(data)
+    refused = 0
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        try:
+            Segment(bytes(flipped), pa.int64(), checks, "x").take(np.arange(20))
+        except (FormatError, IntegrityError):
+            refused += 1
+    assert refused == 8 * len(data)
 
 
 @pytest.mark.parametrize("what", DAMAGES)
