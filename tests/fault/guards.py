@@ -100,6 +100,12 @@ GUARDS = [
     Guard("store/state.py", "except FileNotFoundError as e", "except ZeroDivisionError as e", f"{FORGED} -k gone"),
     Guard("store/buffers.py", "self.dtype not in DTYPES or", "", f"{FORGED} -k column_entry"),
     Guard("store/buffers.py", "or min(self.file, self.offset, self.bytes) < 0", "", f"{FORGED} -k column_entry"),
+    Guard(
+        "store/index.py",
+        "any(not 0 <= offset <= len(whole) - 8 * len(self.keys) for offset in self._offsets)",
+        "False",
+        "fault/test_damage.py -k segment",
+    ),
     Guard("store/index.py", "self._checks.touch(blocks, blocks, self._check_block)", "pass", f"{VERIFY} -k index"),
     Guard("store/shards.py", "return 4 if", "return 0 if", f"{DAMAGE} -k swapped"),
 ]
