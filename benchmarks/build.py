@@ -199,7 +199,7 @@ def child(name: str, kind: str, rows: int, output: Path) -> None:
     import pandas  # noqa: F401
     import pyarrow.compute  # noqa: F401
 
-    import softcache.builder.executor  # noqa: F401
+    import softcache.builder.build  # noqa: F401
 
     sys.path.insert(0, str(output.parent))
     output.mkdir()

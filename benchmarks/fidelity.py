@@ -28,9 +28,10 @@ from timing import alternate, machine, table
 
 import softcache
 from softcache.codecs import Codec, HiddenCodec, QuantizedCodec, SampledCodec, TopkCodec
-from softcache.codecs.base import STORED_DTYPES, GivenTable
 from softcache.codecs.basis import fit_basis
+from softcache.codecs.columns import STORED_DTYPES
 from softcache.codecs.fidelity import Errors, measure, merge_errors, wide_rows
+from softcache.codecs.tables import GivenTable
 from softcache.tasks import TaskSpec
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0)
@@ -219,7 +220,7 @@ def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
             logits = hidden[begin : begin + AT_ONCE] @ teacher.matrix.T
             student = 0.7 * logits + torch.randn(logits.shape, generator=generator)
             done += len(logits)
-            given = [logits if codec.sees_logits else hidden[begin : begin + AT_ONCE] for codec in codecs]
+            given = [logits if codec.traits.sees_logits else hidden[begin : begin + AT_ONCE] for codec in codecs]
             encoded = [codec.encode(values) for codec, values in zip(codecs, given, strict=True)]
             for i, codec in enumerate(codecs):
                 errors[i].append(measure(codec, given[i], encoded[i], int(wide_rows(logits).sum())))
@@ -229,7 +230,7 @@ def compare(teacher: Teacher, rows: int) -> Iterator[list[str]]:
                 size = exact.norm(dim=1)
                 for i, codec in enumerate(codecs):
                     off = (gradient_of(student, soft(codec, encoded[i]), t) - exact).norm(dim=1) / size
-                    sums[str(i)].add(t, log_p, codec.log_probs(encoded[i], t), off)
+                    sums[str(i)].add(t, log_p, codec.decoder.log_probs(encoded[i], t), off)
                 for name, (_, estimate) in others.items():
                     log_q = estimate(logits, t)
                     sums[name].add(t, log_p, log_q, (t * (log_s.exp() - log_q.exp()) - exact).norm(dim=1) / size)

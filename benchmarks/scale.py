@@ -24,7 +24,7 @@ import numpy as np
 from timing import machine, table
 
 import softcache
-from softcache.store.commits import FileReference, publish
+from softcache.store.commits import StoredFile, publish
 from softcache.store.files import connect
 from softcache.store.index import dump_segment
 from softcache.store.manifest import LiveShard, dump_manifest
@@ -121,12 +121,12 @@ def repeat(cache: Path, output: Path, shards: int) -> Path:
     fragments, rows = shards // len(by_target), next(iter(by_target.values())).shard.rows
     live = [
         LiveShard(
-            dataclasses.replace(one.shard, unit_key=hashlib.sha256(f"{number} {name}".encode()).hexdigest()),
-            one.split,
-            number,
-            0,
-            1,
-            number * rows,
+            shard=dataclasses.replace(one.shard, unit_key=hashlib.sha256(f"{number} {name}".encode()).hexdigest()),
+            split=one.split,
+            fragment=number,
+            first_view=0,
+            views=1,
+            first_row=number * rows,
         )
         for number in range(fragments)
         for name, one in by_target.items()
@@ -137,7 +137,7 @@ def repeat(cache: Path, output: Path, shards: int) -> Path:
         before,
         number=before.number + 1,
         parent={"number": before.number, "sha256": before.sha256},
-        manifest=FileReference(manifest.path, manifest.bytes, manifest.sha256),
+        manifest=StoredFile(manifest.path, manifest.bytes, manifest.sha256),
         index=(index,),
         rows=fragments * rows,
         transaction="repeated",

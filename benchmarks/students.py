@@ -18,7 +18,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 import softcache
 from softcache.codecs import Codec
-from softcache.read.row_keys import KnownKeys
+from softcache.soft.keys import KnownKeys
 
 RANK, BATCH, STEPS, RATE = 32, 64, 400, 5e-3
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -38,12 +38,12 @@ def soft(codec: Codec, columns: Mapping[str, torch.Tensor]) -> softcache.SoftTar
     """Return rows as a cache gives them."""
     rows = len(next(iter(columns.values())))
     keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
-    return softcache.SoftTargets(codec, columns, torch.ones(rows, dtype=torch.bool), keys)
+    return softcache.SoftTargets(codec.decoder, columns, torch.ones(rows, dtype=torch.bool), keys)
 
 
 def encode_all(rows: Rows, codec: Codec) -> dict[str, torch.Tensor]:
     """Return the columns of all training rows."""
-    parts = [codec.encode(part @ rows.matrix.T if codec.sees_logits else part) for part in rows.train.split(256)]
+    parts = [codec.encode(part @ rows.matrix.T if codec.traits.sees_logits else part) for part in rows.train.split(256)]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

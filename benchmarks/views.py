@@ -149,12 +149,12 @@ def exactness(target: softcache.Target, nodes: int) -> list[Any]:
     columns = codec.encode(logits)
 
     def tail_error(temperature: float) -> float:
-        sparse = codec.sparse_log_probs(columns, temperature)
+        sparse = codec.decoder.sparse_log_probs(columns, temperature)
         tail = (logits / temperature).softmax(1).scatter(1, sparse.ids, 0.0).sum(1)
         return float((sparse.log_tail.exp() - tail).abs().max())
 
     def divergence(temperature: float) -> float:
-        log_p, log_q = (logits / temperature).log_softmax(1), codec.log_probs(columns, temperature)
+        log_p, log_q = (logits / temperature).log_softmax(1), codec.decoder.log_probs(columns, temperature)
         return float((log_p.exp() * (log_p - log_q)).sum(1).mean())
 
     worst = max(map(tail_error, np.geomspace(0.5, 20, 60).tolist()))

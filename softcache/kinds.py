@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 Activation = Literal["softmax", "sigmoid"]
@@ -38,22 +38,32 @@ class Kind:
         dimensions: how many a task's shape has; None for any number.
         parts: further numbers of an item.
         has_tokens: whether rows are a language model's answers to token ids.
+        is_intermediate: whether the numbers come from inside the teacher, and not from its output.
     """
 
     layout: Layout
     activations: tuple[Activation, ...] = ()
+    _: KW_ONLY
     dimensions: int | None = None
     parts: tuple[Part, ...] = ()
     has_tokens: bool = False
+    is_intermediate: bool = False
+
+    @property
+    def has_label(self) -> bool:
+        """Whether a row has one right class, so that answers can be compared with labels."""
+        return self.layout == "row" and self.activations == ("softmax",)
 
 
 KINDS: dict[str, Kind] = {
-    "classification": Kind("row", ("softmax",), 1),
-    "multilabel": Kind("row", ("sigmoid",), 1),
-    "sequence": Kind("list", ("softmax",), 1),
-    "causal_lm": Kind("list", ("softmax",), 1, has_tokens=True),
-    "segmentation": Kind("map", ("softmax", "sigmoid"), 3),
-    "detection": Kind("list", ("softmax", "sigmoid"), 1, (Part("boxes", (4,), needed=True), Part("scores", ()))),
+    "classification": Kind("row", ("softmax",), dimensions=1),
+    "multilabel": Kind("row", ("sigmoid",), dimensions=1),
+    "sequence": Kind("list", ("softmax",), dimensions=1),
+    "causal_lm": Kind("list", ("softmax",), dimensions=1, has_tokens=True),
+    "segmentation": Kind("map", ("softmax", "sigmoid"), dimensions=3),
+    "detection": Kind(
+        "list", ("softmax", "sigmoid"), dimensions=1, parts=(Part("boxes", (4,), needed=True), Part("scores", ()))
+    ),
     "regression": Kind("row", parts=(Part("variance", None, positive=True),)),
-    "features": Kind("row"),
+    "features": Kind("row", is_intermediate=True),
 }

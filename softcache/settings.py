@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
-
-from softcache.store.checksums import canonical_json
 
 
 class Settings(BaseModel):
@@ -18,7 +17,7 @@ class Settings(BaseModel):
 def _finite(value: JsonValue) -> JsonValue:
     """Refuse NaN and infinities, which have no place in a fingerprint."""
     try:
-        canonical_json(value)
+        json.dumps(value, allow_nan=False)
     except ValueError as e:
         raise ValueError("NaN and infinities are not allowed in arguments") from e
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from typing import Any
 
 from softcache.errors import FormatError, TaskError
@@ -43,6 +43,7 @@ class TaskSpec:
     kind: str
     shape: tuple[int, ...]
     value_kind: str | None = None
+    _: KW_ONLY
     labels: tuple[str, ...] | None = None
     allow_masked: bool = False
     tokenizer: str | None = None

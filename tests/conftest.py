@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 import softcache
-from softcache.builder.summary import Summary
+from softcache.builder.publish.summary import Summary
 
 MODEL = '''
 import os, pathlib, signal, time

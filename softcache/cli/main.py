@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files as package_files
-from pathlib import Path
 
 import click
 
+import softcache
 from softcache.cli.describing import describe, describe_views, print_candidates, print_codecs, print_hygiene
 from softcache.cli.output import human_bytes, json_option, print_json, print_table
-from softcache.errors import StorageError
 
 RECIPE = click.argument("recipe", type=click.Path(exists=True, dir_okay=False))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | ~KEY]...")
@@ -40,8 +38,6 @@ def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | Non
 
     Example: softcache build recipes/digits/recipe.yaml build.batch_size=128 -o runs/digits
     """
-    import softcache
-
     summary = softcache.build(recipe, output, overrides, limit=limit, progress=True)
     if as_json:
         print_json(summary.to_json())
@@ -64,25 +60,23 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
 
     Example: softcache plan recipes/digits/recipe.yaml -o runs/digits
     """
-    from softcache.builder.trial import plan as plan_build
-
-    planned = plan_build(recipe, output, overrides, limit=limit)
+    forecast = softcache.plan(recipe, output, overrides, limit=limit)
     if as_json:
-        print_json(planned.to_json())
+        print_json(forecast.to_json())
         return
     print_table(
-        [[t.name, t.rows, t.fragments, t.bytes] for t in planned.targets], ["left to do", "rows", "fragments", "bytes"]
+        [[t.name, t.rows, t.fragments, t.bytes] for t in forecast.targets], ["left to do", "rows", "fragments", "bytes"]
     )
-    for target in planned.targets:
+    for target in forecast.targets:
         if target.codecs:
             print_codecs(target)
-    free = "no limit known" if planned.free_bytes is None else f"{human_bytes(planned.free_bytes)} free"
+    free = "no limit known" if forecast.free_bytes is None else f"{human_bytes(forecast.free_bytes)} free"
     click.echo(
-        f"{planned.samples:,} samples, {planned.fragments:,} fragments, about {human_bytes(planned.bytes)} ({free})"
+        f"{forecast.samples:,} samples, {forecast.fragments:,} fragments, about {human_bytes(forecast.bytes)} ({free})"
     )
-    click.echo(f"teachers: about {planned.seconds:.1f} s")
-    print_hygiene(planned.hygiene)
-    click.echo(planned.path)
+    click.echo(f"teachers: about {forecast.seconds:.1f} s")
+    print_hygiene(forecast.hygiene)
+    click.echo(forecast.path)
 
 
 @main.command()
@@ -95,9 +89,7 @@ def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json
 
     Example: softcache validate recipes/digits/recipe.yaml
     """
-    from softcache.builder.trial import validate as validate_recipe
-
-    found = validate_recipe(recipe, overrides, limit=limit, progress=True)
+    found = softcache.validate(recipe, overrides, limit=limit, progress=True)
     if as_json:
         print_json(found.to_json())
     else:
@@ -119,9 +111,7 @@ def evaluate(recipe: str, overrides: tuple[str, ...], limit: int, as_json: bool)
 
     Example: softcache evaluate recipes/digits/recipe.yaml --limit 500
     """
-    from softcache.builder.evaluation import evaluate as evaluate_recipe
-
-    found = evaluate_recipe(recipe, overrides, limit=limit, progress=True)
+    found = softcache.evaluate(recipe, overrides, limit=limit, progress=True)
     if as_json:
         print_json(found.to_json())
         return
@@ -137,17 +127,11 @@ def init(path: str, as_json: bool) -> None:
 
     Example: softcache init my/recipe.yaml
     """
-    text = package_files("softcache.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as e:
-        raise StorageError(f"{path}: {e.strerror}") from e
+    written = softcache.init(path)
     if as_json:
-        print_json({"path": path})
+        print_json({"path": str(written)})
     else:
-        click.echo(path)
+        click.echo(written)
 
 
 @main.command()
@@ -158,9 +142,7 @@ def status(cache: str, as_json: bool) -> None:
 
     Example: softcache status runs/digits
     """
-    from softcache.read.status import status as read_status
-
-    found = read_status(cache)
+    found = softcache.status(cache)
     if as_json:
         print_json(found.to_json())
     else:
@@ -183,21 +165,19 @@ def info(cache: str, as_json: bool) -> None:
 
     Example: softcache info runs/digits
     """
-    import softcache
-
-    opened = softcache.open(cache)
-    commit = opened.commit
+    found = softcache.info(cache)
     if as_json:
-        print_json({"path": opened.url} | commit.to_json())
+        print_json(found.to_json())
         return
+    commit = found.commit
     click.echo(
         f"commit {commit.number}, {commit.created}: {commit.rows:,} rows, {commit.id_type} ids, splits {commit.splits}"
     )
     if commit.augmentation is not None:
         describe_views(commit.views, commit.augmentation)
-    for name in opened.targets:
-        describe(opened[name])
-    click.echo(opened.url)
+    for target in found.targets.values():
+        describe(target)
+    click.echo(found.path)
 
 
 @main.command()
@@ -209,8 +189,6 @@ def verify(cache: str, level: str, as_json: bool) -> None:
 
     quick reads the commits and compares sizes; full reads every byte. Example: softcache verify runs/digits
     """
-    import softcache
-
     result = softcache.verify(cache, level)
     if as_json:
         print_json(result.to_json())
@@ -243,19 +221,15 @@ def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> N
 
     Example: softcache gc runs/digits --yes
     """
-    from softcache.store.files import connect
-    from softcache.store.gc import collect, find_garbage
-
-    files = connect(cache)
-    garbage = (collect if yes else find_garbage)(files, min_age=min_age * 3600, abandon=abandon)
+    found = softcache.gc(cache, delete=yes, abandon=abandon, min_age_hours=min_age)
     if as_json:
-        print_json({"path": files.url, "deleted": yes, "files": [vars(g) for g in garbage]})
+        print_json(found.to_json())
         return
-    for item in garbage:
+    for item in found.files:
         click.echo(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
     done = "deleted" if yes else "to delete (with --yes)"
-    click.echo(f"{len(garbage):,} files, {human_bytes(sum(g.bytes for g in garbage))} {done}")
-    click.echo(files.url)
+    click.echo(f"{len(found.files):,} files, {human_bytes(sum(g.bytes for g in found.files))} {done}")
+    click.echo(found.path)
 
 
 @main.command()
@@ -268,10 +242,7 @@ def export(cache: str, to: str, output: str, as_json: bool) -> None:
 
     Example: softcache export runs/digits --to parquet -o exported/digits
     """
-    import softcache
-    from softcache.read.export import export as export_cache
-
-    written = export_cache(softcache.open(cache), output, to)
+    written = softcache.export(cache, output, to)
     if as_json:
         print_json({"path": output, "files": [vars(w) for w in written]})
         return

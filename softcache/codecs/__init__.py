@@ -1,6 +1,8 @@
 """Values to columns and back, and tempering. Pure arrays: no files."""
 
-from softcache.codecs.base import CODECS, Codec, Column
+from softcache.codecs.codec import CODECS, Codec
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Decoder
 from softcache.codecs.dense import DenseCodec
 from softcache.codecs.hidden import HiddenCodec
 from softcache.codecs.making import codec_from_json, make_codec
@@ -16,6 +18,7 @@ __all__ = [
     "CODECS",
     "Codec",
     "Column",
+    "Decoder",
     "DenseCodec",
     "HiddenCodec",
     "MapCodec",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from softcache.codecs.base import Column
+from softcache.codecs.columns import Column
 
 NEAR_STEPS, FAR_STEPS = 1024, 32  # per nat
 NEAR = 48
@@ -41,9 +41,10 @@ def high_bits(classes: int) -> int:
 
 def id_columns(ids: int, classes: int, name: str = "ids") -> list[Column]:
     """Return the columns of so many class numbers a row: their low 16 bits and, for many classes, their high ones."""
-    columns = [Column(name, "uint16", (ids,), 0xFFFF)]
+    columns = [Column(name=name, dtype="uint16", shape=(ids,), missing=0xFFFF)]
     if high_bits(classes):
-        columns.append(Column(f"{name}_high", "uint8", (high_bits(classes) * -(-ids // 8),), 0xFF))
+        planes = high_bits(classes) * -(-ids // 8)
+        columns.append(Column(name=f"{name}_high", dtype="uint8", shape=(planes,), missing=0xFF))
     return columns
 
 

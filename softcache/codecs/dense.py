@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, check_choice, log_probs_of, map_items
+from softcache.codecs.codec import Codec, check_choice
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import by_row, faults_as
+from softcache.codecs.logits import log_probs_of, map_items
 from softcache.codecs.temperature import Temperature
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -35,9 +38,17 @@ class DenseCodec(Codec):
 
     @property
     def value_columns(self) -> tuple[Column, ...]:
-        if self.dtype == "bfloat16":
-            return (Column("values", "uint16", self.task.shape, BFLOAT16_NAN),)
-        return (Column("values", self.dtype, self.task.shape, math.nan),)
+        stored, missing = ("uint16", BFLOAT16_NAN) if self.dtype == "bfloat16" else (self.dtype, math.nan)
+        return (Column(name="values", dtype=stored, shape=self.task.shape, missing=missing),)
+
+    @property
+    def item(self) -> DenseCodec:
+        return replace(self, task=self.task.item)
+
+    def finer(self) -> Iterator[DenseCodec]:
+        for dtype in ("float16", "float32") if self.dtype == "bfloat16" else ("float32",):
+            if dtype != self.dtype:
+                yield replace(self, dtype=dtype)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         found = faults_as(values, self.task, self.torch_dtype)
@@ -46,7 +57,7 @@ class DenseCodec(Codec):
         return found
 
     def _coarse(self, values: torch.Tensor) -> dict[int, str]:
-        """Return the rows where a probability, or with sigmoid what it lacks of 1, would lose more than rounding."""
+        """Return the rows where a probability, or with sigmoid its distance to 1, would lose more than rounding."""
         given, stored = values.double(), values.to(self.torch_dtype).double()
         lost, eps = (stored - given).abs(), torch.finfo(self.torch_dtype).eps
         coarse = {"small": (values > 0) & (lost > eps * given)}
@@ -59,22 +70,28 @@ class DenseCodec(Codec):
         stored = values.detach().to(self.torch_dtype)
         return {"values": stored.view(torch.uint16) if self.dtype == "bfloat16" else stored}
 
-    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Codec, Mapping[str, torch.Tensor]]:
-        if not self.task.is_map:
-            return self, columns
-        return replace(self, task=self.task.item), {"values": map_items(columns["values"])}
+    @property
+    def decoder(self) -> DenseDecoder:
+        return DenseDecoder(self.task, self.dtype)
 
-    def finer(self) -> Iterator[DenseCodec]:
-        for dtype in ("float16", "float32") if self.dtype == "bfloat16" else ("float32",):
-            if dtype != self.dtype:
-                yield replace(self, dtype=dtype)
 
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+@dataclass(frozen=True)
+class DenseDecoder(Decoder):
+    """Reads values that are stored as `dtype`."""
+
+    dtype: str
+
+    def values(self, columns: Columns) -> torch.Tensor:
         """Return the stored values [B, *task.shape] in their own dtype."""
         stored = columns["values"]
         if self.dtype == "bfloat16":
             stored = stored.view(torch.bfloat16)
         return stored.view(len(stored), *self.task.shape)
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
         return log_probs_of(self.values(columns), self.task, temperature)
+
+    def per_item(self, columns: Columns) -> tuple[Decoder, Columns]:
+        if not self.task.is_map:
+            return self, columns
+        return replace(self, task=self.task.item), {"values": map_items(columns["values"])}

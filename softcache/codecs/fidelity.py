@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
-from softcache.codecs.base import Codec, tempered
+from softcache.codecs.codec import Codec
+from softcache.codecs.logits import tempered
 from softcache.codecs.temperature import temper_each
 from softcache.errors import FormatError
+from softcache.measures import MeasuredErrors
 
 TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 WIDE = 60.0
@@ -46,9 +48,9 @@ class Errors:
         found = [m.get("tail_mass", m["tv"])[0] for m in self.at.values()]
         return max((math.inf if e is None else e for e in found), default=0.0)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> MeasuredErrors:
         """Return the errors as in statistics, rounded."""
-        at = {t: {name: [*map(_rounded, extent)] for name, extent in found.items()} for t, found in self.at.items()}
+        at = {t: {name: list(map(_rounded, extent)) for name, extent in found.items()} for t, found in self.at.items()}
         return {"rows": self.rows, "wide": self.wide, "at": at}
 
     @classmethod
@@ -80,7 +82,10 @@ def wide_rows(values: torch.Tensor) -> torch.Tensor:
 
 
 def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor], wide: int = 0) -> Errors:
-    """Return the errors of items: `values` [N, ...] as the teacher gave them, `columns` as they were encoded."""
+    """Return the errors of single items: `values` [N, ...] as the teacher gave them, `columns` as they were encoded.
+
+    `wide` is the number of items, of all, whose logits are further apart than 60 nats.
+    """
     at_once = max(_CHUNK // (math.prod(codec.task.shape) * len(TEMPERATURES)), 1)
     parts = []
     for begin in range(0, len(values), at_once):
@@ -95,16 +100,17 @@ def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Ten
     temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
     columns = {name: column[rows] for name, column in columns.items()}
     logits = codec.logits(values)[rows]
+    decoder = codec.decoder
     log_p = tempered(logits, codec.task, temperatures)
-    log_q = codec.log_probs(columns, temperatures)
+    log_q = decoder.log_probs(columns, temperatures)
     if codec.task.activation == "softmax":
         found = {"tv": (log_p.exp() - log_q.exp()).abs().sum(1) / 2, "kl": _kl(log_p, log_q).sum(1).clamp(min=0)}
     else:
         both = torch.stack([log_p, temper_each(-logits, temperatures)], -1)
-        of_both = _kl(both, codec.log_outcomes(columns, temperatures)).sum((1, 2))
+        of_both = _kl(both, decoder.log_outcomes(columns, temperatures)).sum((1, 2))
         found = {"tv": (log_p.exp() - log_q.exp()).abs().amax(1), "kl": of_both.clamp(min=0)}
-    sparse = codec.sparse_log_probs(columns, temperatures)
-    if sparse is not None and codec.covers_all:
+    sparse = decoder.sparse_log_probs(columns, temperatures)
+    if sparse is not None and decoder.covers_all:
         tail = log_p.exp().scatter(1, sparse.ids, 0.0).sum(1)
         found["tail_mass"] = (sparse.log_tail.exp() - tail).abs()
     errors = {name: e.view(-1, len(TEMPERATURES)) for name, e in found.items()}

@@ -1,39 +1,35 @@
-"""The hidden codec: what the teacher's last layer reads, and that layer stored once."""
+"""The hidden codec: what the teacher's last layer reads, and that layer, stored once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import (
-    Codec,
-    Column,
-    Pilot,
-    check_choice,
-    check_integer,
-    require_distribution,
-    table_columns,
-)
+from softcache.codecs.codec import Codec, CodecTraits, check_choice, check_integer, require_distribution
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
 from softcache.codecs.quantized import decode_affine, encode_affine
+from softcache.codecs.tables import Pilot, TableSpec, columns_of
 from softcache.codecs.temperature import Temperature, temper
 from softcache.errors import CodecError
 from softcache.tasks import TaskSpec
 
 DTYPES = ("float16", "int8")
 MAX_WIDTH = 2**20
+TABLE = "output"
 
 
 @dataclass(frozen=True)
 class HiddenCodec(Codec):
     """Stores the `width` numbers that the teacher's last layer turns into logits, as `float16` or `int8`.
 
-    The layer is the target's table, so that logits are made again where they are needed: nearly what the teacher said,
-    in fewer bytes than classes have.
+    The layer is the target's table, so that logits are computed again where they are needed: they are nearly the
+    teacher's own, and take fewer bytes than one number for each class.
     """
 
     name: ClassVar[str] = "hidden"
@@ -49,26 +45,18 @@ class HiddenCodec(Codec):
             raise CodecError(f"codec hidden gives logits, not {self.task.value_kind}")
 
     @property
+    def traits(self) -> CodecTraits:
+        return CodecTraits(sees_logits=False, has_all_values=False)
+
+    @property
     def given_shape(self) -> tuple[int, ...]:
         return (self.width,)
 
     @property
-    def sees_logits(self) -> bool:
-        return False
+    def table_spec(self) -> TableSpec:
+        return TableSpec(TABLE, {"weight": (*self.task.shape, self.width), "bias": self.task.shape}, self._make_table)
 
-    @property
-    def table_name(self) -> str:
-        return "output"
-
-    @property
-    def has_all_values(self) -> bool:
-        return False
-
-    @property
-    def table_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": (*self.task.shape, self.width), "bias": self.task.shape}
-
-    def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
+    def _make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
         layer = pilot.output_layer()
         expected = (*self.task.shape, self.width)
         if tuple(layer["weight"].shape) != expected:
@@ -78,8 +66,15 @@ class HiddenCodec(Codec):
     @property
     def value_columns(self) -> tuple[Column, ...]:
         if self.dtype == "float16":
-            return (Column("hidden", "float16", (self.width,), math.nan),)
-        return Column("hidden", "uint8", (self.width,), 0), Column("affine", "float32", (2,), math.nan)
+            return (Column(name="hidden", dtype="float16", shape=(self.width,), missing=math.nan),)
+        return (
+            Column(name="hidden", dtype="uint8", shape=(self.width,), missing=0),
+            Column(name="affine", dtype="float32", shape=(2,), missing=math.nan),
+        )
+
+    def finer(self) -> Iterator[HiddenCodec]:
+        if self.dtype == "int8":
+            yield replace(self, dtype="float16")
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         dtype = torch.float16 if self.dtype == "float16" else torch.float32
@@ -91,20 +86,27 @@ class HiddenCodec(Codec):
         codes, affine = encode_affine(values.detach().float())
         return {"hidden": codes, "affine": affine}
 
-    def finer(self) -> Iterator[HiddenCodec]:
-        if self.dtype == "int8":
-            yield replace(self, dtype="float16")
-
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the hidden numbers, [B, width]: float16, or decoded float32."""
-        if self.dtype == "float16":
-            return columns["hidden"]
-        return decode_affine(columns["hidden"], columns["affine"])
-
     def logits(self, values: torch.Tensor) -> torch.Tensor:
-        layer = table_columns(self, values.device)
+        layer = columns_of(self.table, TABLE, values.device)
         bias = layer["bias"].float() if "bias" in layer else None
         return torch.nn.functional.linear(values.float(), layer["weight"].float(), bias)
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
-        return temper(self.logits(self.values(columns)), temperature)
+    @property
+    def decoder(self) -> HiddenDecoder:
+        return HiddenDecoder(self.task, self)
+
+
+@dataclass(frozen=True)
+class HiddenDecoder(Decoder):
+    """Reads hidden states and puts them through the teacher's last layer."""
+
+    codec: HiddenCodec
+
+    def values(self, columns: Columns) -> torch.Tensor:
+        """Return the hidden states, [B, width]: float16, or decoded to float32."""
+        if self.codec.dtype == "float16":
+            return columns["hidden"]
+        return decode_affine(columns["hidden"], columns["affine"])
+
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
+        return temper(self.codec.logits(self.values(columns)), temperature)

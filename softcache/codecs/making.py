@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from softcache.codecs.base import CODECS, Codec
+from softcache.codecs.codec import CODECS, Codec
 from softcache.codecs.maps import MapCodec
 from softcache.errors import CodecError, FormatError, UnsupportedVersion
 from softcache.tasks import TaskSpec

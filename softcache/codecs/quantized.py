@@ -1,16 +1,18 @@
-"""The quantized codec: every value in one byte, by an affine map of each row."""
+"""The quantized codec: every value in one byte, scaled to the range of its row."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, log_probs_of, map_items
+from softcache.codecs.codec import Codec
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
+from softcache.codecs.logits import log_probs_of, map_items
 from softcache.codecs.temperature import Temperature
 from softcache.errors import CodecError
 
@@ -20,7 +22,7 @@ MASKED = 255
 
 @dataclass(frozen=True)
 class QuantizedCodec(Codec):
-    """Stores each value as `low + step * code`, with `low` and `step` of its row, in 256 codes, one of them for -Inf.
+    """Stores each value as `low + step * code`, with `low` and `step` of its row and 256 codes, one of them for -Inf.
 
     A value is off by at most a 508th of its row's range.
     """
@@ -34,7 +36,14 @@ class QuantizedCodec(Codec):
 
     @property
     def value_columns(self) -> tuple[Column, ...]:
-        return Column("codes", "uint8", self.task.shape, 0), Column("affine", "float32", (2,), math.nan)
+        return (
+            Column(name="codes", dtype="uint8", shape=self.task.shape, missing=0),
+            Column(name="affine", dtype="float32", shape=(2,), missing=math.nan),
+        )
+
+    @property
+    def item(self) -> QuantizedCodec:
+        return replace(self, task=self.task.item)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         return faults_as(values, self.task, torch.float32)
@@ -43,15 +52,24 @@ class QuantizedCodec(Codec):
         codes, affine = encode_affine(values.detach().float().flatten(1))
         return {"codes": codes.view(len(codes), *self.task.shape), "affine": affine}
 
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    @property
+    def decoder(self) -> QuantizedDecoder:
+        return QuantizedDecoder(self.task)
+
+
+@dataclass(frozen=True)
+class QuantizedDecoder(Decoder):
+    """Reads values from codes and the scale of each row."""
+
+    def values(self, columns: Columns) -> torch.Tensor:
         """Return the values [B, *task.shape], float32."""
         codes = columns["codes"]
         return decode_affine(codes.flatten(1), columns["affine"]).view(len(codes), *self.task.shape)
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
         return log_probs_of(self.values(columns), self.task, temperature)
 
-    def per_item(self, columns: Mapping[str, torch.Tensor]) -> tuple[Codec, Mapping[str, torch.Tensor]]:
+    def per_item(self, columns: Columns) -> tuple[Decoder, Columns]:
         if not self.task.is_map:
             return self, columns
         codes = map_items(columns["codes"])
@@ -60,10 +78,10 @@ class QuantizedCodec(Codec):
 
 
 def encode_affine(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the codes of values [B, N], float32, as uint8 [B, N], and each row's lowest and step, float32 [B, 2]."""
+    """Return the codes of float32 values [B, N], uint8 [B, N], and each row's lowest value and step, float32 [B, 2]."""
     masked = values == -torch.inf
     low = values.masked_fill(masked, torch.inf).amin(1, keepdim=True)
-    # Each is divided before the difference is taken, so that no range is too wide for float32.
+    # Divide before subtracting: the difference of two float32 numbers may be too large for float32.
     step = values.amax(1, keepdim=True) / LEVELS - low / LEVELS
     codes = ((values - low) / step.clamp(min=torch.finfo(step.dtype).tiny)).round().clamp(0, LEVELS)
     return codes.nan_to_num(0.0).masked_fill(masked, MASKED).to(torch.uint8), torch.cat([low, step], 1)

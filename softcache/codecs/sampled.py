@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, as_logits, check_integer, require_distribution
 from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.codec import Codec, CodecTraits, check_integer, require_distribution
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
+from softcache.codecs.logits import as_logits
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, inverse_temperatures
 from softcache.errors import CodecError
@@ -45,19 +47,15 @@ class SampledCodec(Codec):
         return self.task.shape[0]
 
     @property
-    def covers_all(self) -> bool:
-        return False
-
-    @property
-    def has_all_values(self) -> bool:
-        return False
+    def traits(self) -> CodecTraits:
+        return CodecTraits(has_all_values=False)
 
     @property
     def value_columns(self) -> tuple[Column, ...]:
         return (
             *id_columns(self.draws, self.classes),
-            Column("gaps", "uint16", (self.draws,), MISSING_CODE),
-            Column("counts", "uint8", (self.draws,), 0),
+            Column(name="gaps", dtype="uint16", shape=(self.draws,), missing=MISSING_CODE),
+            Column(name="counts", dtype="uint8", shape=(self.draws,), missing=0),
         )
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
@@ -77,35 +75,52 @@ class SampledCodec(Codec):
         gaps = encode_gaps((-logits.gather(1, ids)).masked_fill(counts == 0, torch.inf))
         return pack_ids(ids, self.classes) | {"gaps": gaps, "counts": counts.to(torch.uint8)}
 
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    @property
+    def decoder(self) -> SampledDecoder:
+        return SampledDecoder(self.task, self)
+
+
+@dataclass(frozen=True)
+class SampledDecoder(Decoder):
+    """Estimates distributions from the drawn classes."""
+
+    codec: SampledCodec
+
+    @property
+    def covers_all(self) -> bool:
+        return False
+
+    def values(self, columns: Columns) -> torch.Tensor:
         """Return the drawn classes' logits relative to the highest of all, float32 [B, draws], -inf where unused."""
         return -decode_gaps(columns["gaps"])
 
-    def class_ids(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def class_ids(self, columns: Columns) -> torch.Tensor:
         """Return the drawn classes, int64 [B, draws]; unused slots hold class 0."""
-        return read_ids(columns, self.classes)
+        return read_ids(columns, self.codec.classes)
 
-    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+    def sparse_log_probs(self, columns: Columns, temperature: Temperature) -> SparseLogProbs:
         """Return the estimate of log p(T); it gives nothing to classes that were not drawn.
 
         Unused slots are there as class 0 with -inf, beside class 0 itself where that was drawn.
         """
         values, counts = self.values(columns), columns["counts"].float()
         beta = inverse_temperatures(temperature, len(values), values.device)
-        weights = torch.where(counts > 0, counts.log() + (beta - 1 / self.proposal) * values, -torch.inf)
+        weights = torch.where(counts > 0, counts.log() + (beta - 1 / self.codec.proposal) * values, -torch.inf)
         return SparseLogProbs(
             self.class_ids(columns), weights.log_softmax(1), torch.full_like(weights[:, 0], -torch.inf)
         )
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
         """Return the estimate of log p(T), float32 [B, C], -inf for classes that were not drawn."""
         ids, log_probs, _ = self.sparse_log_probs(columns, temperature)
-        probs = torch.zeros(len(ids), self.classes, device=ids.device).scatter_add_(1, ids, log_probs.exp())
+        probs = torch.zeros(len(ids), self.codec.classes, device=ids.device).scatter_add_(1, ids, log_probs.exp())
         return probs.log().masked_fill_(log_probs[:, :1].isnan(), torch.nan)
 
-    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def compared(self, columns: Columns) -> torch.Tensor:
         counts = columns["counts"].float()
-        return counts.new_zeros(len(counts), self.classes).scatter_add_(1, self.class_ids(columns), counts / self.draws)
+        return counts.new_zeros(len(counts), self.codec.classes).scatter_add_(
+            1, self.class_ids(columns), counts / self.codec.draws
+        )
 
 
 def _start(logits: torch.Tensor) -> torch.Tensor:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import Codec, Column, check_integer, require_distribution
 from softcache.codecs.bits import id_columns, pack_ids, read_ids
+from softcache.codecs.codec import Codec, CodecTraits, check_integer, require_distribution
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import PROBS_SUM_TOLERANCE, by_row
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.temperature import Temperature, check_temperature
@@ -42,20 +43,13 @@ class ServedCodec(Codec):
         return (2, self.k)
 
     @property
-    def sees_logits(self) -> bool:
-        return False
-
-    @property
-    def can_be_measured(self) -> bool:
-        return False
-
-    @property
-    def has_all_values(self) -> bool:
-        return False
+    def traits(self) -> CodecTraits:
+        return CodecTraits(sees_logits=False, can_be_measured=False, has_all_values=False)
 
     @property
     def value_columns(self) -> tuple[Column, ...]:
-        return *id_columns(self.k, self.task.shape[0]), Column("log_p", "float32", (self.k,), math.nan)
+        log_p = Column(name="log_p", dtype="float32", shape=(self.k,), missing=math.nan)
+        return *id_columns(self.k, self.task.shape[0]), log_p
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         """Return what is wrong with ids and log-probabilities, float64 [B, 2, k]."""
@@ -78,11 +72,22 @@ class ServedCodec(Codec):
         order = log_p.argsort(dim=1, descending=True, stable=True)
         return pack_ids(ids.gather(1, order).long(), self.task.shape[0]) | {"log_p": log_p.gather(1, order).float()}
 
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    @property
+    def decoder(self) -> ServedDecoder:
+        return ServedDecoder(self.task, self)
+
+
+@dataclass(frozen=True)
+class ServedDecoder(Decoder):
+    """Reads the served classes at T = 1."""
+
+    codec: ServedCodec
+
+    def values(self, columns: Columns) -> torch.Tensor:
         """Return the log-probabilities, float32 [B, k], highest first."""
         return columns["log_p"]
 
-    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+    def sparse_log_probs(self, columns: Columns, temperature: Temperature) -> SparseLogProbs:
         """Return log p of the served classes and of all others together. Raises TaskError unless T = 1."""
         t = check_temperature(temperature, len(columns["log_p"]))
         if bool((torch.as_tensor(t) != 1).any()):
@@ -94,13 +99,13 @@ class ServedCodec(Codec):
         tail = torch.log1p(-log_p.double().exp().sum(1).clamp(max=1)).float()
         return SparseLogProbs(read_ids(columns, self.task.shape[0]), log_p, tail)
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
         """Return log p, float32 [B, C], what is left spread evenly. Raises as `sparse_log_probs`."""
         ids, log_p, tail = self.sparse_log_probs(columns, temperature)
         classes = self.task.shape[0]
-        each = tail - math.log(classes - self.k)
+        each = tail - math.log(classes - self.codec.k)
         return each[:, None].expand(-1, classes).scatter(1, ids, log_p)
 
-    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def compared(self, columns: Columns) -> torch.Tensor:
         ids, log_p = read_ids(columns, self.task.shape[0]), columns["log_p"]
         return log_p.new_zeros(len(log_p), self.task.shape[0]).scatter(1, ids, log_p.exp())

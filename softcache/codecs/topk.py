@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import ClassVar
 
 import torch
 
-from softcache.codecs.base import (
-    Codec,
-    Column,
-    Pilot,
-    as_logits,
-    check_choice,
-    check_integer,
-    require_distribution,
-    table_columns,
-)
 from softcache.codecs.basis import SHAPE_ZERO, decode_shape, encode_shape, fit_basis
 from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.codec import Codec, CodecTraits, check_choice, check_integer, require_distribution
+from softcache.codecs.columns import Column
+from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
+from softcache.codecs.logits import as_logits
 from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, count_at_least, decode_nodes, encode_nodes, tail_sums
 from softcache.codecs.sparse import SparseLogProbs
+from softcache.codecs.tables import Pilot, TableSpec, columns_of
 from softcache.codecs.temperature import Temperature, inverse_temperatures
 from softcache.errors import CodecError, TaskError
 
 MAX_K = 65_535
 MAX_BASIS = 1_024
+TABLE = "basis"
 PILOT_ITEMS, PILOT_NUMBERS = 2_048, 2**27
 TINY = torch.finfo(torch.float32).tiny
 
@@ -44,6 +40,7 @@ class TopkCodec(Codec):
     """
 
     name: ClassVar[str] = "topk"
+    _: KW_ONLY
     k: int = 32
     nodes: int = 16
     basis: int = 0
@@ -76,42 +73,47 @@ class TopkCodec(Codec):
         return self.classes > self.k
 
     @property
-    def has_all_values(self) -> bool:
-        return False
-
-    @property
     def has_shape(self) -> bool:
+        """Whether the tail's mass is spread over its classes by a basis, and not evenly."""
         return self.has_tail and self.basis > 0
 
     @property
-    def table_name(self) -> str | None:
-        return "basis" if self.has_shape else None
+    def traits(self) -> CodecTraits:
+        return CodecTraits(has_all_values=False)
 
     @property
-    def table_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"basis": (self.classes, 1 + self.basis)}
+    def table_spec(self) -> TableSpec | None:
+        return TableSpec(TABLE, {"basis": (self.classes, 1 + self.basis)}, self._make_table) if self.has_shape else None
 
-    def make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
+    def _make_table(self, pilot: Pilot) -> dict[str, torch.Tensor]:
         values = pilot.values(min(PILOT_ITEMS, max(PILOT_NUMBERS // self.classes, self.basis + 1)))
         return {"basis": fit_basis(self.logits(values), self.basis)}
+
+    def basis_on(self, device: torch.device) -> torch.Tensor:
+        """Return the basis on a device, float16 [C, 1 + basis]. Raises CodecError if it was not given."""
+        return columns_of(self.table, TABLE, device)["basis"]
 
     @property
     def value_columns(self) -> tuple[Column, ...]:
         found = [
             *id_columns(self.head, self.classes),
-            Column("gaps", "uint16", (self.head - (not self.has_tail),), MISSING_CODE),
+            Column(name="gaps", dtype="uint16", shape=(self.head - (not self.has_tail),), missing=MISSING_CODE),
         ]
         if self.has_tail:
-            found.append(Column("sketch", "uint16", (self.nodes + 1,), EMPTY_CODE))
+            found.append(Column(name="sketch", dtype="uint16", shape=(self.nodes + 1,), missing=EMPTY_CODE))
         if self.has_shape:
-            found.append(Column("shape", "uint8", (self.basis,), SHAPE_ZERO))
-            found.append(Column("shape_scale", "float16", (), math.nan))
+            found.append(Column(name="shape", dtype="uint8", shape=(self.basis,), missing=SHAPE_ZERO))
+            found.append(Column(name="shape_scale", dtype="float16", shape=(), missing=math.nan))
         if self.companions:
-            found.append(Column("entropy", "float16", (), math.nan, companion=True))
-            found.append(Column("top1", "int32", (), -1, companion=True))
-            found.append(Column("top1_prob", "float16", (), math.nan, companion=True))
-            found.append(Column("tail_mass", "float16", (), math.nan, companion=True))
+            found += [_companion("entropy"), _companion("top1", "int32", -1)]
+            found += [_companion("top1_prob"), _companion("tail_mass")]
         return tuple(found)
+
+    def finer(self) -> Iterator[TopkCodec]:
+        for k in (self.k, 2 * self.k, 4 * self.k, 8 * self.k, 16 * self.k):
+            for nodes in LADDERS:
+                if nodes >= self.nodes and (k, nodes) != (self.k, self.nodes) and k <= min(MAX_K, self.classes):
+                    yield replace(self, k=k, nodes=nodes)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
         return faults_as(values, self.task, torch.float32)
@@ -136,14 +138,14 @@ class TopkCodec(Codec):
         count = count - count_at_least(top[:, : self.head], floor)
         columns["sketch"] = encode_nodes(torch.cat([count[:, None], sums], 1))
         if self.has_shape:
-            columns["shape"], columns["shape_scale"] = encode_shape(near, top[:, :1], self._basis(logits.device))
+            columns["shape"], columns["shape_scale"] = encode_shape(near, top[:, :1], self.basis_on(logits.device))
         return columns | self._companions(columns, tail_mean)
 
-    def _companions(self, columns: Mapping[str, torch.Tensor], tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _companions(self, columns: Columns, tail_mean: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the companions, with the tail's mean logit at T = 1 relative to the anchor, float32 [B]."""
         if not self.companions:
             return {}
-        ids, log_head, log_tail = self.sparse_log_probs(columns, 1.0)
+        ids, log_head, log_tail = self.decoder.sparse_log_probs(columns, 1.0)
         head, tail = log_head.exp(), log_tail.exp()
         log_anchor = log_head[:, 0] - decode_gaps(columns["gaps"][:, -1])
         of_head = torch.where(head > 0, head * log_head, 0.0).sum(1)
@@ -155,56 +157,64 @@ class TopkCodec(Codec):
             "tail_mass": tail.half(),
         }
 
-    def finer(self) -> Iterator[TopkCodec]:
-        for k in (self.k, 2 * self.k, 4 * self.k, 8 * self.k, 16 * self.k):
-            for nodes in LADDERS:
-                if nodes >= self.nodes and (k, nodes) != (self.k, self.nodes) and k <= min(MAX_K, self.classes):
-                    yield replace(self, k=k, nodes=nodes)
+    @property
+    def decoder(self) -> TopkDecoder:
+        return TopkDecoder(self.task, self)
 
-    def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+
+@dataclass(frozen=True)
+class TopkDecoder(Decoder):
+    """Reads the k highest logits, and the mass of the tail at any T >= 0.5."""
+
+    codec: TopkCodec
+
+    @property
+    def has_shape(self) -> bool:
+        return self.codec.has_shape
+
+    def values(self, columns: Columns) -> torch.Tensor:
         """Return the stored logits relative to the highest, float32 [B, k], highest first."""
-        return -self._gaps(columns)[:, : self.head]
+        return -self._gaps(columns)[:, : self.codec.head]
 
-    def class_ids(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def class_ids(self, columns: Columns) -> torch.Tensor:
         """Return the stored classes, int64 [B, k]."""
-        return read_ids(columns, self.classes)
+        return read_ids(columns, self.codec.classes)
 
-    def sparse_log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> SparseLogProbs:
+    def sparse_log_probs(self, columns: Columns, temperature: Temperature) -> SparseLogProbs:
         """Return log p(T) of the k classes and of the tail. Raises TaskError below T = 0.5 where there is a tail."""
         gaps = self._gaps(columns)
         beta = inverse_temperatures(temperature, len(gaps), gaps.device)
-        heads = -beta * gaps[:, : self.head]
-        if self.has_tail:
+        heads = -beta * gaps[:, : self.codec.head]
+        if self.codec.has_tail:
             tail = self._tail(columns["sketch"], gaps[:, -1], beta)
         else:
             tail = torch.full_like(gaps[:, 0], -torch.inf)
         total = torch.logaddexp(heads.logsumexp(1), tail)
         return SparseLogProbs(self.class_ids(columns), heads - total[:, None], tail - total)
 
-    def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
-        """Return log p(T), float32 [B, C], the tail's mass spread evenly over its classes."""
+    def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
+        """Return log p(T), float32 [B, C], the tail's mass spread over its classes by the basis, or evenly."""
         ids, heads, tail = self.sparse_log_probs(columns, temperature)
-        if not self.has_tail:
+        if not self.codec.has_tail:
             return torch.full_like(heads, torch.nan).scatter_(1, ids, heads)
-        if self.has_shape:
-            shares = decode_shape(columns["shape"], columns["shape_scale"], self._basis(ids.device))
+        if self.codec.has_shape:
+            shares = decode_shape(columns["shape"], columns["shape_scale"], self.codec.basis_on(ids.device))
             anchor = self._gaps(columns)[:, -1:]
             shares = torch.minimum(shares, -anchor) * inverse_temperatures(temperature, len(ids), ids.device)
             shares = shares.scatter_(1, ids, -torch.inf)
             # A tail that is ruled out as a whole has no shares.
             shares += torch.where(tail == -torch.inf, 0.0, tail - shares.logsumexp(1))[:, None]
             return shares.scatter_(1, ids, heads)
-        each = tail - math.log(self.classes - self.head)
-        return each[:, None].expand(-1, self.classes).scatter(1, ids, heads)
+        each = tail - math.log(self.codec.classes - self.codec.head)
+        return each[:, None].expand(-1, self.codec.classes).scatter(1, ids, heads)
 
-    def compared(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def compared(self, columns: Columns) -> torch.Tensor:
         gaps = self._gaps(columns)
-        return -gaps[:, -1:].expand(-1, self.classes).scatter(1, self.class_ids(columns), gaps[:, : self.head])
+        return (
+            -gaps[:, -1:].expand(-1, self.codec.classes).scatter(1, self.class_ids(columns), gaps[:, : self.codec.head])
+        )
 
-    def _basis(self, device: torch.device) -> torch.Tensor:
-        return table_columns(self, device)["basis"]
-
-    def _gaps(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def _gaps(self, columns: Columns) -> torch.Tensor:
         """Return the gaps of the k classes and, where there is a tail, of its anchor."""
         gaps = decode_gaps(columns["gaps"])
         return torch.cat([torch.where(gaps[:, :1].isnan(), torch.nan, 0.0), gaps], 1)
@@ -213,5 +223,9 @@ class TopkCodec(Codec):
         """Return the log of the tail's sum relative to the highest logit, float32 [B]; `beta` is [1, 1] or [B, 1]."""
         if beta.numel() and float(beta.amax()) > BETA_MAX:
             raise TaskError(f"temperature {1 / float(beta.amax()):g}: a top-k target answers from T = 0.5 up")
-        weights = LADDERS[self.nodes].weights(beta[:, 0])
+        weights = LADDERS[self.codec.nodes].weights(beta[:, 0])
         return (decode_nodes(codes) * weights).sum(1) - beta[:, 0] * anchor
+
+
+def _companion(name: str, dtype: str = "float16", missing: float | int = math.nan) -> Column:
+    return Column(name=name, dtype=dtype, shape=(), missing=missing, companion=True)

@@ -9,7 +9,7 @@ import torch
 from softcache.codecs import Temperature
 from softcache.distill.losses import distillation_loss
 from softcache.errors import MissingExtra, TaskError
-from softcache.read.soft_sequences import SoftSequences
+from softcache.soft.sequences import SoftSequences
 
 NO_MATCH = -1
 

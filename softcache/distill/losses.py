@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from softcache.codecs import SparseLogProbs, Temperature, check_temperature
+from softcache.codecs import SparseLogProbs, Temperature
 from softcache.distill.by_rows import Rows, by_rows
 from softcache.distill.divergences import DIVERGENCES, known_classes, student_buckets, teacher_buckets
 from softcache.errors import TaskError
-from softcache.read.soft_sequences import SoftSequences
-from softcache.read.soft_targets import SoftTargets
+from softcache.soft.protocol import Soft
 from softcache.tasks import TaskSpec
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -21,7 +18,7 @@ TAILS = ("shaped", "lumped")
 
 def distillation_loss(
     student_logits: torch.Tensor,
-    soft: SoftTargets,
+    soft: Soft,
     temperature: Temperature = 1.0,
     labels: torch.Tensor | None = None,
     alpha: float = 1.0,
@@ -73,10 +70,10 @@ def distillation_loss(
     logits = student_logits.movedim(1, -1) if task.is_map else student_logits
     shape = logits.shape[:-1]
     decoder, columns = soft.decoder.per_item(soft.columns)
-    answered, items = _answers(soft, shape)
+    answered, items = soft.items_for(shape)
     counts = answered if mask is None else answered & _given("mask", mask, shape).to(logits.device).reshape(-1)
     hard = _check_labels(labels, task, alpha, logits, counts)
-    temperatures = _temperatures(soft, temperature)
+    temperatures = soft.item_temperatures(temperature)
     by_class = tail == "shaped" and decoder.has_shape
     loss = _softmax_losses if task.activation == "softmax" else _sigmoid_losses
 
@@ -136,23 +133,7 @@ def _sigmoid_losses(
     return soft_part, F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none").sum(1)
 
 
-def _answers(soft: SoftTargets, shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return which of the student's rows, in one line, have an answer, and the stored item of each if not its own."""
-    if isinstance(soft, SoftSequences):
-        items = soft.index(shape).view(-1)
-        return items >= 0, items
-    return soft.mask.repeat_interleave(math.prod(shape[1:])), None
-
-
-def _temperatures(soft: SoftTargets, temperature: Temperature) -> torch.Tensor:
-    """Return the temperature of each stored item, float32."""
-    items = soft.stored if isinstance(soft, SoftSequences) else len(soft)
-    t = soft.temperatures(temperature) if isinstance(soft, SoftSequences) else check_temperature(temperature, items)
-    each = t.to(soft.device) if isinstance(t, torch.Tensor) else torch.full((items,), t, device=soft.device)
-    return each.repeat_interleave(math.prod(soft.task.shape[1:])) if soft.task.is_map else each
-
-
-def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence: str, tail: str) -> None:
+def _check_settings(soft: Soft, alpha: float, reduction: str, divergence: str, tail: str) -> None:
     if not soft.task.has_temperature:
         raise TaskError(f"a {soft.task.kind} target has no distribution; use softcache.regression_loss")
     if reduction not in REDUCTIONS:
@@ -167,7 +148,7 @@ def _check_settings(soft: SoftTargets, alpha: float, reduction: str, divergence:
         raise TaskError(f"alpha is {alpha}; expected a weight in [0, 1]")
 
 
-def _check_logits(student_logits: torch.Tensor, soft: SoftTargets) -> None:
+def _check_logits(student_logits: torch.Tensor, soft: Soft) -> None:
     given, task = list(student_logits.shape), soft.task
     classes = task.label_space
     if task.is_list:

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
 from softcache.errors import TaskError
-from softcache.read.soft_targets import SoftTargets
+from softcache.soft.protocol import Soft
 
 DISTANCES = ("squared", "absolute", "cosine")
 REDUCTIONS = ("mean", "sum", "none")
 
 
 def regression_loss(
-    student: torch.Tensor, soft: SoftTargets, distance: str = "squared", reduction: str = "mean"
+    student: torch.Tensor, soft: Soft, distance: str = "squared", reduction: str = "mean"
 ) -> torch.Tensor:
     """Return how far a student's numbers are from the teacher's, for regression and for hints.
 

@@ -10,18 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from softcache.arrays import Array
 from softcache.errors import AlignmentError, FormatError, TaskError
-from softcache.read import hf, tables
+from softcache.read import arrow_tables, hf
 from softcache.read.lookup import Keys, row_numbers
-from softcache.read.soft_targets import resolve_name
-from softcache.read.target import Target
+from softcache.read.target import Target, TargetSource
+from softcache.soft.batch import resolve_name
 from softcache.store.commits import Commit
 from softcache.store.files import Files, connect
 from softcache.store.layout import ROWS
 from softcache.store.manifest import TargetShards
 from softcache.store.state import State, read_state
-
-Array = np.ndarray[Any, Any]
 
 
 class Cache(Mapping[str, Target]):
@@ -128,16 +127,15 @@ class Cache(Mapping[str, Target]):
         """
         full = resolve_name(name, self._shards)
         if full not in self._targets:
-            self._targets[full] = Target(
-                full,
-                self.commit.targets[full],
-                self._shards[full],
-                self._keys,
-                self._files,
-                self._split,
-                self,
+            source = TargetSource(
+                cache=self,
+                files=self._files,
+                keys=self._keys,
+                shards=self._shards[full],
+                split=self._split,
                 check=self._check,
             )
+            self._targets[full] = Target(full, self.commit.targets[full], source)
         return self._targets[full]
 
     def __iter__(self) -> Iterator[str]:
@@ -167,7 +165,7 @@ class Rows:
         Of an augmented cache also `check` and perhaps `parameters` (JSON) of each view. It is memory-mapped where no
         sample has several views.
         """
-        return tables.read_rows(self._files, self._shards, self._split)
+        return arrow_tables.read_rows(self._files, self._shards, self._split)
 
     def to_hf(self, split: str | None = None) -> Any:
         """Return a memory-mapped `datasets.Dataset` as it is stored, a row for each sample of a fragment.
@@ -177,7 +175,7 @@ class Rows:
         return hf.to_dataset(self._files, self._shards, split or self._split)
 
 
-def open_cache(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
+def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
     """Open a cache at a path or fsspec URL; by default its newest commit.
 
     Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its

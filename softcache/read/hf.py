@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from softcache.errors import MissingExtra
-from softcache.read.tables import checked_files
+from softcache.read.arrow_tables import checked_files
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
 

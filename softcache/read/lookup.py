@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from softcache.arrays import Array
 from softcache.errors import AlignmentError, counted, name_some
-from softcache.read.gather import FixedColumn, ShardReader, TextColumn
-from softcache.read.row_keys import ArrowKeys, KnownKeys, RowKeys, ids_to_numpy
+from softcache.read.columns import FixedColumn, TextColumn
+from softcache.read.shard_reader import ShardReader
+from softcache.soft.keys import ArrowKeys, KnownKeys, RowKeys, ids_to_numpy
 from softcache.store.commits import Commit
 from softcache.store.files import Files
 from softcache.store.index import Segment, candidates
@@ -20,8 +22,6 @@ from softcache.store.keys import id_array, index_keys, key_type
 from softcache.store.manifest import TargetShards
 from softcache.store.state import read_reference
 from softcache.transfer.view_checks import CHECK_BYTES
-
-Array = np.ndarray[Any, Any]
 
 
 class Keys:

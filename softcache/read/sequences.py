@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from softcache.arrays import Array
 from softcache.codecs import Codec
 from softcache.errors import AlignmentError, counted, name_some
-from softcache.read.gather import Bounds, ListColumns, RunCopier, Runs, ShardReader, has_long_runs, ranges
-from softcache.read.row_keys import RowKeys
-from softcache.read.soft_sequences import SoftSequences
+from softcache.read.columns import Bounds, ListColumns, RunCopier
+from softcache.read.gather import has_long_runs, ranges
+from softcache.read.shard_reader import Runs, ShardReader
+from softcache.soft.keys import RowKeys
+from softcache.soft.sequences import SoftSequences
 
-Array = np.ndarray[Any, Any]
 _LONGEST = 2**24
 _AFTER = np.array([[0], [1]])
 
@@ -33,7 +35,7 @@ class SequenceReader:
 
     def __init__(self, reader: ShardReader, codec: Codec) -> None:
         stored = [(c.name, c.dtype, c.shape) for c in codec.columns if not c.companion]
-        self._reader, self._codec, self._has_tokens = reader, codec, codec.task.kind == "causal_lm"
+        self._reader, self._codec, self._has_tokens = reader, codec, codec.task.traits.has_tokens
         self._values = ListColumns(reader, stored)
         if self._has_tokens:
             self._positions = ListColumns(reader, [("positions", "int32", ())])
@@ -73,7 +75,7 @@ class SequenceReader:
             there = np.zeros((len(shard), longest), np.bool_)
             there[row, place] = True
         return SoftSequences(
-            decoder=self._codec,
+            decoder=self._codec.decoder,
             columns=columns,
             mask=torch.from_numpy(there),
             keys=keys,

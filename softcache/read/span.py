@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from softcache.arrays import Array
 from softcache.errors import IntegrityError, StorageError
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
 from softcache.store.shards import own_checksum_bytes
 
-Array = np.ndarray[Any, Any]
 MAX_MAPPINGS = 30_000
 
 _PROT_NONE, _MAP_FIXED = 0, 0x10

@@ -166,18 +166,18 @@ class TaskRecipe(Settings):
         known = None if teacher not in self.knows else self._numbers(self.knows[teacher])
         dustbin = teacher in self.dustbin
         return TaskSpec(
-            self.kind,
-            self._shape(known, dustbin),
-            self.value_kind,
-            None if self.labels is None else tuple(self.labels),
-            self.allow_masked,
-            tokenizer,
-            self.activation,
-            (*parts, *strange),
-            self.boxes,
-            None if known is None else self._classes(),
-            known,
-            dustbin,
+            kind=self.kind,
+            shape=self._shape(known, dustbin),
+            value_kind=self.value_kind,
+            labels=None if self.labels is None else tuple(self.labels),
+            allow_masked=self.allow_masked,
+            tokenizer=tokenizer,
+            activation=self.activation,
+            parts=(*parts, *strange),
+            boxes=self.boxes,
+            space=None if known is None else self._classes(),
+            known=known,
+            dustbin=dustbin,
         )
 
     def _shape(self, known: tuple[int, ...] | None, dustbin: bool) -> tuple[int, ...]:

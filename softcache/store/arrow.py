@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.errors import FormatError
 from softcache.store.buffers import Buffer, ListColumn
 
@@ -25,10 +25,10 @@ _DTYPES = {
 
 
 def encode(
-    values: Mapping[str, np.ndarray[Any, Any] | ListColumn],
-    valid: np.ndarray[Any, Any],
+    values: Mapping[str, Array | ListColumn],
+    valid: Array,
     sample_ids: pa.Array,
-    views: np.ndarray[Any, Any],
+    views: Array,
 ) -> tuple[memoryview, tuple[Buffer, ...]]:
     """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
     arrays = {name: column_array(column) for name, column in values.items()}
@@ -37,7 +37,7 @@ def encode(
     return data, locate(data)
 
 
-def column_array(values: np.ndarray[Any, Any] | ListColumn) -> pa.Array:
+def column_array(values: Array | ListColumn) -> pa.Array:
     """Return `values` [rows, ...] as rows of their flattened numbers, and lists of them as lists."""
     if isinstance(values, ListColumn):
         items = column_array(values.values)
@@ -140,11 +140,12 @@ def _of(whole: pa.Buffer, name: str, column: pa.Array) -> Iterator[Buffer]:
 
 def _buffer(whole: pa.Buffer, name: str, dtype: str, buffer: pa.Buffer | None, size: int | None) -> Buffer:
     if buffer is None or len(buffer) == 0:
-        return Buffer(name, dtype, 0, 0, 0)
-    return Buffer(name, dtype, 0, buffer.address - whole.address, len(buffer) if size is None else size)
+        return Buffer(name=name, dtype=dtype, file=0, offset=0, bytes=0)
+    offset, size = buffer.address - whole.address, len(buffer) if size is None else size
+    return Buffer(name=name, dtype=dtype, file=0, offset=offset, bytes=size)
 
 
-def numbers(array: pa.Array) -> np.ndarray[Any, Any]:
+def numbers(array: pa.Array) -> Array:
     """Return integers without nulls as numpy, not copied; `to_numpy` would import pandas, a fifth of a second."""
     dtype = np.dtype(str(array.type))
     if not len(array):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from softcache.arrays import Array
 from softcache.errors import FormatError
 
 NUMPY_DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "int32", "int64", "float16", "float32")}
@@ -20,11 +21,11 @@ class ListColumn:
     `offsets` is int32 [rows + 1], from 0 to N.
     """
 
-    values: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
+    values: Array
+    offsets: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Buffer:
     """One contiguous run of numbers of a column.
 

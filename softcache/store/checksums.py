@@ -10,6 +10,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from softcache.arrays import Array
+
 Bytes = bytes | memoryview
 BLOCK_BYTES = 262_144
 
@@ -29,12 +31,12 @@ def fingerprint(value: Any) -> str:
     return sha256(canonical_json(value))
 
 
-def crc32c(data: bytes | np.ndarray[Any, Any], before: int = 0) -> int:
+def crc32c(data: bytes | Array, before: int = 0) -> int:
     """Return the CRC-32C of bytes, or of an uint8 array, that follow others with the CRC `before`."""
     return int(google_crc32c.extend(before, data))
 
 
-def block_checksums(data: Bytes | np.ndarray[Any, Any], left_out: int = 0) -> list[int]:
+def block_checksums(data: Bytes | Array, left_out: int = 0) -> list[int]:
     """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter, without `left_out` bytes at the end."""
     view = np.frombuffer(data, np.uint8)
     covered = view[: max(len(view) - left_out, 0)]
@@ -47,7 +49,7 @@ class BlockChecks:
     def __init__(self, blocks: int) -> None:
         self.done = np.zeros(blocks, np.bool_)
 
-    def touch(self, first: np.ndarray[Any, Any], last: np.ndarray[Any, Any], check: Callable[[int], object]) -> None:
+    def touch(self, first: Array, last: Array, check: Callable[[int], object]) -> None:
         """Call `check` with each block from `first` to `last` (int64 [n] each, ends included) that has not been yet.
 
         `check` compares a block, by its number, and raises if it is not what was written.

@@ -6,9 +6,7 @@ import re
 import uuid
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Annotated, Any
-
-from pydantic import AfterValidator
+from typing import Any
 
 from softcache.errors import (
     CommitStateUnknown,
@@ -16,85 +14,52 @@ from softcache.errors import (
     IntegrityError,
     StorageError,
 )
+from softcache.measures import Statistics
 from softcache.store.checksums import sha256
+from softcache.store.declarations import AugmentationRecord, ParentCommit, TargetDeclaration
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
-from softcache.store.layout import check_path, commit_path
-from softcache.store.shards import StoredFile
+from softcache.store.layout import commit_path
+from softcache.store.shards import CheckedFile, StoredFile
 
 _NAME = re.compile(r"[0-9]{20}\.json\Z")
 
 
-@dataclass(frozen=True)
-class FileReference:
-    """A file that a commit names."""
-
-    path: str
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        check_path(self.path)
-
-
-def _checked_augmentation(described: dict[str, Any]) -> dict[str, Any]:
-    declared, used = described.get("declaration"), described.get("versions")
-    if not isinstance(declared, dict) or not isinstance(declared.get("seed"), int):
-        raise ValueError("lacks a declaration with a seed")
-    if not isinstance(used, list) or not used or not all(isinstance(one, dict) for one in used):
-        raise ValueError("lacks versions")
-    return described
-
-
-Augmentation = Annotated[dict[str, Any], AfterValidator(_checked_augmentation)]
-
-
-def _checked(declaration: dict[str, Any]) -> dict[str, Any]:
-    parts = {"task": dict, "teacher": dict, "codec": dict, "format": str}
-    wrong = [name for name, kind in parts.items() if not isinstance(declaration.get(name), kind)]
-    if wrong:
-        raise ValueError(f"lacks {', '.join(wrong)}")
-    return declaration
-
-
-Declaration = Annotated[dict[str, Any], AfterValidator(_checked)]
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CommittedTarget:
     """What a commit says of one target: see docs/format.md, section 9."""
 
-    declaration: Declaration
+    declaration: TargetDeclaration
     fingerprint: str
     versions: dict[str, str]
     rows: int
     valid: int
     bytes: int
-    statistics: dict[str, Any]
+    statistics: Statistics
     skipped: list[list[Any]]
     skipped_rows: int
-    tables: dict[str, StoredFile]
+    tables: dict[str, CheckedFile]
 
     def to_json(self) -> dict[str, Any]:
         """Return the target as in commits."""
         return vars(self) | {"tables": {name: table.to_json() for name, table in self.tables.items()}}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Commit:
     """One commit, as in its file; `sha256` is that of the file."""
 
     number: int
-    parent: dict[str, Any] | None
+    parent: ParentCommit | None
     marker_sha256: str
     plan: str
-    manifest: FileReference
-    index: tuple[StoredFile, ...]
+    manifest: StoredFile
+    index: tuple[CheckedFile, ...]
     rows: int
     id_type: str
     keep: dict[str, str]
     views: int
-    augmentation: Augmentation | None
+    augmentation: AugmentationRecord | None
     splits: dict[str, int]
     transfer_set: dict[str, Any]
     targets: dict[str, CommittedTarget]
@@ -106,7 +71,7 @@ class Commit:
     def to_json(self) -> dict[str, Any]:
         """Return the commit's file as an object."""
         body = vars(self) | {
-            "manifest": vars(self.manifest),
+            "manifest": self.manifest.to_json(),
             "index": [segment.to_json() for segment in self.index],
             "targets": {name: target.to_json() for name, target in self.targets.items()},
         }
@@ -139,7 +104,7 @@ def check_parent(files: Files, commit: Commit, digest: str | None) -> None:
 
     None stands for no commit before it.
     """
-    expected = None if digest is None else {"number": commit.number - 1, "sha256": digest}
+    expected = None if digest is None else ParentCommit(number=commit.number - 1, sha256=digest)
     if commit.parent != expected:
         raise IntegrityError(f"{files.url}/{commit_path(commit.number)}: its parent is not the commit before it")
 

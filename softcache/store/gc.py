@@ -1,12 +1,14 @@
-"""Garbage collection: the only thing that deletes."""
+"""`softcache gc`: garbage collection, the only thing that deletes."""
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from softcache.store.commits import latest_number, read_commit
-from softcache.store.files import Files
+from softcache.store.files import Files, connect
 from softcache.store.layout import CARD, MARKER, TEMPORARY, commit_path
 from softcache.store.manifest import Manifest
 from softcache.store.marker import require_marker
@@ -15,7 +17,8 @@ from softcache.store.receipts import read_receipt, receipt_keys
 from softcache.store.state import read_reference
 from softcache.store.target_tables import read_tables, tables_path
 
-DAY = 86_400.0
+HOUR = 3_600.0
+DAY = 24 * HOUR
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,36 @@ class Garbage:
     path: str
     bytes: int
     why: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Files that nothing needs. `deleted` says whether they are gone now."""
+
+    path: str
+    deleted: bool
+    files: list[Garbage]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the collection as an object."""
+        return asdict(self)
+
+
+def gc(
+    url: str | os.PathLike[str], *, delete: bool = False, abandon: bool = False, min_age_hours: float = 24.0
+) -> Collection:
+    """List, or with `delete` delete, the files of a cache that no commit and no unfinished build needs.
+
+    With `abandon` the work of unfinished builds is given up too. Other files younger than `min_age_hours` stay, because
+    a running build may be about to name them. Raises FormatError if there is no cache, UnsupportedVersion,
+    StorageError.
+
+    >>> softcache.gc("runs/digits").files
+    []
+    """
+    files = connect(url)
+    collector = collect if delete else find_garbage
+    return Collection(files.url, delete, collector(files, min_age=min_age_hours * HOUR, abandon=abandon))
 
 
 def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -> list[Garbage]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 
-Array = np.ndarray[Any, Any]
 MAX_SEGMENTS = 8
 
 

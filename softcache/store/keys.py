@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from softcache.arrays import Array, plain
 from softcache.errors import AlignmentError
 
-Array = np.ndarray[Any, Any]
 _CHUNK = 65_536
 _G = np.uint64(0x9E3779B97F4A7C15)
 _M1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -33,7 +33,7 @@ def id_array(ids: Any) -> pa.Array:
         if isinstance(ids, pa.Array):
             array = ids
         elif isinstance(ids, Sequence):
-            array = pa.array([_plain(i) for i in ids])
+            array = pa.array([plain(i) for i in ids])
         else:
             numbers = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
             if numbers.ndim != 1:
@@ -57,11 +57,6 @@ def id_array(ids: Any) -> pa.Array:
         if int(np.diff(offsets).min()) == 0:
             raise AlignmentError("a sample id is an empty string")
     return array
-
-
-def _plain(value: Any) -> Any:
-    """Return the number in a zero-dimensional tensor or array, anything else as it is."""
-    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def duplicates(ids: pa.Array) -> list[Any]:

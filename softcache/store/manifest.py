@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from softcache.codecs.fidelity import Errors
+from softcache.arrays import Array
 from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.buffers import DTYPES
@@ -20,7 +19,6 @@ from softcache.store.documents import parse
 from softcache.store.layout import ROWS
 from softcache.store.shards import Shard
 
-Array = np.ndarray[Any, Any]
 _DIGEST = pa.binary(32)
 
 
@@ -61,7 +59,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LiveShard:
     """A shard and its place in the cache: its split, fragment, views and first row."""
 
@@ -73,7 +71,7 @@ class LiveShard:
     first_row: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class TargetShards:
     """All live shards of one target as arrays, ordered by first row.
 
@@ -172,10 +170,10 @@ class Manifest:
                     "rows": row["rows"],
                     "files": [f | {"sha256": f["sha256"].hex()} for f in row["files"]],
                     "columns": row["columns"],
-                    "statistics": _statistics(row["statistics"]),
+                    "statistics": json.loads(row["statistics"]),
                 }
-                shard = parse(Shard, described, self._where)
-                yield LiveShard(shard, row["split"], row["fragment"], row["first_view"], row["views"], row["first_row"])
+                place = {name: row[name] for name in ("split", "fragment", "first_view", "views", "first_row")}
+                yield LiveShard(shard=parse(Shard, described, self._where), **place)
         except (TypeError, ValueError, RecursionError) as e:
             raise FormatError(f"{self._where}: not a manifest: {e!r}") from e
 
@@ -249,15 +247,6 @@ class Manifest:
 
     def _bad(self, target: str, why: str) -> FormatError:
         return FormatError(f"{self._where}: target {target}: {why}")
-
-
-def _statistics(text: str) -> dict[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, dict) or not isinstance(found.get("valid"), int):
-        raise ValueError("statistics without a number of valid rows")
-    if "errors" in found:
-        Errors.from_json(found["errors"])
-    return found
 
 
 def dump_manifest(shards: Sequence[LiveShard]) -> memoryview:

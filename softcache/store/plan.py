@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.checksums import canonical_json, sha256
@@ -32,7 +32,7 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Fragment:
     """A fixed range of samples x a range of views: the unit of work, of retry and of receipt.
 
@@ -44,7 +44,7 @@ class Fragment:
     first_view: int
     views: int
     sample_ids: pa.Array
-    contents: np.ndarray[Any, Any]
+    contents: Array
     keys_sha256: str
 
     @classmethod
@@ -53,14 +53,22 @@ class Fragment:
         number: int,
         split: str,
         sample_ids: pa.Array,
-        contents: np.ndarray[Any, Any],
+        contents: Array,
         *,
         first_view: int = 0,
         views: int = 1,
     ) -> Fragment:
         """Return a fragment with its keys hash computed."""
         digest = keys_digest(sample_ids, first_view, views, contents)
-        return cls(number, split, first_view, views, sample_ids, contents, digest)
+        return cls(
+            number=number,
+            split=split,
+            first_view=first_view,
+            views=views,
+            sample_ids=sample_ids,
+            contents=contents,
+            keys_sha256=digest,
+        )
 
     @property
     def rows(self) -> int:
@@ -71,7 +79,7 @@ class Fragment:
         """Return the sample id of each row."""
         return self.sample_ids.take(pa.array(np.repeat(np.arange(len(self.sample_ids)), self.views)))
 
-    def row_views(self) -> np.ndarray[Any, Any]:
+    def row_views(self) -> Array:
         """Return the view of each row, int32 [rows]."""
         views = np.arange(self.first_view, self.first_view + self.views, dtype=np.int32)
         return np.tile(views, len(self.sample_ids))

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from softcache.errors import FormatError
 from softcache.store.checksums import fingerprint
+from softcache.store.declarations import Declaration, TargetDeclaration
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
 from softcache.store.shards import Shard
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """A shard, and how it came about: the target's declaration and fingerprint, what was skipped, library versions."""
 
     shard: Shard
     fingerprint: str
-    declaration: dict[str, Any]
+    declaration: Declaration
     skipped: list[tuple[Any, int, str]]
     versions: dict[str, str]
 
@@ -29,12 +30,14 @@ def unit_key(keys_sha256: str, target_fingerprint: str, *rows_only: str) -> str:
     return fingerprint(["softcache", 1, keys_sha256, target_fingerprint, *rows_only])
 
 
-def short_declaration(declaration: dict[str, Any]) -> dict[str, Any]:
+def short_declaration(declaration: Declaration) -> Declaration:
     """Return a declaration with its labels replaced by their hash."""
-    task = declaration.get("task")
-    if task is None or task["labels"] is None:
+    if "task" not in declaration:
         return declaration
-    return declaration | {"task": task | {"labels": fingerprint(task["labels"])}}
+    target = cast(TargetDeclaration, declaration)
+    if target["task"]["labels"] is None:
+        return target
+    return {**target, "task": target["task"] | {"labels": fingerprint(target["task"]["labels"])}}
 
 
 def write_receipt(files: Files, receipt: Receipt) -> Receipt:

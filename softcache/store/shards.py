@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
+from softcache.measures import ShardStatistics
 from softcache.store import arrow, zarr
 from softcache.store.buffers import Buffer, ListColumn
 from softcache.store.checksums import Bytes, block_checksums, sha256
@@ -20,24 +21,33 @@ FORMATS = ("arrow", "zarr")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a shard: its path, size, SHA-256, and the CRC-32C of each of its blocks."""
+    """One file of a cache: its path, size and SHA-256."""
 
     path: str
     bytes: int
     sha256: str
-    blocks: tuple[int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the file as in receipts and commits."""
-        return {"path": self.path, "bytes": self.bytes, "sha256": self.sha256, "blocks": list(self.blocks)}
 
     def __post_init__(self) -> None:
         check_path(self.path)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the file as in receipts and commits."""
+        return dict(vars(self))
 
-def describe_file(path: str, data: Bytes) -> StoredFile:
+
+@dataclass(frozen=True)
+class CheckedFile(StoredFile):
+    """A file of which single blocks can be checked: `blocks` are their CRC-32C."""
+
+    blocks: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | {"blocks": list(self.blocks)}
+
+
+def describe_file(path: str, data: Bytes) -> CheckedFile:
     """Describe a file that is about to be written."""
-    return StoredFile(path, len(data), sha256(data), tuple(block_checksums(data, own_checksum_bytes(path))))
+    return CheckedFile(path, len(data), sha256(data), tuple(block_checksums(data, own_checksum_bytes(path))))
 
 
 def own_checksum_bytes(path: str) -> int:
@@ -48,7 +58,7 @@ def own_checksum_bytes(path: str) -> int:
     return 4 if "/c/" in path.partition(".zarr/")[2] else 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shard:
     """One target's values for one fragment, as receipts and manifests record it."""
 
@@ -56,9 +66,9 @@ class Shard:
     unit_key: str
     keys_sha256: str
     rows: int
-    files: tuple[StoredFile, ...]
+    files: tuple[CheckedFile, ...]
     columns: tuple[Buffer, ...]
-    statistics: dict[str, Any] = field(compare=False)
+    statistics: ShardStatistics = field(compare=False)
 
     @property
     def bytes(self) -> int:
@@ -70,13 +80,13 @@ def write_shard(
     files: Files,
     form: str,
     stem: str,
-    values: Mapping[str, np.ndarray[Any, Any] | ListColumn],
-    valid: np.ndarray[Any, Any],
+    values: Mapping[str, Array | ListColumn],
+    valid: Array,
     sample_ids: pa.Array,
-    views: np.ndarray[Any, Any],
+    views: Array,
     attributes: Mapping[str, Any],
     fills: Mapping[str, float | int],
-) -> tuple[tuple[StoredFile, ...], tuple[Buffer, ...]]:
+) -> tuple[tuple[CheckedFile, ...], tuple[Buffer, ...]]:
     """Write one target's shard durably; return its files and where its columns lie in them.
 
     `form` is `arrow` or `zarr`, `stem` the path up to the hash. `values` [rows, ...] are the codec's columns in order,
@@ -97,9 +107,9 @@ def write_shard(
     return tuple(stored), columns
 
 
-def put_file(files: Files, stem: str, data: Bytes) -> StoredFile:
+def put_file(files: Files, stem: str, data: Bytes) -> CheckedFile:
     """Write an Arrow file called `stem` and the hash of its content."""
     digest = sha256(data)
-    file = StoredFile(f"{stem}{digest}.arrow", len(data), digest, tuple(block_checksums(data)))
+    file = CheckedFile(f"{stem}{digest}.arrow", len(data), digest, tuple(block_checksums(data)))
     files.put(file.path, data)
     return file

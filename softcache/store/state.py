@@ -8,13 +8,13 @@ import pyarrow as pa
 
 from softcache.errors import FormatError, IncompleteCache, IntegrityError
 from softcache.store.checksums import sha256
-from softcache.store.commits import Commit, FileReference, check_parent, latest_number, read_commit
+from softcache.store.commits import Commit, check_parent, latest_number, read_commit
 from softcache.store.files import Files
 from softcache.store.layout import MARKER, commit_path
 from softcache.store.manifest import Manifest
 from softcache.store.marker import Marker, require_marker
 from softcache.store.receipts import receipt_keys
-from softcache.store.shards import StoredFile
+from softcache.store.shards import CheckedFile, StoredFile
 
 
 def committed_unit_keys(files: Files) -> set[str]:
@@ -59,7 +59,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     return State(marker, commit, manifest)
 
 
-def read_reference(files: Files, reference: FileReference | StoredFile, *, check: bool = True) -> pa.Buffer:
+def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: bool = True) -> pa.Buffer:
     """Map a file that a commit names. Raises IntegrityError if it is missing, short, or (with `check`) changed."""
     where = f"{files.url}/{reference.path}"
     try:

@@ -11,7 +11,7 @@ from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
-from softcache.store.shards import StoredFile, put_file
+from softcache.store.shards import CheckedFile, put_file
 from softcache.store.state import read_reference
 
 
@@ -21,7 +21,7 @@ class TargetTables:
 
     target: str
     fingerprint: str
-    tables: dict[str, StoredFile]
+    tables: dict[str, CheckedFile]
 
 
 def tables_path(fingerprint: str) -> str:
@@ -38,7 +38,7 @@ def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[st
     return keep_tables(files, restore_tables(files, target, fingerprint, stored))
 
 
-def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, StoredFile]) -> TargetTables:
+def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, CheckedFile]) -> TargetTables:
     """Publish which tables a target has, unless that is there already; return what is in force."""
     body = {
         "target": target,
@@ -74,6 +74,6 @@ def read_tables(files: Files, fingerprint: str) -> TargetTables:
     return found
 
 
-def open_table(files: Files, file: StoredFile) -> pa.RecordBatch:
+def open_table(files: Files, file: CheckedFile) -> pa.RecordBatch:
     """Return a table, memory-mapped, compared with its hash. Raises IntegrityError, FormatError."""
     return arrow.load(read_reference(files, file), f"{files.url}/{file.path}")

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.store.buffers import Buffer
 from softcache.store.checksums import crc32c
 
 
 def encode(
-    values: Mapping[str, np.ndarray[Any, Any]],
-    valid: np.ndarray[Any, Any],
+    values: Mapping[str, Array],
+    valid: Array,
     sample_ids: pa.Array,
-    views: np.ndarray[Any, Any],
+    views: Array,
     attributes: Mapping[str, Any],
     fills: Mapping[str, float | int],
 ) -> tuple[dict[str, bytes], tuple[Buffer, ...]]:
@@ -29,7 +30,7 @@ def encode(
 
     Arguments as for `store.shards.write_shard`.
     """
-    arrays: dict[str, np.ndarray[Any, Any]] = dict(values) | {"valid": valid, "view": views.astype(np.int32)}
+    arrays: dict[str, Array] = dict(values) | {"valid": valid, "view": views.astype(np.int32)}
     parts = {
         "zarr.json": _json({"node_type": "group", "zarr_format": 3, "attributes": {"softcache": dict(attributes)}})
     }
@@ -43,7 +44,13 @@ def encode(
     parts = dict(sorted(parts.items()))
     paths = list(parts)
     columns = [
-        Buffer(name, "uint8" if a.dtype == np.bool_ else a.dtype.name, paths.index(_chunk(name, a.ndim)), 0, a.nbytes)
+        Buffer(
+            name=name,
+            dtype="uint8" if a.dtype == np.bool_ else a.dtype.name,
+            file=paths.index(_chunk(name, a.ndim)),
+            offset=0,
+            bytes=a.nbytes,
+        )
         for name, a in arrays.items()
     ]
     return parts, tuple(columns)

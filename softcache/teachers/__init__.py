@@ -1,6 +1,6 @@
 """Teachers: the protocol, fingerprints, and one adapter a module."""
 
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.adapter import Adapter, Description, OutputSpec
 from softcache.teachers.causal_lm import CausalLMAdapter
 from softcache.teachers.files import file_sha256
 from softcache.teachers.protocol import Fingerprint, Sequences, Teacher
@@ -10,10 +10,10 @@ from softcache.teachers.torch_module import TorchAdapter
 __all__ = [
     "ADAPTERS",
     "Adapter",
-    "Answer",
     "CausalLMAdapter",
     "Description",
     "Fingerprint",
+    "OutputSpec",
     "Sequences",
     "Teacher",
     "TorchAdapter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from softcache.teachers.protocol import Fingerprint, Teacher
 
 
 @dataclass(frozen=True)
-class Answer:
+class OutputSpec:
     """What is known of one of a teacher's outputs; None where it is not. A task that says otherwise is refused.
 
     Attributes:
@@ -27,6 +27,7 @@ class Answer:
     """
 
     kind: str | None = None
+    _: KW_ONLY
     shape: tuple[int, ...] | None = None
     classes: int | None = None
     labels: tuple[str, ...] | None = None
@@ -39,13 +40,13 @@ class Description:
 
     Attributes:
         fingerprint: what decides its answers.
-        answers: what is known of its outputs, by name; they may have further ones.
+        outputs: what is known about its outputs, by name; it may have further outputs.
         vocabulary: of a language model, its tokenizer's mapping (docs/format.md, section 3.2).
         libraries: the distributions, besides torch and numpy, whose versions are recorded.
     """
 
     fingerprint: Fingerprint
-    answers: Mapping[str, Answer] = field(default_factory=dict)
+    outputs: Mapping[str, OutputSpec] = field(default_factory=dict)
     vocabulary: pa.RecordBatch | None = None
     libraries: tuple[str, ...] = ()
 

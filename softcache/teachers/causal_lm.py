@@ -12,15 +12,15 @@ import pyarrow as pa
 import torch
 from pydantic import Field, model_validator
 
+from softcache.arrays import Array
 from softcache.errors import TeacherError
-from softcache.teachers.adapter import Answer, Description
+from softcache.teachers.adapter import Description, OutputSpec
 from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, Sequences
 from softcache.teachers.tokens import TokenAdapter, integers
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
-Array = np.ndarray[Any, Any]
 Chunk = tuple[Array, torch.Tensor]
 _LOGITS_AT_ONCE = 2**24
 _PROBE = 8
@@ -54,7 +54,7 @@ class CausalLMAdapter(TokenAdapter):
         config = self.declared() | {"dtype": self.dtype, "numerics": self.numerics.to_json()}
         fingerprint = Fingerprint("causal_lm", config, weights, files)
         table = vocabulary_of(source, (*weights, *files.values()))
-        answer = Answer("causal_lm", classes=vocabulary_size(table), value_kind="logits")
+        answer = OutputSpec("causal_lm", classes=vocabulary_size(table), value_kind="logits")
         answers = {"logits": answer, "hidden": answer}
         return Description(fingerprint, answers, table, ("transformers", "tokenizers"))
 
@@ -97,8 +97,8 @@ class CausalLMTeacher:
         lengths = [len(p) for p in positions]
         parts = _Once(self._hidden_parts(tokens, positions))
         return {
-            "logits": Sequences(lengths, self._logits(parts), tokens, positions),
-            "hidden": Sequences(lengths, parts, tokens, positions),
+            "logits": Sequences(lengths, self._logits(parts), tokens=tokens, positions=positions),
+            "hidden": Sequences(lengths, parts, tokens=tokens, positions=positions),
         }
 
     def parameter_count(self) -> int:

@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
+from softcache.arrays import Array
 from softcache.errors import TeacherError
-from softcache.teachers.adapter import Answer, Description
+from softcache.teachers.adapter import Description, OutputSpec
 from softcache.teachers.causal_lm import vocabulary_of
 from softcache.teachers.files import file_sha256
 from softcache.teachers.pretrained import load_tokenizer, model_files, model_source
@@ -31,7 +32,6 @@ from softcache.teachers.tokens import TokenAdapter, highest
 from softcache.transfer.python import resolve
 from softcache.transfer.vocabulary import vocabulary, vocabulary_hash, vocabulary_size
 
-Array = np.ndarray[Any, Any]
 OUTPUT = "log_probs"
 LONGEST_PAUSE = 60.0
 _ID_TEXT = "token_id:"
@@ -71,7 +71,7 @@ class CompletionsAdapter(TokenAdapter):
         table = vocabulary_of(source, tuple(model_files(source, weightless=True)[1].values()))
         config = self.declared() | {"model": self.model, "tokenizer": vocabulary_hash(table), "k": self.k}
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
-        answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
+        answers = {OUTPUT: OutputSpec("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
         return Description(Fingerprint("completions", config, weights), answers, table, ("tokenizers",))
 
     def load(self, folder: Path, device: str) -> CompletionsTeacher:
@@ -107,7 +107,8 @@ class CompletionsTeacher(NoOutputLayer):
     def predict(self, batch: list[Array]) -> dict[str, Sequences]:
         """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
         positions = [np.arange(len(tokens) - 1, dtype=np.int32) for tokens in batch]
-        return {OUTPUT: Sequences([len(p) for p in positions], self._chunks(batch), batch, positions)}
+        lengths = [len(p) for p in positions]
+        return {OUTPUT: Sequences(lengths, self._chunks(batch), tokens=batch, positions=positions)}
 
     def _chunks(self, batch: list[Array]) -> Iterator[tuple[Array, torch.Tensor]]:
         done = 0

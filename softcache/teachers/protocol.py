@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +49,7 @@ class Sequences:
 
     lengths: Sequence[int]
     chunks: Iterable[tuple[Any, torch.Tensor]]
+    _: KW_ONLY
     tokens: Sequence[Any] | None = None
     positions: Sequence[Any] | None = None
     parts: Mapping[str, Sequence[Any]] = field(default_factory=dict)

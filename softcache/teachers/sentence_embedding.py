@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from softcache.errors import MissingExtra
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.teachers.adapter import Adapter, Description, OutputSpec
 from softcache.teachers.numerics import Numerics
 from softcache.teachers.pretrained import ModelSource, loading, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer
@@ -38,7 +38,7 @@ class SentenceTransformersAdapter(Adapter):
         weights, files = model_files(source, nested=True)
         config = {"normalize": self.normalize, "column": self.column, "numerics": self.numerics.to_json()}
         fingerprint = Fingerprint("sentence_transformers", config, weights, files)
-        answers = {"embedding": Answer("features")}
+        answers = {"embedding": OutputSpec("features")}
         return Description(fingerprint, answers, libraries=("sentence-transformers", "transformers"))
 
     def load(self, folder: Path, device: str) -> SentenceTransformersTeacher:

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 
 from softcache.errors import MissingExtra, TeacherError
+from softcache.kinds import KINDS
 from softcache.teachers.adapter import Adapter, Description
 from softcache.teachers.files import file_sha256
 from softcache.teachers.hooks import Hooks, declared_hook, hooked, with_hooks
@@ -68,7 +69,7 @@ class TimmAdapter(Adapter):
         return declared_hook(self.hooks, output)
 
     def output_for(self, kind: str, codec: str) -> str | None:
-        return None if kind == "features" else "logits"
+        return None if KINDS[kind].is_intermediate else "logits"
 
 
 class TimmTeacher(NoOutputLayer):

@@ -8,9 +8,8 @@ from typing import Any, Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from softcache.arrays import Array
 from softcache.teachers.adapter import Adapter
-
-Array = np.ndarray[Any, Any]
 
 
 class TokenAdapter(Adapter):

@@ -11,7 +11,8 @@ import torch
 from pydantic import Field, model_validator
 
 from softcache.errors import TeacherError
-from softcache.teachers.adapter import Adapter, Answer, Description
+from softcache.kinds import KINDS
+from softcache.teachers.adapter import Adapter, Description, OutputSpec
 from softcache.teachers.hooks import Hooks, declared_hook, hooked, with_hooks
 from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
@@ -96,7 +97,7 @@ class TransformersAdapter(Adapter):
         return declared_hook(self.hooks, output)
 
     def output_for(self, kind: str, codec: str) -> str | None:
-        return None if kind == "features" else "logits"
+        return None if KINDS[kind].is_intermediate else "logits"
 
     def _processor(self, source: ModelSource) -> Any:
         if self.reads_kind == "text":
@@ -104,19 +105,19 @@ class TransformersAdapter(Adapter):
         kind = "AutoImageProcessor" if self.reads_kind == "image" else "AutoFeatureExtractor"
         return getattr(transformers(), kind).from_pretrained(source.model, **source.options())
 
-    def _answer(self, source: ModelSource) -> Answer:
+    def _answer(self, source: ModelSource) -> OutputSpec:
         """Return what the model's configuration says of its classes; of detectors it does not say all."""
         if self.task == "object_detection":
-            return Answer("detection", value_kind="logits")
+            return OutputSpec("detection", value_kind="logits")
         with loading(source, "its configuration"):
             config = transformers().AutoConfig.from_pretrained(source.model, **source.options())
         problem = getattr(config, "problem_type", None)
         names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
         if problem == "regression" or (problem is None and len(names) == 1):
-            return Answer("regression")
+            return OutputSpec("regression")
         kind = "multilabel" if problem == "multi_label_classification" else KIND_OF.get(self.task)
         labels = None if _UNNAMED_LABEL in names else names
-        return Answer(kind, classes=len(names), labels=labels, value_kind="logits")
+        return OutputSpec(kind, classes=len(names), labels=labels, value_kind="logits")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from softcache.arrays import Array
 from softcache.errors import MissingExtra, TeacherError
 from softcache.settings import Arguments
-from softcache.teachers.adapter import Answer, Description
+from softcache.teachers.adapter import Description, OutputSpec
 from softcache.teachers.causal_lm import vocabulary_of
 from softcache.teachers.pretrained import load_tokenizer, loading, model_files, model_source
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
 from softcache.teachers.tokens import TokenAdapter, highest
 from softcache.transfer.vocabulary import vocabulary, vocabulary_size
 
-Array = np.ndarray[Any, Any]
 OUTPUT = "log_probs"
 
 
@@ -43,7 +43,7 @@ class VllmAdapter(TokenAdapter):
         weights, files = model_files(source)
         config = self.declared() | {"dtype": self.dtype, "k": self.k, "arguments": dict(self.arguments)}
         table = vocabulary_of(source, (*weights, *files.values()))
-        answers = {OUTPUT: Answer("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
+        answers = {OUTPUT: OutputSpec("causal_lm", classes=vocabulary_size(table), value_kind="log_probs")}
         return Description(
             Fingerprint("vllm", config, weights, files), answers, table, ("vllm", "transformers", "tokenizers")
         )
@@ -91,7 +91,7 @@ class VllmTeacher(NoOutputLayer):
         served = [self._of(tokens, answer) for tokens, answer in zip(batch, answers, strict=True)]
         flat = torch.tensor([one for each in served for one in each], dtype=torch.float64)
         chunks = [(np.arange(len(flat)), flat.view(-1, 2, self._settings.k))] if len(flat) else []
-        return {OUTPUT: Sequences([len(p) for p in positions], chunks, batch, positions)}
+        return {OUTPUT: Sequences([len(p) for p in positions], chunks, tokens=batch, positions=positions)}
 
     def close(self) -> None:
         """End the processes that vLLM has begun: a further teacher needs the memory that they reserve."""

@@ -59,7 +59,7 @@ class Augmentation:
         rng = np.random.Generator(np.random.PCG64(view_seed(self._seed, sample_id, view)))
         drawn = self._transform.draw(self.value(sample), rng)
         try:
-            parameters = json.loads(json.dumps(drawn, default=_plain, allow_nan=False))
+            parameters = json.loads(json.dumps(drawn, default=_as_json, allow_nan=False))
         except (TypeError, ValueError) as e:
             raise AugmentationError(f"draw returned {drawn!r:.200}, which cannot be stored as JSON: {e}") from e
         if not isinstance(parameters, dict) or PARTNER in parameters:
@@ -151,7 +151,7 @@ def _arguments(function: Callable[..., Any]) -> set[str]:
         return set()
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return numpy's and torch's numbers and arrays as Python's."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as kinds
 
+from softcache.arrays import Array
 from softcache.errors import TransferSetError
 
 
-def hash_rows(table: pa.Table, rows: int) -> np.ndarray[Any, Any]:
+def hash_rows(table: pa.Table, rows: int) -> Array:
     """Return the content hash of each of a table's `rows` rows over all its columns, ordered by name: uint8 [rows, 32].
 
     Raises TransferSetError naming a column whose type has no encoding.
@@ -35,7 +36,7 @@ def hash_rows(table: pa.Table, rows: int) -> np.ndarray[Any, Any]:
     return np.frombuffer(joined, np.uint8).reshape(rows, 32).copy()
 
 
-def fixed_numbers(array: pa.Array) -> np.ndarray[Any, Any] | None:
+def fixed_numbers(array: pa.Array) -> Array | None:
     """Return a column of numbers, or of (nested) fixed-size lists of them, as one array [rows, ...].
 
     None for a column of another type, or with anything missing in it.
@@ -48,7 +49,7 @@ def fixed_numbers(array: pa.Array) -> np.ndarray[Any, Any] | None:
         flat = flat.flatten()
         if flat.null_count:
             return None
-    values: np.ndarray[Any, Any] = flat.to_numpy(zero_copy_only=False)
+    values: Array = flat.to_numpy(zero_copy_only=False)
     return values.reshape(len(array), *shape)
 
 
@@ -82,7 +83,7 @@ def _encode(array: pa.Array) -> list[bytes]:
         return _structs(array)
     if kinds.is_floating(kind):
         return _floats(array)
-    return [_plain(v, kind) for v in array.to_pylist()]
+    return [_scalar(v, kind) for v in array.to_pylist()]
 
 
 def _fixed(array: pa.Array) -> list[bytes]:
@@ -99,7 +100,7 @@ def _list(values: pa.Array) -> bytes:
     """Return the encoding of one list."""
     if not _is_number(values.type) or values.null_count:
         return _items(values)
-    numbers: np.ndarray[Any, Any] = values.to_numpy(zero_copy_only=False)
+    numbers: Array = values.to_numpy(zero_copy_only=False)
     return array_head(numbers.dtype, numbers.shape) + numbers.tobytes()
 
 
@@ -132,7 +133,7 @@ def array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return b"a" + text(dtype.name) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
 
 
-def _plain(value: Any, kind: pa.DataType) -> bytes:
+def _scalar(value: Any, kind: pa.DataType) -> bytes:
     if value is None:
         return b"n"
     if isinstance(value, bool):

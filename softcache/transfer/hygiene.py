@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
+from softcache.arrays import Array
 from softcache.errors import MissingExtra
 from softcache.store import arrow
 from softcache.transfer.transfer_set import Scan, TransferSet
 
-Array = np.ndarray[Any, Any]
 _CHUNK, _DECODED_AT_ONCE, LISTED = 4096, 64, 20
 NO_LABEL = -1
 
@@ -34,7 +34,7 @@ class Finding:
         self.ids += list(ids)[: LISTED - len(self.ids)]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Hygiene:
     """A transfer set, looked at.
 
@@ -80,12 +80,12 @@ def inspect(
     to decode, evenly over the set, all by default; `progress` is called with the number of samples decoded since.
     Raises MissingExtra where a library is missing.
     """
-    found = Hygiene(len(transfer_set))
+    found = Hygiene(samples=len(transfer_set))
     values: dict[str, list[Any]] = {column: [] for column in labels}
     columns = list(dict.fromkeys([*transfer_set.content, *transfer_set.keep]))
     for begin in range(0, len(transfer_set), _CHUNK):
         positions = np.arange(begin, min(begin + _CHUNK, len(transfer_set)))
-        table, ids = transfer_set.stored(positions, columns), scan.sample_ids.slice(begin, len(positions))
+        table, ids = transfer_set.table(positions, columns), scan.sample_ids.slice(begin, len(positions))
         for name in columns:
             _look_at(found, name, table[name].combine_chunks(), ids)
         for name in labels:

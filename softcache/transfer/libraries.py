@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import torch
 
-import softcache
+from softcache.version import __version__ as softcache_version
 
 _ABSENT = "absent"
 # Distributions that make views, by the module that tells whether a transform uses them.
@@ -28,7 +28,7 @@ _OF_TRANSFORMS = {
 def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
     """Return the versions of softcache, Python, torch and NumPy, and of further distributions."""
     return {
-        "softcache": softcache.__version__,
+        "softcache": softcache_version,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.errors import MissingExtra, TransferSetError
 from softcache.transfer.content import fixed_numbers
 
@@ -33,7 +34,7 @@ class Source(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
+    def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         """Return columns of samples as stored (images and audio as their files' bytes)."""
 
     def labels(self, column: str) -> Sequence[str] | None:
@@ -64,7 +65,7 @@ class TableSource(Source):
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
+    def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         chosen = self._table.select(list(columns))
         if len(positions) and positions[-1] - positions[0] == len(positions) - 1 and (np.diff(positions) == 1).all():
             return chosen.slice(int(positions[0]), len(positions))
@@ -85,7 +86,7 @@ class DatasetSource(Source):
     def labels(self, column: str) -> Sequence[str] | None:
         return getattr(self._features.get(column), "names", None)
 
-    def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
+    def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         table = self._dataset.select_columns(list(columns))[positions]
         for name in columns:
             feature = self._features[name]
@@ -116,7 +117,7 @@ class ImageFolder(Source):
     def __len__(self) -> int:
         return len(self._paths)
 
-    def read(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
+    def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         paths = [self._paths[i] for i in positions]
         make: dict[str, Callable[[], pa.Array]] = {
             "path": lambda: pa.array(paths, pa.string()),

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from softcache.arrays import Array
 from softcache.errors import MissingExtra, TransferSetError, counted, name_some
 from softcache.transfer.sources import Sample, Source
-
-Array = np.ndarray[Any, Any]
 
 
 class Subset(Source):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from softcache.arrays import Array
 from softcache.errors import AlignmentError, SoftcacheError, StorageError, TransferSetError, name_some
 from softcache.store.keys import duplicates, id_array
 from softcache.transfer.content import hash_rows
@@ -26,10 +26,10 @@ class Scan:
     """Every sample's id (int64 or string [n]), content hash and kept hash (uint8 [n, 32])."""
 
     sample_ids: pa.Array
-    contents: np.ndarray[Any, Any]
-    kept: np.ndarray[Any, Any]
+    contents: Array
+    kept: Array
 
-    def samples(self, positions: np.ndarray[Any, Any]) -> tuple[pa.Array, np.ndarray[Any, Any]]:
+    def samples(self, positions: Array) -> tuple[pa.Array, Array]:
         """Return the ids and content hashes of samples at ascending positions, not copied where they are neighbours."""
         first, count = int(positions[0]), len(positions)
         if int(positions[-1]) - first == count - 1:
@@ -54,6 +54,7 @@ class TransferSet:
     id: str
     keep: tuple[str, ...]
     content: tuple[str, ...]
+    _: KW_ONLY
     split: str = "train"
     limit: int | None = None
 
@@ -94,16 +95,16 @@ class TransferSet:
         self._check_unique(sample_ids)
         return Scan(sample_ids, contents, kept)
 
-    def stored(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> pa.Table:
-        """Return columns of samples as stored."""
+    def table(self, positions: Array, columns: Sequence[str]) -> pa.Table:
+        """Return columns of samples as they are stored, undecoded."""
         # A dataset of no columns has no rows either.
         return self.source.read(positions, columns) if columns else pa.table({})
 
-    def samples(self, positions: np.ndarray[Any, Any], columns: Sequence[str]) -> list[Sample]:
+    def samples(self, positions: Array, columns: Sequence[str]) -> list[Sample]:
         """Return decoded samples, one dict each. Whatever the decoder raises comes through."""
         return self.source.decode(self.source.read(positions, columns))
 
-    def _read(self, positions: np.ndarray[Any, Any]) -> pa.Table:
+    def _read(self, positions: Array) -> pa.Table:
         columns = list(dict.fromkeys([*self.content, *self.keep, *([] if self.id == CONTENT_HASH else [self.id])]))
         try:
             return self.source.read(positions, columns)
@@ -134,7 +135,7 @@ class TransferSet:
         raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated)}")
 
 
-def _on_disk(rows: int) -> np.ndarray[Any, Any]:
+def _on_disk(rows: int) -> Array:
     """Return room for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows.
 
     Raises StorageError if there is no room. The file is written first, since a mapped page that finds a full disk only
@@ -153,6 +154,6 @@ def _on_disk(rows: int) -> np.ndarray[Any, Any]:
         ) from e
 
 
-def kept_digest(kept: np.ndarray[Any, Any]) -> str:
+def kept_digest(kept: Array) -> str:
     """Return the hash of a fragment's kept hashes, uint8 [samples, 32]."""
     return hashlib.sha256(kept.tobytes()).hexdigest()

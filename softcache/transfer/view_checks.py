@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from softcache.arrays import Array
 from softcache.errors import AugmentationError
 from softcache.store.checksums import crc32c
 from softcache.store.keys import mix
 from softcache.transfer.content import array_head, text
 
-Array = np.ndarray[Any, Any]
 CHECK_BYTES = 8
 NO_VIEW = bytes(CHECK_BYTES)
 _NUMBERS, _APART = 4, 3
@@ -69,10 +69,10 @@ def _head(name: str, value: Array | str) -> bytes:
 
 def _parts(made: Any) -> dict[str, Array | str]:
     named = made if isinstance(made, Mapping) else {"": made}
-    return {str(name): _plain(named[name]) for name in sorted(named, key=str)}
+    return {str(name): _as_array(named[name]) for name in sorted(named, key=str)}
 
 
-def _plain(value: Any) -> Array | str:
+def _as_array(value: Any) -> Array | str:
     """Return a tensor, an image, an array or numbers as an array in C order; text as it is."""
     try:
         if isinstance(value, str):

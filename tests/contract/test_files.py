@@ -8,7 +8,7 @@ import pytest
 from softcache.errors import FormatError, IntegrityError, MissingExtra, StorageError
 from softcache.store.checksums import sha256
 from softcache.store.files import Files, connect
-from softcache.store.remote import puts_whole_files
+from softcache.store.files.remote import puts_whole_files
 
 
 @pytest.fixture(params=["local", "memory"])

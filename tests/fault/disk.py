@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from softcache.store import local
+from softcache.store.files import local
 
 FOLDER = "a folder"
 

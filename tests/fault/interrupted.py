@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 import softcache
 from softcache.errors import FormatError, IncompleteCache
-from softcache.store import local
-from softcache.store.files import connect
+from softcache.store.files import connect, local
 from softcache.store.gc import collect
 from softcache.store.layout import CARD, MARKER, TEMPORARY
 from softcache.store.state import read_state
@@ -31,7 +30,7 @@ Tree = dict[str, bytes]
 Step = Callable[[str, str], None]
 
 FORKING = multiprocessing.get_context("forkserver")  # pytest's own process has threads by now
-FORKING.set_forkserver_preload(["pytest", "pandas", "numpy.random", "softcache.builder.executor"])
+FORKING.set_forkserver_preload(["pytest", "pandas", "numpy.random", "softcache.builder.build"])
 
 
 def start(function: Callable[..., None], *arguments: Any) -> ForkServerProcess:
@@ -58,7 +57,7 @@ def build(recipe: Path, cache: Path, after: Step | None = None) -> None:
 
 
 def instrument(cache: str, after: Step) -> None:
-    """Wrap what `softcache.store.local` does to files."""
+    """Wrap what `softcache.store.files.local` does to files."""
 
     def note(kind: str, path: str) -> None:
         if path == cache or path.startswith(f"{cache}/"):

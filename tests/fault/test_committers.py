@@ -11,7 +11,7 @@ import torch
 from conftest import MODEL, Workshop
 
 import softcache
-from softcache.builder import executor
+from softcache.builder import build as executor
 from softcache.errors import IncompatibleTarget, SoftcacheError
 from softcache.store.checksums import sha256
 from softcache.store.commits import commit_path, latest_number
@@ -22,7 +22,7 @@ IDS = range(4)
 NOISY = MODEL.replace("self.scale, ", "self.scale + os.getpid() % 997 * 1e-6, ")
 # Children are forked from one process that has imported all this and has run nothing.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["softcache", "softcache.builder.executor", "pytest", "yaml"])
+CONTEXT.set_forkserver_preload(["softcache", "softcache.builder.build", "pytest", "yaml"])
 
 
 def work(pipe: Connection, recipe: Path, cache: Path, builds: Sequence[list[str]]) -> None:

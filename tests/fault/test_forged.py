@@ -15,14 +15,15 @@ from conftest import MODEL, Workshop
 
 import softcache
 from softcache.errors import AlignmentError, CommitStateUnknown, FormatError, IntegrityError, StorageError, TeacherError
-from softcache.read.gather import FixedColumn, ShardReader, TextColumn
+from softcache.read.columns import FixedColumn, TextColumn
+from softcache.read.shard_reader import ShardReader
 from softcache.store import documents, keys
 from softcache.store.buffers import Buffer
 from softcache.store.checksums import sha256
-from softcache.store.commits import FileReference, commit_path, publish, read_commit
+from softcache.store.commits import StoredFile, commit_path, publish, read_commit
 from softcache.store.documents import dump_document, load_document
 from softcache.store.files import connect
-from softcache.store.local import LocalFiles
+from softcache.store.files.local import LocalFiles
 from softcache.store.marker import ensure_marker
 from softcache.store.receipts import read_receipt
 from softcache.store.state import read_reference, read_state
@@ -76,7 +77,7 @@ def test_a_build_asks_for_create_only(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_path_is_checked_where_it_is_parsed() -> None:
     with pytest.raises(FormatError, match="not a path"):
-        FileReference("../x", 1, "0" * 64)
+        StoredFile("../x", 1, "0" * 64)
 
 
 def test_documents(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +108,7 @@ def test_commit(cache: Path, change: dict[str, Any]) -> None:
 
 def test_declaration(cache: Path) -> None:
     forge(cache / COMMIT, lambda body: body["targets"]["cls@t"]["declaration"].pop("task"))
-    with pytest.raises(FormatError, match="lacks task"):
+    with pytest.raises(FormatError, match=r"declaration\.task: Field required"):
         read_commit(connect(cache), 1)
 
 

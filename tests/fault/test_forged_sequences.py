@@ -8,8 +8,8 @@ import pytest
 from language import Language
 
 import softcache
-from softcache.builder import targets
-from softcache.builder.sequence_answers import SequenceAnswers
+from softcache.builder.answer.sequence_answers import SequenceAnswers
+from softcache.builder.prepare import targets
 from softcache.errors import FormatError
 from softcache.store.buffers import ListColumn
 from softcache.store.documents import dump_document, load_document

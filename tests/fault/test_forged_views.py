@@ -14,7 +14,7 @@ from forgery import sign_commits
 from test_forged_verify import Forger, changed
 
 import softcache
-from softcache.builder import executor
+from softcache.builder import build as executor
 from softcache.errors import AlignmentError, CommitConflict, FormatError
 from softcache.transfer.view_checks import NO_VIEW
 
@@ -130,12 +130,15 @@ def test_a_later_teacher_is_given_no_forged_views(pristine: Workshop, forger: Fo
         shop.build("tasks.again={kind: classification, classes: 5, value_kind: logits, teachers: [t], output: cls}")
 
 
+DECLARED = {"transform": "m:f", "arguments": {}, "column": None, "seed": 1, "sources": {}}
+
+
 @pytest.mark.parametrize(
     "described",
     [
-        *(7, {}, {"versions": [{}]}, {"declaration": {"seed": 1}}),
-        *({"declaration": {"seed": "1"}, "versions": [{}]}, {"declaration": {"seed": 1}, "versions": []}),
-        *({"declaration": {"seed": 1}, "versions": {}}, {"declaration": {"seed": 1}, "versions": [3]}),
+        *(7, {}, {"versions": [{}]}, {"declaration": DECLARED}, {"declaration": {}, "versions": [{}]}),
+        *({"declaration": DECLARED | {"seed": "1"}, "versions": [{}]}, {"declaration": DECLARED, "versions": []}),
+        *({"declaration": DECLARED, "versions": {}}, {"declaration": DECLARED, "versions": [3]}),
     ],
 )
 def test_forged_augmentations(forger: Forger, described: object) -> None:

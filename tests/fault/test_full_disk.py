@@ -20,8 +20,8 @@ from interrupted import Whole, check_commit, look, resume, tree
 
 import softcache
 from softcache.errors import StorageError
+from softcache.store.files.local import LocalFiles
 from softcache.store.layout import TEMPORARY
-from softcache.store.local import LocalFiles
 
 PAGE, FRAGMENT = 4096, 1000
 Many = Callable[[int, int], int]

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from conftest import Workshop
 
 import softcache
+from softcache.audit.status import status
 from softcache.cli import main
 from softcache.errors import (
     AlignmentError,
@@ -31,7 +32,6 @@ from softcache.errors import (
     TransferSetError,
     UnsupportedVersion,
 )
-from softcache.read.status import status
 from softcache.store.documents import dump_document, load_document
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage

@@ -17,8 +17,8 @@ from language import Language
 import softcache
 from softcache.codecs import make_codec
 from softcache.errors import CodecError, RecipeError, SoftcacheError, TaskError, TeacherError
-from softcache.read.row_keys import KnownKeys
-from softcache.read.soft_targets import SoftTargets
+from softcache.soft.keys import KnownKeys
+from softcache.soft.targets import SoftTargets
 from softcache.tasks import TaskSpec
 from softcache.teachers.hooks import Hook, _pooled
 from softcache.teachers.onnx_model import _files
@@ -132,7 +132,7 @@ def test_files_of_a_model_in_folders(tmp_path: Path) -> None:
 
 
 OWN = """
-from softcache.teachers import Adapter, Answer, Description, Fingerprint
+from softcache.teachers import Adapter, Description, Fingerprint, OutputSpec
 import torch
 
 class Good(Adapter):
@@ -147,8 +147,8 @@ class Good(Adapter):
         if self.mode == "set":
             return Description(Fingerprint("own", {"a": {1, 2}}))
         if self.mode == "labels":
-            return Description(Fingerprint("own", {}), {"a": Answer(labels=("z", "y"))})
-        answers = {"a": Answer(labels=("z", "y", "x"))}
+            return Description(Fingerprint("own", {}), {"a": OutputSpec(labels=("z", "y"))})
+        answers = {"a": OutputSpec(labels=("z", "y", "x"))}
         return Description(Fingerprint("own", {}), answers, libraries=("no-such-library",))
 
     def load(self, folder, device):
@@ -254,7 +254,7 @@ def test_sure_teachers_of_many_labels(divergence: str, logits: list[list[float]]
     codec = make_codec("dense", task, {"dtype": "float32"})
     teacher = torch.tensor(logits)
     soft = SoftTargets(
-        codec, codec.encode(teacher), torch.ones(1, dtype=torch.bool), KnownKeys(np.zeros(1), np.zeros(1))
+        codec.decoder, codec.encode(teacher), torch.ones(1, dtype=torch.bool), KnownKeys(np.zeros(1), np.zeros(1))
     )
     student = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64, requires_grad=True)
     z, s = teacher.double() / temperature, student / temperature
@@ -318,7 +318,7 @@ def test_masked_rows_have_no_gradient(distance: str) -> None:
     codec = make_codec("dense", task, {"dtype": "float32"})
     keys = KnownKeys(np.zeros(2), np.zeros(2))
     soft = SoftTargets(
-        codec, codec.encode(torch.tensor([[1.0, 2.0, 3.0], [torch.nan] * 3])), torch.tensor([True, False]), keys
+        codec.decoder, codec.encode(torch.tensor([[1.0, 2.0, 3.0], [torch.nan] * 3])), torch.tensor([True, False]), keys
     )
     student = torch.tensor([[1.0, 1.0, 1.0], [torch.inf, 1.0, torch.nan]], requires_grad=True)
     (gradient,) = torch.autograd.grad(softcache.regression_loss(student, soft, distance), student)
@@ -331,7 +331,7 @@ def test_temperatures_beyond_all_use() -> None:
     codec = make_codec("dense", task, {})
     for temperature in (1e30, torch.tensor([1e30])):
         with pytest.raises(TaskError, match="at most 1e"):
-            codec.log_probs(codec.encode(torch.randn(1, 3)), temperature)
+            codec.decoder.log_probs(codec.encode(torch.randn(1, 3)), temperature)
 
 
 def test_codecs_that_store_no_maps() -> None:

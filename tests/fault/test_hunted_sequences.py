@@ -12,9 +12,9 @@ from language import TEXTS, Language, make_tokenizer
 
 import softcache
 from softcache.codecs import TopkCodec
-from softcache.codecs.base import GivenTable
 from softcache.codecs.basis import fit_basis
 from softcache.codecs.fidelity import measure
+from softcache.codecs.tables import GivenTable
 from softcache.errors import (
     AlignmentError,
     FormatError,
@@ -174,7 +174,7 @@ def test_a_tail_that_is_ruled_out_has_no_shape() -> None:
     probs = torch.eye(50)[:20]
     codec = TopkCodec(task, k=4, basis=3)
     codec = codec.with_table(GivenTable({"basis": fit_basis(codec.logits(probs), 3)}))
-    found = codec.log_probs(codec.encode(probs), 1.0)
+    found = codec.decoder.log_probs(codec.encode(probs), 1.0)
     assert not found.isnan().any()
     assert torch.allclose(found.exp(), probs)
     assert measure(codec, probs, codec.encode(probs)).worst == 0
@@ -189,7 +189,7 @@ def test_a_basis_larger_than_what_there_is(rank: int) -> None:
     codec = TopkCodec(TaskSpec("classification", (400,), "logits"), k=4, basis=rank)
     codec = codec.with_table(GivenTable({"basis": fit_basis(pilot, rank)}))
     log_p = (rows.double() / 2).log_softmax(1)
-    log_q = codec.log_probs(codec.encode(rows), 2.0).double()
+    log_q = codec.decoder.log_probs(codec.encode(rows), 2.0).double()
     assert (log_p.exp() * (log_p - log_q)).sum(1).mean() < 1e-3
 
 

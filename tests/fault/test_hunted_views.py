@@ -14,8 +14,8 @@ from click.testing import CliRunner
 from conftest import MODEL, Workshop
 
 import softcache
-from softcache.builder.evaluation import evaluate
-from softcache.builder.trial import validate
+from softcache.assess.evaluate import evaluate
+from softcache.assess.validate import validate
 from softcache.cli import main
 from softcache.errors import (
     AlignmentError,

@@ -9,7 +9,7 @@ from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.buffers import Buffer
 from softcache.store.manifest import LiveShard, Manifest, dump_manifest
-from softcache.store.shards import Shard, StoredFile
+from softcache.store.shards import CheckedFile, Shard
 
 
 def unchecked(kind: type, **members: Any) -> Any:
@@ -28,9 +28,17 @@ def live(first_row: int = 0, rows: int = 10, *, target: str = "a@b", fragment: i
     column |= {k: change.pop(k) for k in list(column) if k in change}
     keys, split = change.pop("keys", "2" * 64), change.pop("split", "train")
     assert not change
-    files, columns = (unchecked(StoredFile, **file),), (unchecked(Buffer, **column),)
-    shard = Shard(target, "1" * 64, keys, rows, files, columns, {"valid": rows})
-    return LiveShard(shard, split, fragment, 0, 1, first_row)
+    files, columns = (unchecked(CheckedFile, **file),), (unchecked(Buffer, **column),)
+    shard = Shard(
+        target=target,
+        unit_key="1" * 64,
+        keys_sha256=keys,
+        rows=rows,
+        files=files,
+        columns=columns,
+        statistics={"valid": rows},
+    )
+    return LiveShard(shard=shard, split=split, fragment=fragment, first_view=0, views=1, first_row=first_row)
 
 
 def rows(first_row: int, count: int = 10, **change: Any) -> LiveShard:

@@ -150,7 +150,7 @@ def test_export(workshop: Workshop, tmp_path: Path) -> None:
 
 
 def test_a_build_that_cannot_fit(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("softcache.store.local.LocalFiles.free_bytes", lambda self: 1000)
+    monkeypatch.setattr("softcache.store.files.local.LocalFiles.free_bytes", lambda self: 1000)
     for command in ("plan", "build"):
         result = run(command, workshop.save(), "-o", workshop.cache)
         assert result.exit_code == 5

@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from language import TEXTS, Language, save
 
 import softcache
-from softcache.builder.summary import Summary
+from softcache.builder.publish.summary import Summary
 from softcache.cli import main
 from softcache.errors import (
     CodecError,

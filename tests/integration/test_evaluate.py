@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from conftest import MODEL, Workshop
 from sklearn import metrics as reference
 
-from softcache.builder.evaluation import Evaluation, evaluate
-from softcache.builder.metrics import fitted_temperature, measure
+from softcache.assess.evaluate import Evaluation, evaluate
+from softcache.assess.metrics import fitted_temperature, measure
 from softcache.cli import main
 from softcache.errors import MissingExtra, RecipeError
 

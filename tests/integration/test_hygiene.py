@@ -13,7 +13,8 @@ from conftest import Workshop
 from PIL import Image
 
 import softcache
-from softcache.builder.trial import Validation, plan, validate
+from softcache.assess.forecast import plan
+from softcache.assess.validate import Validation, validate
 from softcache.cli import main
 from softcache.errors import AlignmentError, RecipeError, TransferSetError
 

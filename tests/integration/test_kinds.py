@@ -413,7 +413,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from softcache.teachers import Adapter, Answer, Description, Fingerprint
+from softcache.teachers import Adapter, Description, Fingerprint, OutputSpec
 
 
 class Lengths(Adapter):
@@ -425,7 +425,7 @@ class Lengths(Adapter):
         return ["x"]
 
     def describe(self, folder: Path) -> Description:
-        return Description(Fingerprint("lengths", {"scale": self.scale}), {"length": Answer("regression", (1,))})
+        return Description(Fingerprint("lengths", {"scale": self.scale}), {"length": OutputSpec("regression", shape=(1,))})
 
     def load(self, folder: Path, device: str):
         return self

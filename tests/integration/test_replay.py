@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from conftest import Workshop
 
 import softcache
-from softcache.builder.trial import plan
+from softcache.assess.forecast import plan
 from softcache.cli import main
 from softcache.errors import (
     AlignmentError,

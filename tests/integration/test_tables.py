@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 import softcache
 from softcache.errors import CodecError, IntegrityError, RecipeError, TeacherError
-from softcache.read import stored_table
+from softcache.read import codec_table
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage
 
@@ -125,7 +125,7 @@ def test_lost_and_damaged(language: Language) -> None:
     whole = table.read_bytes()
     table.write_bytes(whole[:-8000] + bytes([whole[-8000] ^ 1]) + whole[-7999:])
     assert [p.path for p in softcache.verify(language.cache).problems] == [f"tables/{table.name}"]
-    stored_table._loaded.clear()
+    codec_table._loaded.clear()
     with pytest.raises(IntegrityError, match="sha256 is not the one in the commit"):
         softcache.open(language.cache)["near"].lookup([0]).log_probs()
     table.unlink()

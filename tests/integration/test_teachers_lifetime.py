@@ -11,8 +11,8 @@ import torch
 from conftest import Workshop
 
 import softcache
-from softcache.builder.evaluation import evaluate
-from softcache.builder.trial import plan
+from softcache.assess.evaluate import evaluate
+from softcache.assess.forecast import plan
 from softcache.errors import TeacherError
 
 LIVING = """

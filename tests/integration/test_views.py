@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 import softcache
-from softcache.builder.publish import Outcome, Publication, publish_build
-from softcache.builder.shard_writer import write_rows
-from softcache.builder.units import Stored, Unit
+from softcache.builder.prepare.units import Stored, Unit
+from softcache.builder.publish.commit import Outcome, Publication, publish_build
+from softcache.builder.publish.shards import write_rows
 from softcache.errors import AlignmentError
 from softcache.store.files import connect
 from softcache.store.index import Segment

@@ -62,7 +62,7 @@ def test_topk(kind: str, classes: int, k: int, nodes: int, temperature: float, s
     logits = rows(kind, classes, seed)
     assert not codec.faults(logits)
     columns = codec.encode(logits)
-    ids, log_probs, log_tail = codec.sparse_log_probs(columns, temperature)
+    ids, log_probs, log_tail = codec.decoder.sparse_log_probs(columns, temperature)
     truth = true_log_probs(logits, temperature)
     assert ids.shape == (4, min(k, classes))
     assert all(len(set(row)) == ids.shape[1] for row in ids.tolist())
@@ -78,7 +78,7 @@ def test_topk(kind: str, classes: int, k: int, nodes: int, temperature: float, s
     assert (wrong <= truth.gather(1, ids).exp() * 2 * step + bound + 1e-6).all()
     mass = log_probs.double().exp().sum(1) + log_tail.double().exp()
     assert (mass - 1).abs().max() < 1e-5
-    dense = codec.log_probs(columns, temperature)
+    dense = codec.decoder.log_probs(columns, temperature)
     assert torch.equal(dense.gather(1, ids), log_probs)
     assert (dense.double().exp().sum(1) - 1).abs().max() < 1e-4
 
@@ -108,9 +108,9 @@ def test_per_row_temperatures() -> None:
     logits = rows("normal", 1000, 0)
     columns = codec.encode(logits)
     at = torch.tensor([0.5, 1.3, 4.0, 20.0])
-    together = codec.sparse_log_probs(columns, at)
+    together = codec.decoder.sparse_log_probs(columns, at)
     for i, t in enumerate(at.tolist()):
-        alone = codec.sparse_log_probs({name: c[i : i + 1] for name, c in columns.items()}, t)
+        alone = codec.decoder.sparse_log_probs({name: c[i : i + 1] for name, c in columns.items()}, t)
         for a, b in zip(together, alone, strict=True):
             assert torch.allclose(a[i : i + 1], b)
 
@@ -135,7 +135,7 @@ def test_masked_classes(value_kind: str, kept: int) -> None:
     assert not codec.faults(values)
     columns = codec.encode(values)
     for temperature in (0.5, 0.9, 3.0, 20.0):
-        ids, log_probs, log_tail = codec.sparse_log_probs(columns, temperature)
+        ids, log_probs, log_tail = codec.decoder.sparse_log_probs(columns, temperature)
         truth = true_log_probs(logits, temperature)
         assert torch.allclose(log_probs.double().exp(), truth.gather(1, ids).exp(), atol=1e-3)
         assert torch.allclose(log_tail.double().exp(), truth.scatter(1, ids, -torch.inf).exp().sum(1), atol=1e-3)
@@ -153,7 +153,7 @@ def test_class_numbers(classes: int) -> None:
     codec = TopkCodec(task(classes), k=len(edges))
     logits = torch.randn(2, classes)
     logits[:, edges] = torch.arange(len(edges)) + 50.0
-    assert codec.class_ids(codec.encode(logits)).tolist() == [edges[::-1]] * 2
+    assert codec.decoder.class_ids(codec.encode(logits)).tolist() == [edges[::-1]] * 2
     assert {c.name: tuple(v.shape[1:]) for c, v in zip(codec.columns, codec.encode(logits).values(), strict=True)} == {
         c.name: c.shape for c in codec.columns
     }
@@ -191,10 +191,10 @@ def test_companions() -> None:
 def test_quantized(kind: str, classes: int, seed: int, temperature: float) -> None:
     logits = rows(kind, classes, seed)
     codec = QuantizedCodec(task(classes))
-    stored = codec.values(codec.encode(logits)).double()
+    stored = codec.decoder.values(codec.encode(logits)).double()
     span = (logits.amax(1) - logits.amin(1)).double()[:, None]
     assert ((stored - logits).abs() <= span / 508 + 1e-6 * logits.abs().max()).all()
-    found = codec.log_probs(codec.encode(logits), temperature).double()
+    found = codec.decoder.log_probs(codec.encode(logits), temperature).double()
     assert ((found - true_log_probs(logits, temperature)).abs() <= span / 254 / temperature + 1e-3).all()
 
 
@@ -203,7 +203,7 @@ def test_quantized_keeps_masked_classes_and_features() -> None:
     logits[:, 2] = -torch.inf
     codec = QuantizedCodec(task(6, allow_masked=True))
     assert not codec.faults(logits)
-    assert torch.equal(codec.values(codec.encode(logits)) == -torch.inf, logits == -torch.inf)
+    assert torch.equal(codec.decoder.values(codec.encode(logits)) == -torch.inf, logits == -torch.inf)
     features = torch.randn(3, 4, 5)
     maps = QuantizedCodec(TaskSpec("features", (4, 5)))
     assert torch.allclose(maps.values(maps.encode(features)), features, atol=0.02)
@@ -221,10 +221,10 @@ def test_sampled_is_unbiased() -> None:
         codec = SampledCodec(task(classes), draws=12, proposal=proposal)
         columns = codec.encode(logits)
         assert (columns["counts"].int().sum(1) == 12).all()
-        counted = codec.compared(columns).double().mean(0)
+        counted = codec.decoder.compared(columns).double().mean(0)
         assert torch.allclose(counted, true_log_probs(base, proposal).exp()[0], atol=0.01)
         if proposal == 1.0:
-            assert torch.allclose(codec.log_probs(columns, 1.0).double().exp().mean(0), counted, atol=1e-6)
+            assert torch.allclose(codec.decoder.log_probs(columns, 1.0).double().exp().mean(0), counted, atol=1e-6)
     fine = SampledCodec(task(classes), draws=255, proposal=3.0)
     columns = fine.encode(logits[:200])
     for temperature in (1.0, 2.0, 4.0):
@@ -240,9 +240,9 @@ def test_sampled_is_unbiased() -> None:
 def test_rows_without_an_answer(codec: Codec) -> None:
     columns = codec.missing(3)
     assert {c.name: c.shape for c in codec.columns} == {name: tuple(v.shape[1:]) for name, v in columns.items()}
-    assert codec.log_probs(columns, 2.0).isnan().all()
-    assert codec.values(columns).isnan().all()
-    sparse = codec.sparse_log_probs(columns, 2.0)
+    assert codec.decoder.log_probs(columns, 2.0).isnan().all()
+    assert codec.decoder.values(columns).isnan().all()
+    sparse = codec.decoder.sparse_log_probs(columns, 2.0)
     if sparse is not None:
         assert sparse.log_probs.isnan().all()
         assert int(sparse.ids.max()) < codec.task.shape[0]
@@ -255,7 +255,7 @@ def test_measured_errors() -> None:
     columns = codec.encode(logits)
     whole = measure(codec, logits, columns)
     for temperature in TEMPERATURES:
-        p, q = true_log_probs(logits, temperature), codec.log_probs(columns, temperature).double()
+        p, q = true_log_probs(logits, temperature), codec.decoder.log_probs(columns, temperature).double()
         tv = (p.exp() - q.exp()).abs().sum(1) / 2
         kl = (p.exp() * (p - q)).sum(1)
         at = whole.at[f"{temperature:g}"]

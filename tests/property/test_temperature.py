@@ -27,7 +27,7 @@ def test_logits(z: np.ndarray, dtype: str, t: float) -> None:
     codec = DenseCodec(TaskSpec("classification", (z.shape[1],), "logits"), dtype)
     values = torch.from_numpy(z)
     assert not codec.faults(values)
-    found = codec.log_probs(codec.encode(values), t).double().numpy()
+    found = codec.decoder.log_probs(codec.encode(values), t).double().numpy()
     rounding = float(torch.finfo(codec.torch_dtype).eps) * np.abs(z).max() / t
     assert np.abs(found - reference(z, t)).max() <= 2 * rounding + 1e-5 * max(1, np.abs(z).max() / t)
 
@@ -41,7 +41,7 @@ def test_log_probs_and_probs_are_tempered_alike(z: np.ndarray, t: float) -> None
     for kind, values in (("log_probs", log_p), ("probs", log_p.exp())):
         codec = DenseCodec(TaskSpec("classification", (z.shape[1],), kind), "float32")
         assert not codec.faults(values)
-        found = codec.log_probs(codec.encode(values), t).double().numpy()
+        found = codec.decoder.log_probs(codec.encode(values), t).double().numpy()
         assert np.allclose(found, reference(z, t), atol=1e-3)
 
 
@@ -50,9 +50,9 @@ def test_a_temperature_per_row(z: np.ndarray) -> None:
     codec = DenseCodec(TaskSpec("classification", (z.shape[1],), "logits"), "float32")
     stored = codec.encode(torch.from_numpy(z))
     t = torch.linspace(0.5, 20, len(z))
-    found = codec.log_probs(stored, t)
+    found = codec.decoder.log_probs(stored, t)
     for row in range(len(z)):
-        alone = codec.log_probs({"values": stored["values"][row : row + 1]}, float(t[row]))
+        alone = codec.decoder.log_probs({"values": stored["values"][row : row + 1]}, float(t[row]))
         assert torch.allclose(found[row], alone[0], atol=1e-5)
 
 
@@ -62,7 +62,7 @@ def test_a_temperature_per_row(z: np.ndarray) -> None:
 def test_not_a_temperature(t: object) -> None:
     codec = DenseCodec(TaskSpec("classification", (3,), "logits"), "float32")
     with pytest.raises(TaskError):
-        codec.log_probs(codec.encode(torch.zeros(2, 3)), t)
+        codec.decoder.log_probs(codec.encode(torch.zeros(2, 3)), t)
 
 
 @pytest.mark.parametrize(
@@ -92,4 +92,4 @@ def test_masked_classes_where_allowed() -> None:
     codec = DenseCodec(TaskSpec("classification", (3,), "logits", allow_masked=True), "float16")
     values = torch.tensor([[0, -torch.inf, 1], [-torch.inf] * 3])
     assert list(codec.faults(values)) == [1]
-    assert codec.log_probs(codec.encode(values[:1]), 4.0)[0, 1] == -torch.inf
+    assert codec.decoder.log_probs(codec.encode(values[:1]), 4.0)[0, 1] == -torch.inf

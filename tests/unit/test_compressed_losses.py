@@ -16,7 +16,7 @@ from softcache.codecs import Codec, DenseCodec, QuantizedCodec, SampledCodec, To
 from softcache.distill import by_rows
 from softcache.distill.divergences import DIVERGENCES
 from softcache.errors import TaskError
-from softcache.read.row_keys import KnownKeys
+from softcache.soft.keys import KnownKeys
 from softcache.tasks import TaskSpec
 
 CLASSES = 60
@@ -29,7 +29,7 @@ def targets(codec: Codec, values: torch.Tensor, mask: torch.Tensor | None = None
         columns = {n: torch.where(mask.view(-1, *(1,) * (c.ndim - 1)), c, missing[n]) for n, c in columns.items()}
     valid = torch.ones(len(values), dtype=torch.bool) if mask is None else mask
     keys = KnownKeys(np.arange(len(values)), np.zeros(len(values), np.int32))
-    return softcache.SoftTargets(codec, columns, valid, keys)
+    return softcache.SoftTargets(codec.decoder, columns, valid, keys)
 
 
 def task(classes: int = CLASSES, **options: object) -> TaskSpec:
@@ -216,7 +216,7 @@ def test_wrong_use() -> None:
 MEMORY = """
     import resource, sys, torch, torch.nn.functional as F, softcache, numpy as np
     from softcache.codecs import TopkCodec
-    from softcache.read.row_keys import KnownKeys
+    from softcache.soft.keys import KnownKeys
     from softcache.tasks import TaskSpec
 
     rows, classes = int(sys.argv[2]), 150_000
@@ -224,7 +224,7 @@ MEMORY = """
     columns = codec.encode(torch.randn(8, classes))
     columns = {name: c.repeat(rows // 8, *(1,) * (c.ndim - 1)) for name, c in columns.items()}
     keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
-    soft = softcache.SoftTargets(codec, columns, torch.ones(rows, dtype=torch.bool), keys)
+    soft = softcache.SoftTargets(codec.decoder, columns, torch.ones(rows, dtype=torch.bool), keys)
     student = torch.randn(rows, classes, requires_grad=True)
     labels = torch.randint(classes, (rows,))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import softcache
 from softcache.codecs import DenseCodec
 from softcache.errors import TaskError
-from softcache.read.row_keys import KnownKeys
+from softcache.soft.keys import KnownKeys
 from softcache.tasks import TaskSpec
 
 TASK = TaskSpec("classification", (6,), "logits")
@@ -20,7 +20,10 @@ def targets(values: torch.Tensor, mask: torch.Tensor | None = None, task: TaskSp
     valid = torch.ones(rows, dtype=torch.bool) if mask is None else mask
     stored = torch.where(valid.view(-1, *(1,) * (values.ndim - 1)), values, torch.nan)
     return softcache.SoftTargets(
-        DenseCodec(task, "float32"), {"values": stored}, valid, KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
+        DenseCodec(task, "float32").decoder,
+        {"values": stored},
+        valid,
+        KnownKeys(np.arange(rows), np.zeros(rows, np.int32)),
     )
 
 

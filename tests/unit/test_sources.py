@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from softcache.builder.planning import open_transfer_set
+from softcache.builder.prepare.fragments import open_transfer_set
 from softcache.errors import TransferSetError
 from softcache.recipe import load_recipe
 from softcache.teachers import find_adapter
@@ -97,7 +97,7 @@ def test_images(tmp_path: Path) -> None:
     transfer_set = opened(tmp_path, "{type: images, folder: photos}", id="path", reads="image")
     scan = transfer_set.scan()
     assert scan.sample_ids.to_pylist() == ["cat/1.png", "dog/ü 2.PNG"]
-    assert transfer_set.stored(np.arange(2), ["label"])["label"].to_pylist() == ["cat", "dog"]
+    assert transfer_set.table(np.arange(2), ["label"])["label"].to_pylist() == ["cat", "dog"]
     image = transfer_set.samples(np.array([1]), ["image"])[0]["image"]
     assert image.size == (4, 3)
     assert image.getpixel((0, 0)) == 20

@@ -1,0 +1,85 @@
+"""`softcache validate`: whether a recipe and its samples can be built, without running a teacher."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from softcache.builder.prepare.augmentation import load_augmentation
+from softcache.builder.prepare.recipes import opened_recipe
+from softcache.builder.prepare.targets import build_targets
+from softcache.builder.prepare.transfer_set import open_transfer_set
+from softcache.errors import AlignmentError, RecipeError, TransferSetError
+from softcache.kinds import KINDS
+from softcache.recipe import Recipe, TaskRecipe
+from softcache.transfer.hygiene import NO_LABEL, Hygiene, inspect
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A recipe without mistakes: its targets' names, what its samples are like, and whether they let it be built."""
+
+    targets: list[str]
+    hygiene: Hygiene
+    buildable: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an object."""
+        return asdict(self)
+
+
+def validate(
+    recipe: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    progress: bool = False,
+) -> Validation:
+    """Check a recipe without running a teacher, and look at its samples, at the first `limit` if that is given.
+
+    Callables are imported, weights and sources hashed, the transfer set is opened, its columns are compared, and every
+    sample is read and decoded. Raises RecipeError with every problem found.
+    """
+    with opened_recipe(recipe, overrides) as loaded:
+        problems: list[str] = []
+        names: list[str] = []
+        hygiene: Hygiene | None = None
+        try:
+            names = [t.name for t in build_targets(loaded)]
+            load_augmentation(loaded)
+        except RecipeError as e:
+            problems += e.problems
+        try:
+            transfer_set = open_transfer_set(loaded, limit)
+            with tqdm(total=len(transfer_set), unit=" samples", desc="decoding", disable=not progress) as bar:
+                hygiene = inspect(transfer_set, transfer_set.scan(), label_checks(loaded), progress=bar.update)
+        except (RecipeError, TransferSetError, AlignmentError) as e:
+            problems.append(f"transfer_set: {e}")
+    if problems or hygiene is None:
+        raise RecipeError(problems)
+    stops = hygiene.undecodable and loaded.build.on_bad_sample == "stop"
+    lacking = set(hygiene.missing) & set(loaded.transfer_set.keep)
+    return Validation(names, hygiene, not stops and not lacking)
+
+
+def label_checks(recipe: Recipe) -> dict[str, Callable[[Any], bool]]:
+    """Return for each label column whether a value is a class of its tasks, or no label."""
+    known: dict[str, list[TaskRecipe]] = {}
+    for task in recipe.tasks.values():
+        if task.label is not None and KINDS[task.kind].has_label:
+            known.setdefault(task.label, []).append(task)
+    return {label: partial(_is_class, tasks) for label, tasks in known.items()}
+
+
+def _is_class(tasks: Sequence[TaskRecipe], value: Any) -> bool:
+    """Whether a label is a class, or none, of all tasks that it is for."""
+    numbers = (range(NO_LABEL, task.classes or len(task.labels or ())) for task in tasks)
+    return all(
+        value in (task.labels or ()) or (isinstance(value, int) and value in there)
+        for task, there in zip(tasks, numbers, strict=True)
+    )

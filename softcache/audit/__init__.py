@@ -1,0 +1,1 @@
+"""After a build: verify, status, info, export."""

@@ -1,0 +1,190 @@
+"""What hashes cannot show: that a cache's parts, each intact, also belong together."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from softcache.codecs.statistics import merge_statistics, value_statistics
+from softcache.read.cache import Cache
+from softcache.read.target import Target
+from softcache.store import arrow, zarr
+from softcache.store.checksums import block_checksums, sha256
+from softcache.store.files import Files
+from softcache.store.index import Segment
+from softcache.store.keys import key_type, keys_digest
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard
+from softcache.store.plan import Fragment
+from softcache.store.state import read_reference
+from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
+
+
+def has_its_keys(fragment: Fragment) -> bool:
+    """Whether a fragment's keys hash is that of its samples."""
+    found = keys_digest(fragment.sample_ids, fragment.first_view, fragment.views, fragment.contents)
+    return found == fragment.keys_sha256
+
+
+def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
+    """Yield where a commit's figures are not those of its shards."""
+    splits: dict[str, int] = {}
+    for shard in live:
+        if shard.shard.target == ROWS:
+            splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
+    if splits != cache.commit.splits:
+        yield f"splits are {cache.commit.splits}; the shards have {splits}"
+    for name, target in cache.commit.targets.items():
+        shards = [s.shard for s in live if s.shard.target == name]
+        found = {
+            "rows": sum(s.rows for s in shards),
+            "valid": sum(s.statistics["valid"] for s in shards),
+            "bytes": sum(s.bytes for s in shards),
+        } | merge_statistics([s.statistics for s in shards])
+        said = {"rows": target.rows, "valid": target.valid, "bytes": target.bytes} | target.statistics
+        if not _close(found, said):
+            yield f"target {name} has {said}; its shards have {found}"
+
+
+def check_tables(target: Target) -> Iterator[str]:
+    """Yield where a target's tables are not what its declaration says. Raises whatever reading them raises."""
+    if target.task.traits.has_tokens and vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer:
+        yield f"the vocabulary of {target.name} is not that of its tokenizer"
+    table = target.codec.item.table
+    if table is not None:
+        table.on(torch.device("cpu"))
+
+
+def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    """Yield what is wrong inside a shard whose files are intact. Raises whatever reading it raises."""
+    if live.shard.files[0].path.endswith(".arrow"):
+        yield from _check_arrow(files, fragment, live)
+    if live.shard.target == ROWS:
+        yield from _check_rows(cache, fragment, live)
+        return
+    target = cache[live.shard.target]
+    yield from _check_values(target, live)
+    if target.task.is_list:
+        yield from _check_lists(files, target, live)
+    if target.format == "zarr":
+        yield from _check_zarr(files, target, fragment, live)
+
+
+def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:
+    """Yield what is wrong with the index."""
+    kind = key_type(cache.commit.id_type)
+    segments = [Segment(read_reference(files, r), kind, r.blocks, r.path) for r in cache.commit.index]
+    expected = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in live if s.shard.target == ROWS]
+    if not np.array_equal(np.sort(np.concatenate([s.rows for s in segments])), np.sort(np.concatenate(expected))):
+        yield "does not hold every sample of every fragment once"
+    if any((s.keys[1:] < s.keys[:-1]).any() for s in segments):
+        yield "a segment is not sorted"
+    if any(tuple(block_checksums(s.data)) != r.blocks for s, r in zip(segments, cache.commit.index, strict=True)):
+        yield "its block checksums are not those of the commit"
+
+
+def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    file = live.shard.files[0]
+    data = files.read(file.path)
+    batch = arrow.load(data, file.path)
+    if not file.path.endswith(f"-{file.sha256}.arrow"):
+        yield "its name is not its hash"
+    if arrow.locate(data) != live.shard.columns:
+        yield "its columns do not lie where the manifest says"
+    ids, views = fragment.row_ids(), fragment.row_views()
+    if live.shard.target == ROWS:
+        ids, views = fragment.sample_ids, np.full(len(fragment.sample_ids), fragment.first_view)
+        if "check" in batch.schema.names and (np.diff(arrow.numbers(batch["check"].offsets)) != fragment.views).any():
+            yield "it does not have a check for each view"
+    if not batch["sample_id"].equals(ids) or not np.array_equal(batch["view"], views):
+        yield "its sample ids and views are not those of its fragment"
+
+
+def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    top = live.shard.files[0].path.partition(".zarr/")[0] + ".zarr/"
+    digests = {f.path.removeprefix(top): f.sha256 for f in live.shard.files}
+    if not top.endswith(f"-{sha256(zarr.listing(digests))}.zarr/"):
+        yield "its name is not the hash of its files"
+    soft = target.read(np.arange(live.first_row, live.first_row + live.shard.rows))
+    values = target.read_columns(np.arange(live.first_row, live.first_row + live.shard.rows))
+    expected, _ = zarr.encode(values, soft.mask.numpy(), fragment.row_ids(), fragment.row_views(), {}, {})
+    if digests.keys() != expected.keys():
+        yield "it does not have the files of a shard"
+        return
+    for name, data in expected.items():
+        stored = files.read(top + name)
+        if "/c/" in name and stored != data:
+            yield f"{name.partition('/')[0]} is not that of its fragment"
+        elif name.endswith("/zarr.json") and _shape(stored) != _shape(data):
+            yield f"{name} does not describe the array"
+
+
+def _shape(document: bytes) -> list[Any]:
+    try:
+        described = json.loads(document)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(described, dict):
+        return []
+    return [described.get(k) for k in ("node_type", "zarr_format", "shape", "data_type", "chunk_grid")]
+
+
+def _check_rows(cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+    rows = np.arange(live.first_row, live.first_row + live.shard.rows)
+    contents = np.repeat(fragment.contents, fragment.views, axis=0)
+    cache.check_contents(fragment.row_ids(), contents, fragment.row_views())
+    if cache.commit.augmentation is not None:
+        cache.checks(rows)
+        cache.parameters(rows)
+    if not np.array_equal(cache.find(fragment.row_ids(), fragment.row_views()), rows):
+        yield "looking its keys up does not give its rows"
+
+
+def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
+    rows = np.arange(live.first_row, live.first_row + live.shard.rows)
+    found = value_statistics(target.codec, target.read(rows).columns, target.read_valid(rows))
+    recorded = {name: value for name, value in live.shard.statistics.items() if name != "errors"}
+    if not _close(found, recorded):
+        yield f"its values have the statistics {found}; {live.shard.statistics} were recorded"
+
+
+def _check_lists(files: Files, target: Target, live: LiveShard) -> Iterator[str]:
+    """Yield where the lists of a row do not belong together."""
+    batch = arrow.load(files.read(live.shard.files[0].path), live.shard.files[0].path)
+    lengths = np.diff(arrow.numbers(batch[target.codec.columns[0].name].offsets))
+    alike = [column.name for column in target.codec.columns] + (
+        ["positions"] if "positions" in batch.schema.names else []
+    )
+    for name in alike:
+        if not np.array_equal(np.diff(arrow.numbers(batch[name].offsets)), lengths):
+            yield f"the lists of {name} are not as long as those of {alike[0]}"
+    if not target.task.traits.has_tokens:
+        return
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    tokens, positions = np.diff(arrow.numbers(batch["input_ids"].offsets)), arrow.numbers(batch["positions"].values)
+    if len(positions) != len(row) or (positions < 0).any() or (positions >= tokens[row] - 1).any():
+        yield "positions are not those of its tokens"
+    elif ((np.diff(positions) <= 0) & (np.diff(row) == 0)).any():
+        yield "positions do not ascend"
+
+
+def _close(found: Mapping[str, Any], recorded: Mapping[str, Any]) -> bool:
+    """Whether two sets of statistics are equal up to the rounding of sums."""
+    if found.keys() != recorded.keys():
+        return False
+    return all(_same(found[k], recorded[k]) for k in found)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return _close(a, b)
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return all(map(_same, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(a == b)

@@ -1,0 +1,253 @@
+"""Verification: whether a cache is what its commits say, down to every byte."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from softcache.audit.contents import check_commit, check_index, check_shard, check_tables, has_its_keys
+from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
+from softcache.read.cache import Cache
+from softcache.store.card import render
+from softcache.store.checksums import block_checksums, sha256
+from softcache.store.commits import Commit, CommittedTarget, check_parent, latest_number, read_commit
+from softcache.store.files import Files, connect
+from softcache.store.layout import CARD, commit_path
+from softcache.store.manifest import LiveShard, Manifest
+from softcache.store.plan import Plan, read_plan
+from softcache.store.receipts import read_receipt, receipt_keys
+from softcache.store.shards import CheckedFile, StoredFile, own_checksum_bytes
+from softcache.store.state import read_reference
+from softcache.store.target_tables import read_tables, tables_path
+
+LEVELS = ("quick", "full")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it should be, and the file where."""
+
+    path: str
+    what: str
+
+
+@dataclass(kw_only=True)
+class Verification:
+    """What was checked, and every problem found."""
+
+    path: str
+    level: str
+    commit: int = 0
+    files: int = 0
+    bytes: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no problem was found."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as an object."""
+        return asdict(self) | {"ok": self.ok}
+
+
+def verify(url: str | os.PathLike[str], level: str = "full") -> Verification:
+    """Check a cache and report every problem.
+
+    `quick` checks the commits, their manifests, indexes and plans, and that every file is there with its size. `full`
+    reads every byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache
+    before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; whatever else is
+    wrong is in the result.
+    """
+    if level not in LEVELS:
+        raise SoftcacheError(f"level is {level!r}; expected one of {', '.join(LEVELS)}")
+    return _Verifier(connect(url), level).run()
+
+
+class _Verifier:
+    def __init__(self, files: Files, level: str) -> None:
+        self._files, self._full = files, level == "full"
+        self._result = Verification(path=files.url, level=level)
+        self._seen: set[str] = set()
+        self._plans: dict[str, Plan | None] = {}
+        self._receipts: set[str] = set()
+
+    def run(self) -> Verification:
+        try:
+            latest = latest_number(self._files)
+        except FormatError as e:
+            self._add("commits", str(e))
+            return self._result
+        parent: Commit | None = None
+        manifest: Manifest | None = None
+        for number in range(1, latest + 1):
+            commit = self._try(commit_path(number), read_commit, self._files, number)
+            if commit is None:
+                parent = None
+                continue
+            if number == 1 or parent is not None:
+                self._try(commit_path(number), check_parent, self._files, commit, parent and parent.sha256)
+            manifest = self._check_commit(commit)
+            parent = commit
+        self._result.commit = latest
+        self._check_receipts()
+        try:
+            cache = Cache(self._files)
+        except (FormatError, FileNotFoundError) as e:
+            if isinstance(e, UnsupportedVersion) or (not self._result.problems and latest == 0):
+                raise
+            self._add("", str(e))
+            return self._result
+        live = list(manifest.live()) if manifest is not None else []
+        self._check_card(cache.commit, live)
+        if self._full:
+            self._check_contents(cache, live)
+        return self._result
+
+    def _check_commit(self, commit: Commit) -> Manifest | None:
+        """Check what a commit names; return its manifest."""
+        plan = self._plan(commit.plan)
+        manifest = None
+        data = self._read_reference(commit.manifest)
+        if data is not None:
+            manifest = self._try(commit.manifest.path, _open_manifest, data, commit.manifest.path)
+        for segment in commit.index:
+            self._read_reference(segment)
+        for target in commit.targets.values():
+            self._check_tables(target)
+        if manifest is not None:
+            for live in self._try(commit.manifest.path, list, manifest.live()) or []:
+                self._check_files(live.shard.files)
+                self._receipts.add(live.shard.unit_key)
+                self._check_place(live, plan, commit.manifest.path)
+        return manifest
+
+    def _check_tables(self, target: CommittedTarget) -> None:
+        if not target.tables or (path := tables_path(target.fingerprint)) in self._seen:
+            return
+        found = self._try(path, read_tables, self._files, target.fingerprint)
+        self._count(path, 0)
+        self._check_files(tuple(target.tables.values()))
+        if found is not None and found.tables != target.tables:
+            self._add(path, "not the tables that the commit names")
+
+    def _read_reference(self, reference: StoredFile | CheckedFile) -> Any:
+        self._count(reference.path, reference.bytes)
+        return self._try(reference.path, read_reference, self._files, reference)
+
+    def _check_place(self, live: LiveShard, plan: Plan | None, path: str) -> None:
+        fragment = None if plan is None else plan.fragments.get(live.fragment)
+        if plan is None:
+            return
+        if fragment is None or (
+            fragment.split,
+            fragment.first_view,
+            fragment.views,
+            fragment.rows,
+            fragment.keys_sha256,
+        ) != (
+            live.split,
+            live.first_view,
+            live.views,
+            live.shard.rows,
+            live.shard.keys_sha256,
+        ):
+            self._add(path, f"{live.shard.target}, fragment {live.fragment}: not the fragment that the plan has")
+
+    def _check_receipts(self) -> None:
+        for key in sorted(self._receipts.union(self._try("receipts", receipt_keys, self._files) or ())):
+            path = f"receipts/{key}.json"
+            receipt = self._try(path, read_receipt, self._files, key)
+            if receipt is not None:
+                self._check_files(receipt.shard.files)
+
+    def _check_files(self, stored: tuple[CheckedFile, ...]) -> None:
+        for file in stored:
+            if file.path in self._seen:
+                continue
+            self._count(file.path, file.bytes)
+            size = self._try(file.path, self._files.size, file.path, default=-1)
+            if size is None:
+                self._add(file.path, "missing")
+            elif size not in (file.bytes, -1):
+                self._add(file.path, f"{size:,} bytes; {file.bytes:,} were written")
+            elif self._full and size >= 0:
+                self._check_bytes(file)
+
+    def _check_bytes(self, file: CheckedFile) -> None:
+        data = self._try(file.path, self._files.read, file.path)
+        if data is None:
+            return
+        blocks = block_checksums(data, own_checksum_bytes(file.path))
+        if sha256(data) != file.sha256:
+            broken = [i for i, (a, b) in enumerate(zip(blocks, file.blocks, strict=False)) if a != b]
+            where = f" (blocks {', '.join(map(str, broken[:5]))})" if broken else ""
+            self._add(file.path, f"its sha256 is not the one that was recorded{where}")
+        elif tuple(blocks) != file.blocks:
+            self._add(file.path, "its block checksums are not those that were recorded")
+
+    def _check_card(self, commit: Commit, live: list[LiveShard]) -> None:
+        card = self._try(CARD, self._files.read, CARD)
+        if card is not None and card != render(commit, live):
+            self._add(CARD, "not the card of the newest commit; the next build rewrites it")
+
+    def _check_contents(self, cache: Cache, live: list[LiveShard]) -> None:
+        """Check what whole-file hashes cannot show: that keys, shapes, statistics, index and plan agree."""
+        broken = {p.path for p in self._result.problems}
+        self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
+        for name, target in cache.commit.targets.items():
+            if not broken & {table.path for table in target.tables.values()}:
+                self._add_all(tables_path(target.fingerprint), check_tables, cache[name])
+        plan = self._plan(cache.commit.plan)
+        checked: set[int] = set()
+        for shard in live:
+            fragment = None if plan is None else plan.fragments.get(shard.fragment)
+            if fragment is None or fragment.rows != shard.shard.rows or broken & {f.path for f in shard.shard.files}:
+                continue
+            if fragment.number not in checked:
+                checked.add(fragment.number)
+                if not has_its_keys(fragment):
+                    self._add(f"plan/{cache.commit.plan}.arrow", f"fragment {fragment.number}: not its keys hash")
+            path = shard.shard.files[0].path
+            self._add_all(path, check_shard, self._files, cache, fragment, shard)
+        self._add_all("index", check_index, self._files, cache, live)
+
+    def _plan(self, head: str) -> Plan | None:
+        if head not in self._plans:
+            self._plans[head] = self._try(f"plan/{head}.arrow", read_plan, self._files, head)
+        return self._plans[head]
+
+    def _count(self, path: str, size: int) -> None:
+        if path not in self._seen:
+            self._seen.add(path)
+            self._result.files += 1
+            self._result.bytes += size
+
+    def _add(self, path: str, what: str) -> None:
+        problem = Problem(path, what)
+        if problem not in self._result.problems:
+            self._result.problems.append(problem)
+
+    def _add_all(self, path: str, check: Callable[..., Iterator[str]], *arguments: Any) -> None:
+        """Add everything that a check yields as problems of `path`, and what it raises."""
+        for what in self._try(path, lambda: list(check(*arguments)), default=[]):
+            self._add(path, what)
+
+    def _try(self, path: str, check: Callable[..., Any], *arguments: Any, default: Any = None) -> Any:
+        """Run one check; a failure is a problem of `path`."""
+        try:
+            return check(*arguments)
+        except UnsupportedVersion:
+            raise
+        except (SoftcacheError, FileNotFoundError) as e:
+            self._add(path, "missing" if isinstance(e, FileNotFoundError) else str(e))
+            return default
+
+
+def _open_manifest(data: Any, path: str) -> Manifest:
+    manifest = Manifest(data, path)
+    manifest.targets()
+    return manifest

@@ -1,0 +1,1 @@
+"""What teachers answer: batches in, checked and encoded answers out."""

@@ -1,0 +1,91 @@
+"""A target's tables: read if they exist, otherwise made from the teacher and published before any shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+import torch
+
+from softcache.builder.answer.jobs import Job
+from softcache.builder.answer.predictor import Predictor
+from softcache.builder.answer.sampling import sample_values
+from softcache.builder.prepare.targets import BuildTarget
+from softcache.errors import IntegrityError, TeacherError
+from softcache.read.codec_table import CodecTable, table_batch
+from softcache.store.commits import CommittedTarget
+from softcache.store.files import Files
+from softcache.store.receipts import read_receipts, receipt_keys
+from softcache.store.shards import CheckedFile
+from softcache.store.target_tables import keep_tables, read_tables, restore_tables, write_tables
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherPilot:
+    """A pilot that asks a loaded teacher for some of its answers to a target."""
+
+    predictor: Predictor
+    target: BuildTarget
+    jobs: Sequence[Job]
+
+    def values(self, items: int) -> torch.Tensor:
+        found = sample_values(self.predictor, self.target, self.jobs, items)
+        if not len(found):
+            raise TeacherError(
+                f"{self.target.name}: its codec's table cannot be made, since no sample that was tried has an answer"
+            )
+        return found
+
+    def output_layer(self) -> dict[str, torch.Tensor]:
+        return self.predictor.teacher.output_layer()
+
+
+def with_tables(
+    files: Files, predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], committed: CommittedTarget | None
+) -> BuildTarget:
+    """Publish a target's tables unless they are published, and return the target with its codec's table.
+
+    `jobs` are what is left of it, `committed` what the newest commit says about it. Raises IntegrityError if the tables
+    are lost that existing shards were made with.
+    """
+    if not target.has_tables:
+        return target
+    in_force = tables_in_force(files, target, committed)
+    if in_force is None:
+        made = _made(target, TeacherPilot(predictor, target, jobs))
+        in_force = write_tables(files, target.name, target.fingerprint, target.tables | made).tables
+    spec = target.codec.table_spec
+    if spec is None:
+        return target
+    return replace(target, codec=target.codec.with_table(CodecTable(files, in_force[spec.name], spec.shapes)))
+
+
+def tables_in_force(
+    files: Files, target: BuildTarget, committed: CommittedTarget | None
+) -> dict[str, CheckedFile] | None:
+    """Return a target's tables: those of the newest commit, else those published; None before that.
+
+    Raises IntegrityError if they are lost and shards made with them exist.
+    """
+    if not target.has_tables:
+        return {}
+    if committed is not None and committed.fingerprint == target.fingerprint:
+        keep_tables(files, restore_tables(files, target.name, target.fingerprint, committed.tables))
+        return committed.tables
+    try:
+        return keep_tables(files, read_tables(files, target.fingerprint)).tables
+    except FileNotFoundError:
+        receipts = read_receipts(files, receipt_keys(files))
+        if any(receipt.fingerprint == target.fingerprint for receipt in receipts):
+            raise IntegrityError(
+                f"{files.url}: the tables of {target.name} are lost, and shards made with them exist; restore "
+                "tables/, or give the unfinished part up with: softcache gc DIR --abandon --yes"
+            ) from None
+        return None
+
+
+def _made(target: BuildTarget, pilot: TeacherPilot) -> dict[str, pa.RecordBatch]:
+    """Return the table that a target's codec needs, by name."""
+    spec = target.codec.table_spec
+    return {} if spec is None else {spec.name: table_batch(spec.make(pilot))}

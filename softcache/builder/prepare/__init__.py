@@ -1,0 +1,1 @@
+"""What a build is before any teacher runs. Nothing here loads a teacher."""

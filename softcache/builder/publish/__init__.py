@@ -1,0 +1,1 @@
+"""What a build leaves: shards, a commit, a summary."""

@@ -1,0 +1,137 @@
+"""Publishing a build: one manifest, one index segment, one commit, then the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from softcache.builder.prepare.inventory import Inventory
+from softcache.builder.prepare.targets import BuildTarget
+from softcache.builder.prepare.units import Unit
+from softcache.builder.publish.committed_targets import committed_targets
+from softcache.builder.publish.live import Cell, live_shards, split_rows, write_index
+from softcache.errors import IncompleteCache, TeacherError, counted
+from softcache.store.card import write_card
+from softcache.store.commits import Commit, publish
+from softcache.store.declarations import AugmentationRecord, ParentCommit, RowsDeclaration
+from softcache.store.files import Files
+from softcache.store.layout import ROWS
+from softcache.store.manifest import LiveShard, dump_manifest
+from softcache.store.marker import Marker
+from softcache.store.plan import Plan
+from softcache.store.shards import CheckedFile, StoredFile, put_file
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Publication:
+    """What a finished build publishes.
+
+    Attributes:
+        marker: the cache's marker.
+        plan: the fragments in force.
+        units: every shard of the build.
+        targets: its targets.
+        tables: each target's tables, by target name and table name.
+        rows: the declaration of `rows`.
+        transfer_set: the recipe's description of the transfer set, as JSON.
+    """
+
+    marker: Marker
+    plan: Plan
+    units: Sequence[Unit]
+    targets: Sequence[BuildTarget]
+    tables: dict[str, dict[str, CheckedFile]]
+    rows: RowsDeclaration
+    transfer_set: dict[str, Any]
+
+
+class Outcome(Enum):
+    """The outcome of publishing: a commit; nothing, since nothing would change; or another writer's was first."""
+
+    PUBLISHED = "published"
+    UP_TO_DATE = "up to date"
+    OVERTAKEN = "overtaken"
+
+
+def publish_build(files: Files, build: Publication, inventory: Inventory) -> Outcome:
+    """Publish the newest commit's shards together with a finished build's.
+
+    `inventory` holds every unit of the build. Raises IncompleteCache if it does not, TeacherError if a target has no
+    answer at all.
+    """
+    missing = [u for u in build.units if u.shard_in(inventory) is None]
+    head = build.plan.head
+    if missing or head is None:
+        raise IncompleteCache(
+            f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
+        )
+    for folder in ("receipts", "commits"):
+        files.settle(folder)
+    live, dropped = live_shards(build.plan, build.units, inventory)
+    previous = None if inventory.state is None else inventory.state.commit
+    if previous is not None and previous.plan == head and live == inventory.live:
+        write_card(files, previous, live.values())
+        return Outcome.UP_TO_DATE
+    commit = _commit(files, build, inventory, head, live, dropped)
+    _check_answers(commit)
+    published = publish(files, commit)
+    if published is None:
+        return Outcome.OVERTAKEN
+    write_card(files, published, live.values())
+    return Outcome.PUBLISHED
+
+
+def _commit(
+    files: Files,
+    build: Publication,
+    inventory: Inventory,
+    head: str,
+    live: dict[Cell, LiveShard],
+    dropped: list[list[str | int]],
+) -> Commit:
+    """Write the manifest and the index, and return the commit that names them, not yet published."""
+    previous = None if inventory.state is None else inventory.state.commit
+    manifest = put_file(files, "manifests/", dump_manifest(list(live.values())))
+    return Commit(
+        number=1 if previous is None else previous.number + 1,
+        parent=None if previous is None else ParentCommit(number=previous.number, sha256=previous.sha256),
+        marker_sha256=build.marker.sha256,
+        plan=head,
+        manifest=StoredFile(manifest.path, manifest.bytes, manifest.sha256),
+        index=write_index(files, build.plan, live, previous),
+        rows=sum(s.shard.rows for s in live.values() if s.shard.target == ROWS),
+        id_type=str(build.plan.id_type),
+        keep=build.rows["keep"],
+        views=max(f.first_view + f.views for f in build.plan.fragments.values()),
+        augmentation=_augmentation(build, inventory),
+        splits=split_rows(live),
+        transfer_set=build.transfer_set,
+        targets=committed_targets(build.plan, build.units, build.targets, build.tables, inventory, live),
+        dropped=dropped,
+    )
+
+
+def _augmentation(build: Publication, inventory: Inventory) -> AugmentationRecord | None:
+    """Return how views are made, and the versions of all libraries that have made some."""
+    declaration = build.rows.get("augmentation")
+    if declaration is None:
+        return None
+    previous = None if inventory.state is None else inventory.state.commit.augmentation
+    used = [] if previous is None else list(previous["versions"])
+    for unit in build.units:
+        receipt = inventory.receipts.get(unit.key) if unit.target is None else None
+        if receipt is not None and receipt.versions not in used:
+            used.append(receipt.versions)
+    return {"declaration": declaration, "versions": used}
+
+
+def _check_answers(commit: Commit) -> None:
+    """Raise TeacherError if a target has no answer at all."""
+    empty = [name for name, target in commit.targets.items() if target.valid == 0]
+    if empty:
+        raise TeacherError(
+            f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, give the receipts up "
+            "(softcache gc DIR --abandon --yes) and build with build.on_bad_sample=stop"
+        )

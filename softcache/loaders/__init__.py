@@ -1,0 +1,1 @@
+"""The trainer's face of a cache: join, attach, views."""

@@ -1,0 +1,92 @@
+"""Soft targets beside any loader's batches, looked up in the training process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from softcache.errors import AlignmentError
+from softcache.read.cache import Cache
+from softcache.soft.batch import SoftBatch
+from softcache.soft.protocol import Soft
+from softcache.soft.readable import Readable
+
+
+class Join:
+    """An iterable of a loader's batches with soft targets.
+
+    Made by `softcache.join`; `len` and re-iteration are the loader's.
+    """
+
+    def __init__(
+        self,
+        loader: Iterable[Any],
+        targets: Mapping[str, Readable],
+        id: str | int,
+        view: str | int | None,
+        input_ids: str | int | None,
+    ) -> None:
+        self._loader, self._targets, self._id, self._view, self._input_ids = loader, targets, id, view, input_ids
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            found = {name: self._look_up(target, batch) for name, target in self._targets.items()}
+            yield with_soft(batch, SoftBatch(found))
+
+    def _look_up(self, target: Readable, batch: Any) -> Soft:
+        views = None if self._view is None else field_of(batch, self._view)
+        tokens = self._input_ids if target.task.traits.has_tokens else None
+        input_ids = None if tokens is None else field_of(batch, tokens)
+        return target.lookup(field_of(batch, self._id), views, input_ids=input_ids, mask_uncovered=True)
+
+    def __len__(self) -> int:
+        return len(self._loader)  # type: ignore[arg-type]
+
+
+def join(
+    loader: Iterable[Any],
+    cache: Cache,
+    *,
+    id: str | int,
+    targets: Sequence[str | Readable] | None = None,
+    view: str | int | None = None,
+    input_ids: str | int | None = None,
+) -> Join:
+    """Add soft targets to the batches of any loader.
+
+    `id` names the sample ids in a batch: a key of dict batches, a position of tuple batches; `view` likewise, for
+    caches with several views. `input_ids` names the token ids, [B, L] padded, which are then compared with those that
+    the teachers of causal_lm targets saw. `targets` are names or ensembles, by default every target. A dict batch comes
+    back as a dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has
+    its own `.name`. Samples that a target does not cover are rows without an answer (`mask` is False). Raises TaskError
+    for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for other tokens.
+    """
+    return Join(loader, readables(cache, targets), id, view, input_ids)
+
+
+def readables(cache: Cache, targets: Sequence[str | Readable] | None) -> dict[str, Readable]:
+    """Return targets by name: those named, or all. Raises TaskError for unknown ones."""
+    if isinstance(targets, str):
+        targets = [targets]
+    chosen: list[Readable] = [
+        cache[t] if isinstance(t, str) else t for t in (cache.targets if targets is None else targets)
+    ]
+    return {t.name: t for t in chosen}
+
+
+def field_of(batch: Any, key: str | int) -> Any:
+    """Return a batch's or a sample's field. Raises AlignmentError if it has none."""
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError) as e:
+        what = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise AlignmentError(f"the loader's batches have no field {key!r} for the ids; they are {what}") from e
+
+
+def with_soft(batch: Any, soft: SoftBatch) -> Any:
+    """Return a batch with its soft targets: a dict gains the key `soft`, anything else becomes a pair."""
+    if isinstance(batch, Mapping):
+        if "soft" in batch:
+            raise AlignmentError("the batch has a field 'soft' of its own; rename it, for soft targets go by that name")
+        return {**batch, "soft": soft}
+    return batch, soft

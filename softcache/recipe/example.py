@@ -1,0 +1,29 @@
+"""`softcache init`: a commented recipe to start from."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from softcache.errors import StorageError
+
+
+def init(path: str | os.PathLike[str] = "recipe.yaml") -> Path:
+    """Write a commented example of a recipe to a new file and return its path.
+
+    Raises StorageError if the file exists already or cannot be written.
+
+    >>> path = softcache.init("my/recipe.yaml")
+    >>> path.read_text().startswith("#")
+    True
+    """
+    text = files("softcache.recipe").joinpath("example.yaml").read_text(encoding="utf-8")
+    target = Path(path)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open(target, "x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as e:
+        raise StorageError(f"{target}: {e.strerror}") from e
+    return target

@@ -1,0 +1,63 @@
+"""JSON objects that travel between a build, receipts and commits (docs/format.md, sections 3, 6 and 9).
+
+Members that are not listed here are kept as they are, so that an older softcache loses nothing of a newer one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+_open = with_config(ConfigDict(extra="allow"))
+
+
+@_open
+class AugmentationDeclaration(TypedDict):
+    """What decides the views of a cache: the transform, its arguments and source files, its column and the seed."""
+
+    transform: str
+    arguments: dict[str, Any]
+    column: str | None
+    seed: Annotated[int, Field(strict=True)]
+    sources: dict[str, str]
+
+
+@_open
+class AugmentationRecord(TypedDict):
+    """How the views of a cache were made, and each set of library versions that made some of them."""
+
+    declaration: AugmentationDeclaration
+    versions: Annotated[list[dict[str, str]], Field(min_length=1)]
+
+
+@_open
+class TargetDeclaration(TypedDict):
+    """What a target's fingerprint is made of: task, teacher, codec and shard format, as JSON."""
+
+    task: dict[str, Any]
+    teacher: dict[str, Any]
+    codec: dict[str, Any]
+    format: str
+    augmentation: NotRequired[AugmentationDeclaration]
+
+
+@_open
+class RowsDeclaration(TypedDict):
+    """What the fingerprint of `rows` is made of: the id type, and the kept columns with their Arrow types."""
+
+    id: str
+    keep: dict[str, str]
+    augmentation: NotRequired[AugmentationDeclaration]
+
+
+Declaration = TargetDeclaration | RowsDeclaration
+
+
+@_open
+class ParentCommit(TypedDict):
+    """The commit before: its number and the SHA-256 of its file."""
+
+    number: int
+    sha256: str

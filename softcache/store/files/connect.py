@@ -1,0 +1,25 @@
+"""Files of a cache, wherever it is."""
+
+from __future__ import annotations
+
+import os
+
+from softcache.errors import StorageError
+from softcache.store.files.base import Files
+from softcache.store.files.local import LocalFiles
+from softcache.store.files.remote import RemoteFiles
+
+
+def connect(url: str | os.PathLike[str]) -> Files:
+    """Return the files at a path or fsspec URL. Nothing is read or created."""
+    text = os.fspath(url)
+    if not text or "\0" in text:
+        raise StorageError(f"{text!r} is not the path or URL of a cache")
+    if "://" not in text:
+        return LocalFiles(text)
+    if "::" in text:
+        raise StorageError(f"{text}: chained URLs are not supported; give the URL of the cache itself")
+    for scheme in ("file://", "local://"):
+        if text.startswith(scheme):
+            return LocalFiles(text.removeprefix(scheme))
+    return RemoteFiles(text)
