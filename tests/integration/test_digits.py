@@ -13,7 +13,7 @@ import torch
 import zarr
 
 import softcache
-from softcache.builder.prepare.fragments import open_transfer_set
+from softcache.builder.prepare.transfer_set import open_transfer_set
 from softcache.recipe import load_recipe
 from softcache.teachers import find_adapter
 from softcache.transfer.python import recipe_modules

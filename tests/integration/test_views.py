@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 import softcache
-from softcache.builder.prepare.units import Stored, Unit
+from softcache.builder.prepare.inventory import Inventory
+from softcache.builder.prepare.units import Unit
 from softcache.builder.publish.commit import Outcome, Publication, publish_build
 from softcache.builder.publish.shards import write_rows
 from softcache.errors import AlignmentError
@@ -40,8 +41,16 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
     kept = [pa.table({"x": [0] * len(f.sample_ids)}).select([]) for f in fragments]
     receipts = {u.key: write_rows(files, u, k, declaration) for u, k in zip(units, kept, strict=True)}
     sizes = {path: size for path, size, _ in files.walk("data")}
-    published = Publication(require_marker(files), plan, units, [], {}, {}, None, {"content": ["x"]})
-    assert publish_build(files, published, Stored(None, {}, receipts, sizes)) is Outcome.PUBLISHED
+    publication = Publication(
+        marker=require_marker(files),
+        plan=plan,
+        units=units,
+        targets=[],
+        tables={},
+        rows=declaration,
+        transfer_set={"content": ["x"]},
+    )
+    assert publish_build(files, publication, Inventory(None, {}, receipts, sizes)) is Outcome.PUBLISHED
     return softcache.open(tmp_path / "cache"), ids.to_pylist()
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from softcache.builder.prepare.fragments import open_transfer_set
+from softcache.builder.prepare.transfer_set import open_transfer_set
 from softcache.errors import TransferSetError
 from softcache.recipe import load_recipe
 from softcache.teachers import find_adapter
