@@ -425,7 +425,8 @@ class Lengths(Adapter):
         return ["x"]
 
     def describe(self, folder: Path) -> Description:
-        return Description(Fingerprint("lengths", {"scale": self.scale}), {"length": OutputSpec("regression", shape=(1,))})
+        outputs = {"length": OutputSpec("regression", shape=(1,))}
+        return Description(Fingerprint("lengths", {"scale": self.scale}), outputs)
 
     def load(self, folder: Path, device: str):
         return self

@@ -19,12 +19,8 @@ def targets(values: torch.Tensor, mask: torch.Tensor | None = None, task: TaskSp
     rows = len(values)
     valid = torch.ones(rows, dtype=torch.bool) if mask is None else mask
     stored = torch.where(valid.view(-1, *(1,) * (values.ndim - 1)), values, torch.nan)
-    return softcache.SoftTargets(
-        DenseCodec(task, "float32").decoder,
-        {"values": stored},
-        valid,
-        KnownKeys(np.arange(rows), np.zeros(rows, np.int32)),
-    )
+    keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
+    return softcache.SoftTargets(DenseCodec(task, "float32").decoder, {"values": stored}, valid, keys)
 
 
 def reference(
