@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,10 @@ from safetensors.torch import save_file
 
 import softcache
 from softcache.builder.publish.summary import Summary
+
+# A busy machine takes longer: time is measured in benchmarks/, never asserted here.
+hypothesis.settings.register_profile("softcache", deadline=None)
+hypothesis.settings.load_profile("softcache")
 
 MODEL = '''
 import os, pathlib, signal, time

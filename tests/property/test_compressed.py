@@ -118,7 +118,7 @@ def test_per_row_temperatures() -> None:
 def test_below_the_ladder() -> None:
     columns = TopkCodec(task(50)).encode(rows("normal", 50, 0))
     with pytest.raises(TaskError, match=r"answers from T = 0.5 up"):
-        TopkCodec(task(50)).log_probs(columns, 0.49)
+        TopkCodec(task(50)).decoder.log_probs(columns, 0.49)
     whole = TopkCodec(task(50), k=50)
     found = whole.log_probs(whole.encode(rows("normal", 50, 0)), 0.1)
     assert torch.allclose(found.double().exp(), true_log_probs(rows("normal", 50, 0), 0.1).exp(), atol=2e-2)
@@ -206,8 +206,8 @@ def test_quantized_keeps_masked_classes_and_features() -> None:
     assert torch.equal(codec.decoder.values(codec.encode(logits)) == -torch.inf, logits == -torch.inf)
     features = torch.randn(3, 4, 5)
     maps = QuantizedCodec(TaskSpec("features", (4, 5)))
-    assert torch.allclose(maps.values(maps.encode(features)), features, atol=0.02)
-    assert maps.values(maps.missing(2)).isnan().all()
+    assert torch.allclose(maps.decoder.values(maps.encode(features)), features, atol=0.02)
+    assert maps.decoder.values(maps.missing(2)).isnan().all()
     with pytest.raises(CodecError, match="small probabilities"):
         QuantizedCodec(task(6, value_kind="probs"))
 
@@ -228,7 +228,7 @@ def test_sampled_is_unbiased() -> None:
     fine = SampledCodec(task(classes), draws=255, proposal=3.0)
     columns = fine.encode(logits[:200])
     for temperature in (1.0, 2.0, 4.0):
-        found = fine.log_probs(columns, temperature).double().exp()
+        found = fine.decoder.log_probs(columns, temperature).double().exp()
         assert (found.sum(1) - 1).abs().max() < 1e-5
         assert torch.allclose(found.mean(0), true_log_probs(base, temperature).exp()[0], atol=0.02)
     assert torch.equal(fine.encode(logits[7:8])["ids"], columns["ids"][7:8]), "a row is the same in any batch"

@@ -114,5 +114,5 @@ def test_absent(tmp_path: Path) -> None:
 def test_the_commented_recipe_is_valid(tmp_path: Path) -> None:
     from importlib.resources import files
 
-    text = files("softcache.cli").joinpath("recipe.yaml").read_text(encoding="utf-8")
+    text = files("softcache.recipe").joinpath("example.yaml").read_text(encoding="utf-8")
     assert list(load(tmp_path, text).targets()) == ["digit@a"]
