@@ -1,4 +1,4 @@
-"""A torch Dataset with soft targets, for DataLoaders and their workers."""
+"""`softcache.attach`: a torch Dataset of samples with soft targets, for DataLoaders and their workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from softcache.transfer.content import hash_rows
 
 @dataclass(frozen=True)
 class Attached:
-    """Samples of a dataset and their soft targets, not yet collated."""
+    """Some samples of a dataset and their soft targets, before collation."""
 
     samples: list[Any]
     soft: SoftBatch
@@ -40,11 +40,11 @@ class AttachedDataset(Dataset[Any]):
         return len(self._ids)
 
     def __getitem__(self, position: int) -> Any:
-        """Return one sample with its soft targets, a batch of one row: a dict with `soft`, or a pair."""
+        """Return a sample with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
         return with_soft(self._dataset[position], self._soft([position]))
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:
-        """Return samples and one lookup's soft targets; `softcache.collate` makes them a batch."""
+        """Return samples and the soft targets of one lookup; `softcache.collate` makes a batch of them."""
         batched = getattr(self._dataset, "__getitems__", None)
         samples = batched(list(positions)) if callable(batched) else [self._dataset[i] for i in positions]
         return Attached(samples, self._soft(positions))
@@ -62,14 +62,25 @@ def attach(
     targets: Sequence[str | Readable] | None = None,
     ids: Any = None,
 ) -> AttachedDataset:
-    """Return a torch Dataset of `dataset`'s samples with soft targets, to load with `collate_fn=softcache.collate`.
+    """Return a torch Dataset of a dataset's samples with soft targets. Load it with `collate_fn=softcache.collate`.
 
-    `dataset` has `__len__` and `__getitem__`. `id` is the key or position of the sample id in a sample; `ids`
-    [len(dataset)], in order, may be given instead, so that no sample is decoded here. `targets` are names or
-    ensembles, by default every target. The join is checked now, for all samples: AlignmentError names ids that are
-    missing or occur twice, a target that covers none of them, and, where `dataset` is a `datasets.Dataset` with the
-    columns that the teachers read, samples that have changed since. Samples that a target does not cover are rows
-    without an answer (`mask` is False).
+    Args:
+        dataset: anything with `__len__` and `__getitem__`.
+        cache: an open cache.
+        id: the key or position of the sample id in a sample.
+        targets: names or ensembles, by default every target.
+        ids: the sample ids [len(dataset)], in order, in place of `id`, so that no sample is decoded here.
+
+    The join of all samples is checked now. Samples that a target does not cover become rows without an answer (`mask`
+    is False).
+
+    Raises:
+        AlignmentError: ids are missing or occur twice; a target covers no sample; or samples have changed since the
+            build (checked if `dataset` is a `datasets.Dataset` with the columns that the teachers read).
+
+    >>> data = softcache.attach([{"id": 3}, {"id": 5}], softcache.open("runs/digits"), id="id", targets=["digit@a"])
+    >>> data[0]["soft"]["digit@a"].ids
+    array([3])
     """
     found = unique_ids(dataset, id, ids)
     chosen = readables(cache, targets)
@@ -84,8 +95,13 @@ def attach(
 def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], Any] = default_collate) -> Any:
     """Collate samples with soft targets: a dict batch with `soft`, or `(batch, soft)`.
 
-    `samples` collates the samples themselves; for another than torch's default pass
-    `functools.partial(softcache.collate, samples=...)`.
+    `samples` collates the samples themselves. To replace torch's default pass
+    `functools.partial(softcache.collate, samples=...)` to the DataLoader.
+
+    >>> data = softcache.attach([{"id": 3}, {"id": 5}], softcache.open("runs/digits"), id="id", targets=["digit@a"])
+    >>> batch = softcache.collate([data[0], data[1]])
+    >>> batch["id"], len(batch["soft"]["digit@a"])
+    (tensor([3, 5]), 2)
     """
     if isinstance(batch, Attached):
         return with_soft(samples(batch.samples), batch.soft)
@@ -105,9 +121,9 @@ def _has_soft(item: Any) -> bool:
 
 
 def unique_ids(dataset: Any, id: str | int | None, ids: Any) -> pa.Array:
-    """Return the sample ids of a dataset: `ids`, or by their column, or by reading every sample.
+    """Return the sample ids of a dataset: `ids`, or from their column, or by reading every sample.
 
-    Raises AlignmentError unless there is one for each sample, and none twice.
+    Raises AlignmentError unless each sample has an id of its own.
     """
     found = id_array(_ids_of(dataset, id) if ids is None else ids)
     if len(found) != len(dataset):
@@ -122,14 +138,14 @@ def unique_ids(dataset: Any, id: str | int | None, ids: Any) -> pa.Array:
 
 def _ids_of(dataset: Any, id: str | int | None) -> Any:
     if id is None:
-        raise AlignmentError("say which sample is which: id= (the key or position of the sample id) or ids=")
+        raise AlignmentError("say which sample is which: give id= (the key or position of the sample id) or ids=")
     if id in (getattr(dataset, "column_names", None) or ()):
         return dataset.select_columns([id]).with_format("arrow")[:][id]
     return [plain(field_of(dataset[i], id)) for i in range(len(dataset))]
 
 
 def content_hashes(dataset: Any, cache: Cache) -> Array | None:
-    """Return the content hashes of a `datasets.Dataset` that has the content columns, None for any other dataset."""
+    """Return the content hashes of a `datasets.Dataset` with the content columns; None for any other dataset."""
     columns = cache.commit.transfer_set.get("content")
     names = getattr(dataset, "column_names", None)
     if not hasattr(dataset, "features") or not columns or not set(columns) <= set(names or ()):

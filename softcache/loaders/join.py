@@ -1,4 +1,4 @@
-"""Soft targets beside any loader's batches, looked up in the training process."""
+"""`softcache.join`: soft targets beside any loader's batches, looked up in the training process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from softcache.soft.readable import Readable
 
 
 class Join:
-    """An iterable of a loader's batches with soft targets.
-
-    Made by `softcache.join`; `len` and re-iteration are the loader's.
-    """
+    """A loader's batches with soft targets. Made by `softcache.join`. Its length is the loader's."""
 
     def __init__(
         self,
@@ -54,18 +51,31 @@ def join(
 ) -> Join:
     """Add soft targets to the batches of any loader.
 
-    `id` names the sample ids in a batch: a key of dict batches, a position of tuple batches; `view` likewise, for
-    caches with several views. `input_ids` names the token ids, [B, L] padded, which are then compared with those that
-    the teachers of causal_lm targets saw. `targets` are names or ensembles, by default every target. A dict batch comes
-    back as a dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has
-    its own `.name`. Samples that a target does not cover are rows without an answer (`mask` is False). Raises TaskError
-    for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for other tokens.
+    Args:
+        loader: an iterable of batches.
+        cache: an open cache.
+        id: where a batch has its sample ids: a key of dict batches, a position of tuple batches.
+        targets: names or ensembles, by default every target.
+        view: where a batch has its view numbers, for caches with several views.
+        input_ids: where a batch has its token ids, [B, L] padded. They are compared with the tokens that the teachers
+            of causal_lm targets saw.
+
+    A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch; an ensemble has
+    its own `.name` in it. Samples that a target does not cover become rows without an answer (`mask` is False).
+
+    Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for tokens
+    that differ.
+
+    >>> cache = softcache.open("runs/digits")
+    >>> for ids, soft in softcache.join([[torch.tensor([3, 5])]], cache, id=0, targets=["digit@a"]):
+    ...     print(soft["digit@a"].log_probs(temperature=4.0).shape)
+    torch.Size([2, 10])
     """
     return Join(loader, readables(cache, targets), id, view, input_ids)
 
 
 def readables(cache: Cache, targets: Sequence[str | Readable] | None) -> dict[str, Readable]:
-    """Return targets by name: those named, or all. Raises TaskError for unknown ones."""
+    """Return targets by name: the given ones, or all. Raises TaskError for unknown ones."""
     if isinstance(targets, str):
         targets = [targets]
     chosen: list[Readable] = [
@@ -75,7 +85,7 @@ def readables(cache: Cache, targets: Sequence[str | Readable] | None) -> dict[st
 
 
 def field_of(batch: Any, key: str | int) -> Any:
-    """Return a batch's or a sample's field. Raises AlignmentError if it has none."""
+    """Return a field of a batch or a sample. Raises AlignmentError if it has no such field."""
     try:
         return batch[key]
     except (KeyError, IndexError, TypeError) as e:
@@ -87,6 +97,8 @@ def with_soft(batch: Any, soft: SoftBatch) -> Any:
     """Return a batch with its soft targets: a dict gains the key `soft`, anything else becomes a pair."""
     if isinstance(batch, Mapping):
         if "soft" in batch:
-            raise AlignmentError("the batch has a field 'soft' of its own; rename it, for soft targets go by that name")
+            raise AlignmentError(
+                "the batch has a field 'soft' of its own; rename it, since the soft targets get that name"
+            )
         return {**batch, "soft": soft}
     return batch, soft

@@ -1,4 +1,4 @@
-"""The student's side of augmented caches: views that are made again and proved to be those that teachers saw."""
+"""`softcache.views`: the views that teachers saw, made again for the student and proved to be the same."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _OWN: Any = object()
 class ViewDataset(Dataset[Any]):
     """A dataset of views with soft targets. Made by `softcache.views`.
 
-    It has one view of each sample: in epoch e view e modulo the number of views. `set_epoch` before each epoch, also
-    with persistent workers; to resume in the middle of one, set it and take up the sampler where it was.
+    It has one view of each sample: in epoch e the view e modulo the number of views. Call `set_epoch` before each
+    epoch, also with persistent workers. To resume in the middle of an epoch, set the epoch and restore the sampler.
     """
 
     def __init__(
@@ -55,32 +55,32 @@ class ViewDataset(Dataset[Any]):
             [] if cache.commit.augmentation is None else cache.commit.augmentation["versions"]
         )
         self._here = versions_here(dict(pair for one in self._recorded for pair in one.items()))
-        # Which of the versions made a view is not recorded: it is compared exactly where all are those that are here.
+        # Nobody recorded which versions made which view: the comparison is exact only if all are the versions here.
         self._is_exact = all(one.items() <= self._here.items() for one in self._recorded)
 
     def set_epoch(self, epoch: int) -> None:
-        """Let the dataset, in workers too, have the views of an epoch, from 0. Raises TaskError for anything else."""
+        """Switch to the views of an epoch (0, 1, ...), also in workers. Raises TaskError for anything else."""
         if type(epoch) is not int or not 0 <= epoch < 2**63:
             raise TaskError(f"epoch is {epoch!r}; expected an integer from 0")
         self._epoch[0] = epoch
 
     @property
     def view(self) -> int:
-        """The view that the samples are in."""
+        """The number of the view that the dataset gives now."""
         return int(self._epoch) % self._views
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getitem__(self, position: int) -> Any:
-        """Return one view with its soft targets, a batch of one row: a dict with `soft`, or a pair."""
+        """Return a view with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
         made = self.__getitems__([position])
         return with_soft(made.samples[0], made.soft)
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:
-        """Return views and one lookup's soft targets; `softcache.collate` makes them a batch.
+        """Return views and the soft targets of one lookup; `softcache.collate` makes a batch of them.
 
-        Raises AlignmentError for a view that is not the one that the teachers saw.
+        Raises AlignmentError for a view that the teachers did not see.
         """
         view, ids = self.view, self._ids[np.asarray(positions)].tolist()
         batched = getattr(self._dataset, "__getitems__", None)
@@ -103,12 +103,12 @@ class ViewDataset(Dataset[Any]):
         return Attached([self._finish(s, m) for s, m in zip(samples, made, strict=True)], soft)
 
     def _make(self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None, check: bytes) -> Any:
-        """Make a view; one that the build could not make is the sample as it is, and has no answer."""
+        """Make a view. If the build could not make it, return the sample as it is: it has no answer."""
         if check == NO_VIEW:
             return self._augmentation.value(sample)
         if self._augmentation.draws and parameters is None:
             raise AlignmentError(
-                f"sample {sample_id!r}, view {view}: no parameters of it are stored: the build's transform was another"
+                f"sample {sample_id!r}, view {view}: the cache has no parameters for it: the build used another transform"
             )
         partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
         try:
@@ -121,7 +121,7 @@ class ViewDataset(Dataset[Any]):
     def _partner(self, positions: Positions, sample_id: Any) -> Any:
         position = positions.find(sample_id)
         if position is None:
-            raise AlignmentError(f"sample {sample_id!r} is mixed into a view, and is not in the dataset")
+            raise AlignmentError(f"sample {sample_id!r} is mixed into a view, but is not in the dataset")
         return self._dataset[position]
 
     def _compare(self, made: Any, sample_id: Any, view: int, check: bytes) -> None:
@@ -139,24 +139,24 @@ class ViewDataset(Dataset[Any]):
         )
 
     def _check_unanswered(self, soft: SoftBatch, rows: list[int], ids: list[Any]) -> None:
-        """Raise AlignmentError where there are answers to views that are not recorded: what they are of is unknown."""
+        """Raise AlignmentError if views that are not recorded have answers: nobody knows which views these answer."""
         for name, targets in soft.items():
             has_answer = targets.answered[rows].tolist()
             if answered := [sample_id for sample_id, has in zip(ids, has_answer, strict=True) if has]:
                 raise AlignmentError(
                     f"samples {name_some(answered)}, view {self.view}: {name} has answers, and no view is recorded "
-                    "that they are of; build this cache again"
+                    "for them; build this cache again"
                 )
 
     def _is_checked(self, position: int, view: int) -> bool:
-        """Whether a view is compared: where they are sampled, the first of a process and then one in 16."""
+        """Whether a view is compared: with `sampled` the first 64 of a process, then one in 16."""
         if self._check != "sampled":
             return self._check == "always"
         self._seen += 1
         return self._seen <= ALL_OF_THE_FIRST or (position * 0x9E3779B1 + view * 0x85EBCA6B >> 13) % ONE_IN == 0
 
     def _finish(self, sample: Any, made: Any) -> Any:
-        """Return a sample with its view in place, as the student takes it."""
+        """Return a sample with its view, as the student gets it."""
         if self._then is None:
             return self._augmentation.place(sample, made)
         if self._augmentation.column is None:
@@ -179,23 +179,30 @@ def views(
 ) -> ViewDataset:
     """Return a torch Dataset of the views that teachers saw, with their soft targets.
 
-    To load with `collate_fn=softcache.collate`, and to be told each epoch (`ViewDataset.set_epoch`). `dataset` has
-    `__len__` and `__getitem__`, and gives samples as the build read them; `id`, `ids` and `targets` are as for
-    `attach`. `transform` is what the recipe names, ready to use; it gets `column` of a sample, by default the cache's,
-    of tuples a position. `views` is how many views to go through, by default all. `then` is what the student does with
-    a view, such as normalising: it gets the view, or of whole samples the sample, after the comparison.
+    Load it with `collate_fn=softcache.collate`, and call `ViewDataset.set_epoch` before each epoch.
 
-    Each view is made again from its seed or its parameters, and compared with the check that the build stored: every
-    one (`check="always"`), the first 64 of each process and one in 16 after that (`sampled`), or none (`off`). With the
-    libraries of the build the comparison is exact; with other versions a view may differ by rounding. A sample that the
-    build could not augment is given as it is, without an answer (`mask` is False).
+    Args:
+        dataset: anything with `__len__` and `__getitem__` that gives samples as the build read them.
+        cache: an open cache that was built with augmentation.
+        transform: the transform that the recipe names, ready to use.
+        id, ids, targets: as for `attach`.
+        column: the part of a sample that the transform gets, by default the cache's; a position for tuple samples.
+        views: how many views to go through, by default all.
+        then: what the student does with a view after the comparison, such as normalising. It gets the view, or the
+            sample if whole samples are augmented.
+        check: which views are compared with the check that the build stored: `always` all of them, `sampled` the first
+            64 of each process and then one in 16, `off` none.
 
-    Raises AlignmentError where samples, or views of them, are missing, and while iterating for a view that is not what
-    the teachers saw, naming sample, view and libraries; TaskError for a cache that is not augmented.
+    Each view is made again from its seed or its parameters. With the build's libraries the comparison is exact; with
+    other versions a view may differ by rounding. A sample that the build could not augment comes as it is, without an
+    answer (`mask` is False).
+
+    Raises AlignmentError if samples or their views are missing, and while iterating for a view that the teachers did
+    not see, naming sample, view and libraries; TaskError for a cache that is not augmented.
     """
     declared = cache.commit.augmentation
     if declared is None:
-        raise TaskError(f"{cache.url} is not augmented: teachers saw its samples as they are; use softcache.attach")
+        raise TaskError(f"{cache.url} is not augmented: its teachers saw the samples as they are; use softcache.attach")
     if check not in CHECKS:
         raise SoftcacheError(f"check is {check!r}; expected one of {', '.join(CHECKS)}")
     count = cache.commit.views if views is None else views

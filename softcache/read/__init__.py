@@ -1,1 +1,1 @@
-"""Reading: the cache, row lookup, gather, soft targets, and their torch and Hugging Face faces."""
+"""Reading: an open cache, its targets, lookup by sample id, and the gather."""

@@ -1,4 +1,4 @@
-"""Whole shards as Arrow tables and local files, each checked against its hash before it is used."""
+"""Whole shards as Arrow tables and local files. Each is compared with its hash before it is used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shards_of(shards: TargetShards, split: str | None) -> list[int]:
     splits = shards.splits.to_pylist()
     chosen = [i for i, s in enumerate(splits) if split is None or s == split]
     if not chosen:
-        raise TaskError(f"target {shards.target} has no split {split!r}; there are {', '.join(sorted(set(splits)))}")
+        raise TaskError(f"target {shards.target} has no split {split!r}; it has {', '.join(sorted(set(splits)))}")
     return chosen
 
 
@@ -34,7 +34,7 @@ def checked_files(files: Files, shards: TargetShards, split: str | None) -> Iter
 
 
 def read_rows(files: Files, shards: TargetShards, split: str | None) -> pa.Table:
-    """Return a split's `rows`, a row for each row number: memory-mapped where no sample has several views."""
+    """Return a split's `rows`, one for each row number. It is memory-mapped unless samples have several views."""
     stored = [arrow.load(data, f"{files.url}/{r.path}") for r, data in checked_files(files, shards, split)]
     parts = []
     for shard, batch in zip(shards_of(shards, split), stored, strict=True):
@@ -47,7 +47,7 @@ def read_rows(files: Files, shards: TargetShards, split: str | None) -> pa.Table
 
 
 def _for_each_view(batch: pa.RecordBatch, first: int, views: int) -> pa.RecordBatch:
-    """Return a shard of `rows`, which has a row for each sample, with one for each view."""
+    """Return a shard of `rows`, which has one row for each sample, with one row for each view."""
     names, samples = batch.schema.names, batch.num_rows
     if views == 1 and "check" not in names:
         return batch

@@ -1,4 +1,4 @@
-"""An open cache: one commit, seen whole."""
+"""An open cache: one commit."""
 
 from __future__ import annotations
 
@@ -26,8 +26,13 @@ from softcache.store.state import State, read_state
 class Cache(Mapping[str, Target]):
     """One commit of a cache: a mapping of targets by name. Made by `softcache.open`.
 
-    It stays what it was when opened, also while later commits are published. It can be pickled; a copy opens the same
-    commit.
+    It does not change while later commits are published. It can be pickled; the copy opens the same commit.
+
+    >>> cache = softcache.open("runs/digits")
+    >>> cache.targets
+    ('digit@a', 'digit@b', 'digit@c', 'embedding@a')
+    >>> cache.commit.rows, cache.commit.splits
+    (1797, {'train': 1797})
     """
 
     def __init__(
@@ -50,12 +55,12 @@ class Cache(Mapping[str, Target]):
 
     @property
     def url(self) -> str:
-        """Where the cache is."""
+        """The path or URL of the cache."""
         return self._files.url
 
     @property
     def commit(self) -> Commit:
-        """The commit that is open: its number, plan, provenance of the transfer set, splits."""
+        """The open commit: its number, splits, and the provenance of its transfer set and targets."""
         return self._state.commit
 
     @property
@@ -78,7 +83,7 @@ class Cache(Mapping[str, Target]):
         return np.concatenate([np.arange(first, first + rows) for first, rows in pairs])
 
     def find(self, ids: Any, views: Any = None) -> Array:
-        """Return the row numbers, int64 [B], of samples (and views). Raises AlignmentError as `Target.lookup`."""
+        """Return the row numbers of samples (and views), int64 [B]. Raises AlignmentError as `Target.lookup` does."""
         return self._keys.find(ids, views)[1]
 
     def check_contents(self, ids: Any, hashes: Any, views: Any = None) -> None:
@@ -92,7 +97,7 @@ class Cache(Mapping[str, Target]):
     def checks(self, rows: Any) -> Array:
         """Return the checks of the views that teachers saw, uint8 [B, 8], by row number.
 
-        Raises TaskError unless the cache is augmented, AlignmentError for rows that are not there.
+        Raises TaskError unless the cache is augmented, AlignmentError for rows that do not exist.
         """
         return self._keys.checks(self._view_rows(rows))
 
@@ -104,26 +109,26 @@ class Cache(Mapping[str, Target]):
         return self._keys.parameters(self._view_rows(rows))
 
     def split(self, name: str) -> Cache:
-        """Return the same commit narrowed to one split. Raises TaskError if there is none of that name."""
+        """Return the same commit narrowed to one split. Raises TaskError if no split has that name."""
         if name not in self.commit.splits:
-            raise TaskError(f"{self.url} has no split {name!r}; there are {', '.join(self.commit.splits)}")
+            raise TaskError(f"{self.url} has no split {name!r}; it has {', '.join(self.commit.splits)}")
         narrowed = Cache.__new__(Cache)
         narrowed._start(self._files, self._state, name, self._check)
         return narrowed
 
     def _view_rows(self, rows: Any) -> Array:
-        """Return row numbers if the cache is augmented and has them."""
+        """Return row numbers as int64. Raises TaskError or AlignmentError unless the cache has views of them."""
         if self.commit.augmentation is None:
-            raise TaskError(f"{self.url} is not augmented: teachers saw its samples as they are")
+            raise TaskError(f"{self.url} is not augmented: its teachers saw the samples as they are")
         numbers = row_numbers(rows)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.commit.rows:
             raise AlignmentError(f"rows {numbers.min()} to {numbers.max()}; the cache has {self.commit.rows:,}")
         return numbers
 
     def __getitem__(self, name: str) -> Target:
-        """Return a target by its name, or by its task's where one target answers it.
+        """Return a target by its name, or by its task's name if only one target answers that task.
 
-        Raises UnknownTarget listing the targets.
+        Raises UnknownTarget, which lists the targets.
         """
         full = resolve_name(name, self._shards)
         if full not in self._targets:
@@ -162,13 +167,13 @@ class Rows:
     def table(self) -> pa.Table:
         """Return an Arrow table with a row for each row number: view, sample_id, split, content and the kept columns.
 
-        Of an augmented cache also `check` and perhaps `parameters` (JSON) of each view. It is memory-mapped where no
-        sample has several views.
+        For an augmented cache it also has the `check` and perhaps the `parameters` (JSON) of each view. It is
+        memory-mapped unless samples have several views.
         """
         return arrow_tables.read_rows(self._files, self._shards, self._split)
 
     def to_hf(self, split: str | None = None) -> Any:
-        """Return a memory-mapped `datasets.Dataset` as it is stored, a row for each sample of a fragment.
+        """Return a memory-mapped `datasets.Dataset` of the rows as they are stored, one for each sample of a fragment.
 
         Raises TaskError for an unknown split, MissingExtra without `datasets`.
         """
@@ -176,11 +181,14 @@ class Rows:
 
 
 def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
-    """Open a cache at a path or fsspec URL; by default its newest commit.
+    """Open a cache at a path or fsspec URL, by default its newest commit.
 
-    Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its
-    checksum, once per process. Raises FormatError if there is no cache, IncompleteCache before the first commit,
+    Only the commit and the manifest are read. With `check` (default) each block is compared with its checksum when this
+    process first reads it. Raises FormatError if there is no cache, IncompleteCache before the first commit,
     UnsupportedVersion, IntegrityError, StorageError.
+
+    >>> softcache.open("runs/digits")["digit@a"].lookup([7]).probs(temperature=4.0).shape
+    torch.Size([1, 10])
     """
     return Cache(connect(url), commit, check=check)
 

@@ -1,4 +1,4 @@
-"""The tables that codecs read, from a cache to a device."""
+"""A codec's table, read from a cache to a device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 def _renew_lock() -> None:
-    """A child that was forked while another thread held the lock would wait for ever."""
+    """Replace the lock: a child that is forked while another thread holds it would wait forever."""
     global _lock
     _lock = threading.Lock()
 
@@ -36,10 +36,9 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 @dataclass(frozen=True, eq=False)
 class CodecTable:
-    """A table in a cache, read when it is first used and kept for the whole process.
+    """A codec's table in a cache. It is read when it is first used, and kept for the whole process.
 
-    It travels between processes as the name of its file: a batch that a data loader's worker has gathered brings no
-    copy of it.
+    Between processes only the name of its file travels, so that a batch from a data loader's worker contains no copy.
     """
 
     files: Files
@@ -79,7 +78,7 @@ def table_batch(columns: Mapping[str, torch.Tensor]) -> pa.RecordBatch:
 
 
 def _tensor(column: pa.Array, name: str) -> torch.Tensor:
-    """Return a column as a tensor [C] or [C, n], of its own memory."""
+    """Return a column as a tensor [C] or [C, n] with its own memory."""
     numbers = column.values if pa.types.is_fixed_size_list(column.type) else column
     dtype = {str(pa.from_numpy_dtype(d)): d for d in NUMPY_DTYPES.values()}.get(str(numbers.type))
     if dtype is None:

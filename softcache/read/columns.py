@@ -18,10 +18,10 @@ from softcache.store.checksums import BLOCK_BYTES
 
 
 class RunCopier:
-    """Copies runs of places of several columns, all of one span, at once; each run is one copy of memory.
+    """Copies runs of places of several columns of one span at once; each run is one copy of memory.
 
-    What matters for speed is the number of steps: a batch is a few runs of each of a few columns, and once a megabyte
-    has been copied the processor's cache holds nothing of what comes next.
+    Few steps make it fast: a batch is a few runs of a few columns, and after a megabyte has been copied the processor's
+    cache holds no code or data for the next step.
     """
 
     def __init__(self, columns: Sequence[FixedColumn]) -> None:
@@ -31,9 +31,12 @@ class RunCopier:
         self._steps = np.array([[window.step] for window in windows])
 
     def take(self, shard: Array, first: Array, places: Array) -> list[torch.Tensor]:
-        """Return each column's items as a fresh tensor; `shard` is int64 [runs], others [runs] or [columns, runs]."""
+        """Return each column's items as a fresh tensor.
+
+        `shard` is int64 [runs]; `first` and `places` are int64 [runs] or [columns, runs].
+        """
         if not places.all():
-            first = np.where(places > 0, first, 0)  # where nothing is copied nothing beyond a file is touched
+            first = np.where(places > 0, first, 0)  # an empty run must not touch anything beyond its file
         begin = self._base.take(shard, 1) + first * self._steps
         end = begin + places * self._steps
         with spans.MAPPING_LOCK:
@@ -47,7 +50,7 @@ class RunCopier:
 
 
 class FixedColumn:
-    """A column of `shape` numbers of `dtype` per row, or of `items` (int64 [shards]) items in each shard."""
+    """A column of `shape` numbers of `dtype` for each row, or for `items` (int64 [shards]) items in each shard."""
 
     def __init__(
         self, reader: ShardReader, name: str, dtype: str, shape: tuple[int, ...], items: Array | None = None
@@ -65,26 +68,26 @@ class FixedColumn:
         return RunCopier([self]).take(*runs)[0]
 
     def shaped(self, data: Array) -> torch.Tensor:
-        """Return what has been copied of rows as a tensor [n, *shape]."""
+        """Return copied numbers as a tensor [n, *shape]."""
         return torch.from_numpy(data.view(self.window.dtype).reshape(-1, *self._shape))
 
 
 class Bounds:
-    """Where the items of rows' lists, or their bytes, begin and end, in several columns of one span.
+    """Where the lists of rows begin and end, for several columns of one span.
 
-    Of each column, by name, `items` (int64 [shards]) are in a shard. Shards have `rows` (int64 [shards]) lists, by
-    default one for each row of the cache.
+    `items` says by column name how many items each shard has (int64 [shards]). A shard has `rows` (int64 [shards])
+    lists, by default one for each row of the cache.
     """
 
     def __init__(self, reader: ShardReader, items: Mapping[str, Array], rows: Array | None = None) -> None:
         self._reader, self._names, self._items = reader, list(items), np.stack(list(items.values()))
         places = reader.shards.rows if rows is None else rows
         windows = [Window(reader, f"{name}.offsets", "int32", "int32", 2, 1, places) for name in items]
-        # They differ in where they begin alone.
+        # The windows differ only in where they begin.
         self._window, self._base = windows[0], np.stack([window.base for window in windows])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
-        """Return where each row's items begin, and how many they are, int64 [columns, n]. Raises FormatError."""
+        """Return where each row's items begin and how many there are, int64 [columns, n]. Raises FormatError."""
         if len(shard) > CHUNK:
             chunks = range(0, len(shard), CHUNK)
             parts = [self.take(shard[i : i + CHUNK], local[i : i + CHUNK]) for i in chunks]
@@ -92,7 +95,7 @@ class Bounds:
         found = self._window.at(self._base.take(shard, 1) + local * self._window.step, shard).astype(np.int64)
         begin, end = found[:, ::2], found[:, 1::2]
         lengths = end - begin
-        # Any of the three that is negative makes this negative.
+        # Negative if any of the three is negative.
         bad = begin | lengths | (self._items.take(shard, 1) - end)
         if bad.min(initial=0) < 0:
             raise self._reader.bad(self._names[int((bad < 0).any(1).argmax())], "has offsets outside its data")
@@ -100,20 +103,20 @@ class Bounds:
 
 
 class ListColumns:
-    """Columns of lists that begin and end alike, each item of a column `shape` numbers of `dtype`."""
+    """Columns of lists with the same lengths. An item of a column has `shape` numbers of `dtype`."""
 
     def __init__(self, reader: ShardReader, columns: Sequence[tuple[str, str, tuple[int, ...]]]) -> None:
         name, dtype, shape = columns[0]
         position = reader.shards.column(name)
         if position is None:
-            raise reader.bad(name, "is not there")
+            raise reader.bad(name, "is missing")
         items = reader.shards.sizes[:, position] // (NUMPY_DTYPES[dtype].itemsize * math.prod(shape))
         self.items = {name: items}
         self.columns = {name: FixedColumn(reader, name, dtype, shape, items) for name, dtype, shape in columns}
         self._copier = RunCopier(list(self.columns.values()))
 
     def take(self, runs: Runs) -> dict[str, torch.Tensor]:
-        """Return runs of items, all one after the other, by column."""
+        """Return the items of runs, one run after the other, by column."""
         if has_long_runs(runs.rows):
             return dict(zip(self.columns, self._copier.take(*runs), strict=True))
         shards, items = np.repeat(runs.shard, runs.rows), ranges(runs.first, runs.rows)
@@ -139,7 +142,7 @@ class FlagColumn:
 
 
 class TextColumn:
-    """A column of strings or bytes of Arrow shards that have `rows` (int64 [shards])."""
+    """A column of strings or bytes in Arrow shards. Each shard has `rows` (int64 [shards]) of them."""
 
     def __init__(self, reader: ShardReader, name: str, rows: Array) -> None:
         self._reader, self._name = reader, name
@@ -152,7 +155,7 @@ class TextColumn:
         self._span = reader.span(shards.columns[position][2])
 
     def take(self, shard: Array, local: Array) -> tuple[Array, Array]:
-        """Return the rows' bytes one after the other (uint8) and their offsets into them (int64 [n + 1])."""
+        """Return the bytes of all rows, one row after the other (uint8), and where each begins (int64 [n + 1])."""
         if len(shard) > CHUNK:
             chunks = range(0, len(shard), CHUNK)
             parts = [self.take(shard[i : i + CHUNK], local[i : i + CHUNK]) for i in chunks]

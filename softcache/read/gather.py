@@ -17,17 +17,17 @@ _LONG_RUN = 16  # items; a longer run is cheaper to copy on its own than to inde
 class Window:
     """`width` consecutive numbers from any place of a buffer, for many places of many shards at once.
 
-    The span is seen as an array with one item of `width` numbers at every byte, so that one index gathers a batch, and
+    The span is seen as an array with an item of `width` numbers at every byte, so that one index gathers a batch and
     each item is one copy of memory. numpy copies in the calling thread: torch's threads would wait for each other
-    wherever data loaders keep the cores busy. Place p of a shard begins at number `p * stride` of its buffer.
+    while data loaders keep the cores busy. Place p of a shard begins at number `p * stride` of its buffer.
     """
 
     def __init__(
         self, reader: ShardReader, name: str, stored: str, dtype: str, width: int, stride: int, places: Array
     ) -> None:
-        """Open the buffer `name`, listed as `stored`, as numbers of `dtype`.
+        """Open the buffer `name`, which the manifest lists as `stored`, as numbers of `dtype`.
 
-        `places` int64 [shards] exist in each shard.
+        `places`, int64 [shards], is how many places each shard has. Raises FormatError if the buffer is too small.
         """
         shards = reader.shards
         position = shards.column(name)
@@ -53,7 +53,7 @@ class Window:
         return self.at(self.base[shard] + place * self.step, shard)
 
     def at(self, begin: Array, shard: Array) -> Array:
-        """Return a fresh array [..., n * width] of what begins at bytes of the span, int64 [..., n], of shards [n]."""
+        """Return a fresh array [..., n * width] of the numbers at bytes `begin`, int64 [..., n], of shards [n]."""
         with spans.MAPPING_LOCK:
             self._make_ready(begin // BLOCK_BYTES, shard)
             items = self._items[begin]
@@ -61,7 +61,7 @@ class Window:
         return numbers
 
     def _make_ready(self, block: Array, shard: Array) -> None:
-        """Make the items readable that begin in blocks, int64 [..., n], of shards, int64 [n] or [1]."""
+        """Map and check the blocks, int64 [..., n], of shards, int64 [n] or [1], in which items begin."""
         if self._evictions != self.span.evictions:
             self._is_ready[:], self._evictions = False, self.span.evictions
         if not self._is_ready[block].all():
@@ -70,12 +70,12 @@ class Window:
 
 
 def has_long_runs(rows: Array) -> bool:
-    """Whether copies of runs, which have `rows` (int64 [runs]) each, cost less than an index for each row."""
+    """Whether copying runs of `rows` (int64 [runs]) each is cheaper than an index for each row."""
     return 0 < len(rows) * _LONG_RUN <= int(rows.sum())
 
 
 def ranges(begin: Array, lengths: Array) -> Array:
-    """Return the numbers of ranges, each from its `begin` on (int64 [n]), one after the other."""
+    """Return the numbers begin, begin + 1, ... of each range (int64 [n] each), one range after the other."""
     ends = lengths.cumsum()
     numbers: Array = np.repeat(begin - (ends - lengths), lengths)
     numbers += np.arange(len(numbers))

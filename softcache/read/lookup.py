@@ -1,4 +1,4 @@
-"""From keys to row numbers and back: the index, proved by the stored keys."""
+"""From keys to row numbers through the index, proved by the stored keys; and back."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Keys:
         self._checks: FixedColumn | None = None
 
     def find(self, ids: Any, views: Any = None) -> tuple[RowKeys, Array]:
-        """Return the keys that are meant and their row numbers, int64 [n].
+        """Return the keys that are asked for, and their row numbers, int64 [n].
 
-        Raises AlignmentError for keys that are not in the cache, naming some and counting all.
+        Raises AlignmentError for keys that the cache lacks, with some of them and their number.
         """
         keys = self._wanted(ids, views)
         rows, segments = np.full(len(keys.views), -1, np.int64), self._open_segments()
@@ -67,7 +67,7 @@ class Keys:
         return ids_to_numpy(self.arrow_ids(rows))
 
     def arrow_ids(self, rows: Array) -> pa.Array:
-        """Return sample ids by row number, as int64 or string Arrow array [n]."""
+        """Return sample ids by row number as an int64 or string Arrow array [n]."""
         shard, sample, _ = self._locate(rows)
         if isinstance(self._ids, TextColumn):
             return self._ids.take_strings(shard, sample)
@@ -109,7 +109,7 @@ class Keys:
             )
 
     def checks(self, rows: Array) -> Array:
-        """Return the checks of the views that teachers saw, uint8 [n, 8], by row number; for augmented caches."""
+        """Return the checks of the views that teachers saw, uint8 [n, 8], by row number. Only for augmented caches."""
         if self._checks is None:
             self._checks = FixedColumn(self._reader, "check", "uint8", (CHECK_BYTES,), self._reader.shards.rows)
         shard, local, _ = self._reader.locate(rows)
@@ -130,7 +130,7 @@ class Keys:
         return found
 
     def _locate(self, rows: Array) -> tuple[Array, Array, Array]:
-        """Return the shard of each row, its sample in there, and which of the fragment's views it is."""
+        """Return for each row its shard, its sample in that shard, and the number of its view in the fragment."""
         shard, local, _ = self._reader.locate(rows)
         if self._commit.views == 1:
             return shard, local, np.zeros_like(local)
@@ -139,7 +139,7 @@ class Keys:
 
     @property
     def _samples(self) -> Array:
-        """How many samples each shard has."""
+        """The number of samples in each shard."""
         return self._reader.shards.rows // self._reader.shards.views
 
     def _wanted(self, ids: Any, views: Any) -> KnownKeys | ArrowKeys:
@@ -155,7 +155,9 @@ class Keys:
     def _wanted_views(self, views: Any, count: int) -> Array:
         if views is None:
             if self._commit.views != 1:
-                raise AlignmentError(f"the cache has up to {self._commit.views} views of a sample; say which (views=)")
+                raise AlignmentError(
+                    f"the cache has up to {self._commit.views} views of a sample; say which one (views=)"
+                )
             return np.zeros(count, np.int32)
         numbers = np.asarray(views)
         if numbers.shape not in ((), (count,)):
@@ -166,11 +168,11 @@ class Keys:
         return numbers.astype(np.int32)
 
     def _all_found(self, rows: Array) -> bool:
-        """Whether all rows are there; as uint64, the -1 of a row not found yet is larger than any."""
+        """Whether all rows have been found. Seen as uint64, the -1 of a missing row is larger than any row number."""
         return bool(rows.view(np.uint64).max(initial=0) < self._commit.rows)
 
     def _confirm(self, keys: KnownKeys | ArrowKeys, positions: Array, first: Array) -> tuple[Array, Array]:
-        """Return the positions and rows whose keys are those wanted, of entries with their sample's `first` rows."""
+        """Return the positions and rows of those index entries, given with their sample's `first` rows, that match."""
         shard, _, inside = self._reader.locate(first)
         steps = keys.views[positions] - self._reader.shards.first_views[shard]
         fits = (steps >= 0) & (steps < self._reader.shards.views[shard])
@@ -212,14 +214,14 @@ def row_numbers(rows: Any) -> Array:
 
 
 def _integer_ids(ids: Any) -> Array | None:
-    """Return an int64 tensor or array [n] as numpy, without a detour through Arrow; None for anything else."""
+    """Return an int64 tensor or array [n] as numpy without going through Arrow; None for anything else."""
     numbers = ids.numpy() if isinstance(ids, torch.Tensor) and ids.is_cpu else ids
     plain = isinstance(numbers, np.ndarray) and numbers.dtype == np.int64 and numbers.ndim == 1
     return numbers if plain else None
 
 
 def content_array(hashes: Any, rows: int) -> Array:
-    """Return content hashes as uint8 [rows, 32]. Raises AlignmentError if they are none."""
+    """Return content hashes as uint8 [rows, 32]. Raises AlignmentError if they are no content hashes."""
     try:
         if isinstance(hashes, np.ndarray) and hashes.dtype == np.uint8:
             array = hashes

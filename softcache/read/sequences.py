@@ -1,4 +1,4 @@
-"""Rows of a target whose rows are sequences, whole or in spans."""
+"""Reading sequences, whole or in spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AFTER = np.array([[0], [1]])
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """For each of n rows a run of positions: from `starts` to before `ends`, `lengths` of them (int64 [n])."""
+    """A run of positions for each of n rows: from `starts` to before `ends`, `lengths` in number (int64 [n])."""
 
     starts: Array
     lengths: Array
@@ -41,7 +41,7 @@ class SequenceReader:
             self._positions = ListColumns(reader, [("positions", "int32", ())])
             self._tokens = ListColumns(reader, [("input_ids", "int32", ())])
             self._position_bounds = Bounds(reader, self._positions.items)
-        # What is known of both lists stands in this order everywhere: the values' first.
+        # Everything about the two lists comes in this order: first the values, then the tokens.
         lists = [self._values, self._tokens] if self._has_tokens else [self._values]
         self._bounds = Bounds(reader, {name: items for each in lists for name, items in each.items.items()})
         self._names = [name for each in lists for name in each.columns]
@@ -49,9 +49,9 @@ class SequenceReader:
         self._list_of = np.repeat(np.arange(len(lists)), [len(each.columns) for each in lists])
 
     def take(self, shard: Array, local: Array, mask: Array | None, keys: RowKeys, spans: Spans | None) -> SoftSequences:
-        """Return rows, or spans of them; `mask` (bool [n]) says which have an answer, None that all have.
+        """Return rows, or spans of them. `mask` (bool [n]) says which rows have an answer; None means all.
 
-        Raises AlignmentError for spans that reach beyond their row's tokens or positions.
+        Raises AlignmentError for spans that end after their row's tokens or positions.
         """
         begins, counts = self._bounds.take(shard, local)
         counts = counts if mask is None else np.where(mask, counts, 0)
@@ -60,13 +60,13 @@ class SequenceReader:
             spans = Spans(np.zeros_like(positions), positions, positions)
         else:
             _check(spans, counts[-1], mask, keys)
-        # Of tokens a span has the one after it too.
+        # A span has one more token than positions: the one that follows it.
         first = np.minimum(spans.starts, counts)
         rows = np.minimum(spans.ends + _AFTER[: len(counts)], counts) - first
         first += begins
         longest = int(spans.lengths.max(initial=0))
         if np.array_equal(counts[0], positions):
-            # Every position is stored, so that a span's items are a run of the row's.
+            # Every position is stored, so a span's items are one run of the row's items.
             columns, tokens = self._copy(shard, first, rows)
             there = np.arange(longest) < rows[0][:, None]
         else:
@@ -84,7 +84,7 @@ class SequenceReader:
         )
 
     def _copy(self, shard: Array, first: Array, rows: Array) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-        """Return runs of each list's items: those of positions, by column, and those of tokens."""
+        """Return runs of items: the values by column, and the tokens."""
         if has_long_runs(rows[0]):
             copied = self._together.take(shard, first[self._list_of], rows[self._list_of])
             columns = dict(zip(self._names, copied, strict=True))
@@ -96,7 +96,7 @@ class SequenceReader:
     def _some(
         self, shard: Array, local: Array, begin: Array, counts: Array, spans: Spans, mask: Array | None
     ) -> tuple[dict[str, torch.Tensor], Array, Array]:
-        """Return the stored positions of spans where some are left out: columns, rows and places in the spans."""
+        """Return the stored positions of spans if some positions are not stored: columns, rows, places in the spans."""
         stored, tokens = counts
         (begins,), (found,) = self._position_bounds.take(shard, local)
         found = found if mask is None else np.where(mask, found, 0)
@@ -106,7 +106,7 @@ class SequenceReader:
         positions = self._positions.take(Runs(shard, begin, stored))["positions"].numpy()
         descends = (np.diff(positions) <= 0) & (np.diff(row) == 0)
         if descends.any() or (positions < 0).any() or (positions >= tokens[row] - 1).any():
-            raise self._reader.bad("positions", "is not ascending, or beyond its rows' tokens")
+            raise self._reader.bad("positions", "is not ascending, or beyond the tokens of its rows")
         place = positions.astype(np.int64) - spans.starts[row]
         inside = (place >= 0) & (place < spans.lengths[row])
         items = ranges(begin, stored)[inside]
@@ -127,7 +127,7 @@ def _integers(name: str, given: Any, rows: int) -> Array:
         numbers = np.asarray(given)
         if (numbers.dtype.kind in "iu" or not numbers.size) and numbers.shape in ((), (rows,)):
             found: Array = numbers.astype(np.int64)
-            # Seen without a sign, negative ones are the largest.
+            # Seen without a sign, negative numbers are the largest.
             if found.view(np.uint64).max(initial=0) <= _LONGEST:
                 return found if found.ndim else np.full(rows, found)
     except ValueError:

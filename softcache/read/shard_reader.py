@@ -14,7 +14,7 @@ from softcache.store.manifest import TargetShards
 
 
 class Runs(NamedTuple):
-    """Runs of rows, or of items: the shard, the first row within it, and how many, int64 [runs]."""
+    """Runs of rows, or of items: the shard of each, its first row there, and its number of rows, int64 [runs]."""
 
     shard: Array
     first: Array
@@ -22,7 +22,7 @@ class Runs(NamedTuple):
 
 
 class ShardReader:
-    """The columns of one target's shards. Each file of a shard has one span, made when a column in it is first read."""
+    """The shards of one target. File k of all shards has one span, made when a column in it is first read."""
 
     def __init__(self, files: Files, shards: TargetShards, *, check: bool = True) -> None:
         self.shards = shards
@@ -35,9 +35,9 @@ class ShardReader:
         self._spans: dict[int, Span] = {}
 
     def locate(self, rows: Array) -> tuple[Array, Array, Array | None]:
-        """Return the shard and the row within it of each row number (int64 [n]).
+        """Return the shard of each row number (int64 [n]), and the row within that shard.
 
-        The third says whether the target covers each row, bool [n]; None if it covers all of them.
+        The third result says whether the target covers each row, bool [n]; it is None if the target covers them all.
         """
         first_row = self.shards.first_row
         if self._end is not None and len(rows) and rows.view(np.uint64).max() < self._end:
@@ -60,11 +60,11 @@ class ShardReader:
         return Runs(shard, first, np.minimum(first_row[shard] + rows[shard], end) - first_row[shard] - first)
 
     def span(self, file: int) -> Span:
-        """Return the span of a file of every shard."""
+        """Return the span of file number `file` of every shard."""
         if file not in self._spans:
             self._spans[file] = Span(self._files, self.shards, file, check=self._check)
         return self._spans[file]
 
     def bad(self, column: str, why: str) -> FormatError:
-        """Return the error for a column that is not as it should be."""
+        """Return the error for a column that is damaged."""
         return FormatError(f"{self._files.url}: target {self.shards.target}: column {column} {why}")

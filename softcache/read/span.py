@@ -1,8 +1,8 @@
 """One span of address space for the same file of every shard of a target.
 
-Shards are mapped one behind the other on first touch, so that one index reaches any row of any shard and a batch is
-one gather however many shards it touches. Each 256 KiB block is checked against its CRC-32C on the first touch in a
-process.
+Shards are mapped one behind the other when they are first touched. One index therefore reaches any row of any shard,
+and a batch is one gather, however many shards it touches. Each block of 256 KiB is compared with its CRC-32C when a
+process first touches it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
-# Held from the first touch of shards until their rows are copied out, so that no thread unmaps what another reads.
+# Held from the first touch of shards until their rows are copied, so that no thread unmaps what another one reads.
 MAPPING_LOCK = threading.RLock()
 _mapped: OrderedDict[tuple[int, int], weakref.ref[Span]] = OrderedDict()
 
@@ -75,8 +75,8 @@ class Span:
     def touch(self, first: Array, last: Array, shards: Array) -> None:
         """Make the blocks from `first` to `last` (int64 [n] each, ends included) readable and checked.
 
-        None reaches beyond its file. `shards` are those that the caller is about to read; no other stays mapped for
-        certain. Call with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
+        No range reaches beyond its file. `shards` are those that the caller is about to read; others may be unmapped.
+        Call it with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
         """
         self._usable.touch(first, last, self._use_block)
         if len(_mapped) > MAX_MAPPINGS:
@@ -99,7 +99,7 @@ class Span:
         try:
             handle = os.open(self._local(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as e:
-            raise IntegrityError(f"{where}: missing; run the build again to make it anew, or restore it") from e
+            raise IntegrityError(f"{where}: missing; run the build again, which makes it again, or restore it") from e
         except OSError as e:
             raise StorageError(f"{where}: {e.strerror}") from e
         try:
@@ -148,7 +148,7 @@ class Span:
 
 
 def _evict(count: int, keep: tuple[int, set[int]]) -> None:
-    """Unmap the `count` shards that were mapped first, but none of those that a span is about to read."""
+    """Unmap the `count` shards that were mapped first, except those that a span is about to read."""
     for span_id, shard in list(_mapped):
         if count <= 0:
             return

@@ -97,11 +97,19 @@ class Target:
     ) -> SoftTargets | SoftSequences:
         """Return soft targets joined by sample id, in the order of `ids`, repeats included.
 
-        `ids` [B] are integers or strings (tensor, array, sequence); `views` [B] or one number, may be left out while
-        the cache has one view; `hashes` [B], content hashes of the samples, are compared where given, and so are
-        `input_ids` [B, L], the samples' tokens (`SoftSequences.check_input_ids`). Where rows are sequences the result
-        is a `SoftSequences`. Raises AlignmentError for keys that the cache lacks, for samples that have changed, and
-        for those that this target does not cover, which with `mask_uncovered` are rows without an answer instead.
+        Args:
+            ids: [B] integers or strings: a tensor, array or sequence.
+            views: [B] or one number. Needed if the cache has several views of a sample.
+            hashes: [B] content hashes of the samples, compared with the stored ones if given.
+            input_ids: [B, L] the samples' tokens, compared with the stored ones if given
+                (`SoftSequences.check_input_ids`).
+            mask_uncovered: whether samples that this target does not cover become rows without an answer; otherwise
+                they are an error.
+
+        Returns `SoftSequences` if rows are sequences, otherwise `SoftTargets`.
+
+        Raises AlignmentError for keys that the cache lacks, samples that have changed or are not covered, and other
+        tokens.
         """
         keys, rows = self._source.keys.find(ids, views)
         if hashes is not None:
@@ -114,15 +122,15 @@ class Target:
     def lookup_spans(
         self, ids: Any, starts: Any, lengths: Any, views: Any = None, *, input_ids: Any = None
     ) -> SoftSequences:
-        """Return runs of positions of sequences, joined by sample id: a student may cut and pack as it likes.
+        """Return spans of sequences, joined by sample id, so that a student can cut and pack its samples.
 
-        Span i is what a student sees that is given `lengths[i]` tokens (of other sequences: positions) of sample
-        `ids[i]` from `starts[i]` on; its position t is that of the token `starts[i] + t`. Where a span ends with its
-        sample's last token, that has no next one and no answer. For a student that is given several spans in one row,
-        without padding, the spans in order and its logits as [sum of lengths, C] belong together. `ids` may repeat.
+        Span i is for a student that sees `lengths[i]` tokens (or positions, if the target has no tokens) of sample
+        `ids[i]`, starting at `starts[i]`: position t of the span is token `starts[i] + t`. A sample's last token has no
+        next token, so it has no answer. If a row of the student has several spans without padding, pass the spans in
+        order and its logits as [sum of lengths, C]. `ids` may repeat.
 
-        Raises AlignmentError for unknown keys, spans beyond a sample's end and other `input_ids` than the teacher's
-        (compared where given), TaskError where rows are not sequences.
+        Raises AlignmentError for unknown keys, for spans that end after their sample, and for `input_ids` that differ
+        from the teacher's (compared if given); TaskError if rows are not sequences.
         """
         self._require_sequences()
         keys, rows = self._source.keys.find(ids, views)
@@ -132,14 +140,14 @@ class Target:
         return found
 
     def check_tokenizer(self, tokenizer: Any) -> None:
-        """Compare a student's tokenizer (of the transformers library) with the teacher's: what each id means.
+        """Compare what each id means in a student's tokenizer (of transformers) and in the teacher's.
 
-        Raises AlignmentError with the difference, TaskError unless the target is causal_lm.
+        Raises AlignmentError with the differences, TaskError unless the target is causal_lm.
         """
         table = self.table_of(VOCABULARY)
         if vocabulary_hash(theirs := vocabulary(tokenizer)) != self.task.tokenizer:
             raise AlignmentError(
-                f"{self.name}: the student's token ids mean something else than the teacher's: "
+                f"{self.name}: the student's token ids do not mean what the teacher's mean: "
                 f"{vocabulary_differences(table, theirs)}"
             )
 
@@ -155,7 +163,7 @@ class Target:
     def read(self, rows: Any) -> SoftTargets | SoftSequences:
         """Return soft targets by row number: a slice or integers [B].
 
-        Raises AlignmentError for rows that are not there.
+        Raises AlignmentError for rows that the target does not cover.
         """
         if not isinstance(rows, slice):
             return self._read(row_numbers(rows))
@@ -181,7 +189,7 @@ class Target:
         return self._rows.stored_columns(rows, DeferredKeys(rows, self._source.keys.at))
 
     def check(self, ids: Any, views: Any = None) -> None:
-        """Raise AlignmentError unless the cache has all ids and this target covers some. Reads keys, no values."""
+        """Raise AlignmentError unless the cache has all ids and this target covers some. Reads only keys."""
         keys, rows = self._source.keys.find(ids, views)
         *_, covered = self._rows.locate(rows)
         if covered is not None and len(rows) and not covered.any():
@@ -208,11 +216,11 @@ class Target:
         return hf.to_dataset(self._source.files, self._source.shards, split or self._source.split)
 
     def __len__(self) -> int:
-        """Rows that this target covers, in all splits."""
+        """Return the number of rows that this target covers, in all splits."""
         return int(self._source.shards.rows.sum())
 
     def __reduce__(self) -> Any:
-        """A copy opens the same commit again: mapped memory does not travel."""
+        """Pickle as the cache and the name: the copy opens the same commit, since mapped memory does not travel."""
         return getitem, (self._source.cache, self.name)
 
     def __repr__(self) -> str:
@@ -225,7 +233,7 @@ class Target:
 
     def _require_sequences(self) -> None:
         if not self.task.is_list:
-            raise TaskError(f"{self.name} is a {self.task.kind} target: its rows are no sequences")
+            raise TaskError(f"{self.name} is a {self.task.kind} target: its rows are not sequences")
 
     def _require_arrow(self) -> None:
         if self.format != "arrow":

@@ -55,7 +55,7 @@ class SoftBatch(Mapping[str, Soft]):
 
 
 def resolve_name(name: str, targets: Mapping[str, object]) -> str:
-    """Return the target that `name` names: itself, or the only `name@…`. Raises UnknownTarget listing what there is."""
+    """Return the full name of a target: `name`, or the only `name@...`. Raises UnknownTarget listing the targets."""
     if name in targets:
         return name
     fitting = [t for t in targets if t.partition("@")[0] == name]
@@ -63,4 +63,4 @@ def resolve_name(name: str, targets: Mapping[str, object]) -> str:
         return fitting[0]
     if fitting:
         raise UnknownTarget(f"{name!r} is answered by {', '.join(fitting)}; name one of them")
-    raise UnknownTarget(f"no target {name!r}; there are {', '.join(targets) or 'none'}")
+    raise UnknownTarget(f"no target {name!r}; the targets are {', '.join(targets) or 'none'}")

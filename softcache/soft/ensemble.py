@@ -1,4 +1,4 @@
-"""Ensembles made when reading: the mean of several targets' distributions at the temperature asked for."""
+"""Ensembles: the mean of several targets' distributions, computed when they are read."""
 
 from __future__ import annotations
 
@@ -35,10 +35,12 @@ class EnsembleDecoder(Decoder):
         return _mean([decoder for decoder, _ in each]), items
 
     def values(self, columns: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Return the members' values side by side, [B, K, *task.shape]."""
+        """Return the values of the K members, [B, K, *task.shape]. Raises TaskError if their shapes differ."""
         each = [m.values(_own(columns, i)) for i, m in enumerate(self.members)]
         if len({values.shape for values in each}) > 1:
-            raise TaskError("the ensemble's members are stored otherwise, so that their values have no common shape")
+            raise TaskError(
+                "the ensemble's members are stored in different codecs, so their values have no common shape"
+            )
         return torch.stack(each, dim=1)
 
     def log_probs(self, columns: Mapping[str, torch.Tensor], temperature: Temperature) -> torch.Tensor:
@@ -99,7 +101,7 @@ class Ensemble:
         return _combine([m.read(rows) for m in self._members])
 
     def check(self, ids: Any, views: Any = None) -> None:
-        """Raise AlignmentError unless all ids are in the cache, and some of them covered by every member."""
+        """Raise AlignmentError unless the cache has all ids and every member covers some of them."""
         for member in self._members:
             member.check(ids, views)
 
@@ -107,13 +109,19 @@ class Ensemble:
 def ensemble(targets: Sequence[Readable]) -> Ensemble:
     """Return an ensemble of targets that answer one task, from one cache or several.
 
-    Reading it averages the members' probabilities at the temperature asked for. Raises TaskError if the tasks differ.
+    It reads like a target. Reading averages the members' probabilities at the temperature asked for (Hinton et al.
+    2015, section 1). Raises TaskError if the tasks differ.
+
+    >>> cache = softcache.open("runs/digits")
+    >>> mean = softcache.ensemble([cache["digit@a"], cache["digit@b"]])
+    >>> mean.lookup([3, 5]).probs(temperature=4.0).sum(1).allclose(torch.ones(2))
+    True
     """
     return Ensemble(targets)
 
 
 def _answered(task: TaskSpec) -> tuple[Any, ...]:
-    """Return what two tasks must have in common for their distributions to be averaged."""
+    """Return what two tasks must share if their distributions are averaged."""
     return task.kind, task.shape, task.labels, task.activation, task.known, task.dustbin
 
 

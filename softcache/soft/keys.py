@@ -1,4 +1,4 @@
-"""The keys of a batch's rows: known, or read when somebody asks."""
+"""The keys of a batch's rows: known, or read from the cache when they are asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RowKeys(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class KnownKeys:
-    """Keys that are there already."""
+    """Keys that are in memory."""
 
     ids: Array
     views: Array
@@ -45,7 +45,7 @@ class KnownKeys:
 
 
 class ArrowKeys:
-    """Keys with ids in an Arrow array, which become numpy objects when somebody looks at them."""
+    """Keys with ids in an Arrow array, which become numpy objects when they are asked for."""
 
     def __init__(self, ids: pa.Array, views: Array) -> None:
         self.arrow, self.views = ids, views
@@ -62,7 +62,7 @@ class ArrowKeys:
 
 
 class DeferredKeys:
-    """Keys that are read from the cache when they are first asked for, since a training loop seldom does."""
+    """Keys that are read from the cache when they are first asked for. Training loops seldom ask."""
 
     def __init__(self, rows: Array | range, read: Callable[[Array], tuple[Array, Array]]) -> None:
         self._rows, self._read = rows, read
