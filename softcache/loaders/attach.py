@@ -70,6 +70,15 @@ def attach(
     missing or occur twice, a target that covers none of them, and, where `dataset` is a `datasets.Dataset` with the
     columns that the teachers read, samples that have changed since. Samples that a target does not cover are rows
     without an answer (`mask` is False).
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> samples = [{"id": i, "image": torch.zeros(8, 8)} for i in range(4)]
+        >>> data = softcache.attach(samples, cache, id="id", targets=["digit@a"])
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=softcache.collate)
+        >>> batch = next(iter(loader))
+        >>> batch["image"].shape, batch["soft"]["digit@a"].ids
+        (torch.Size([4, 8, 8]), array([0, 1, 2, 3]))
     """
     found = unique_ids(dataset, id, ids)
     chosen = readables(cache, targets)
@@ -86,6 +95,11 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
 
     `samples` collates the samples themselves; for another than torch's default pass
     `functools.partial(softcache.collate, samples=...)`.
+
+    Examples:
+        >>> data = softcache.attach([{"id": 5}, {"id": 6}], softcache.open("runs/digits"), id="id")
+        >>> softcache.collate([data[1], data[0]])["soft"]["digit@a"].ids
+        array([6, 5])
     """
     if isinstance(batch, Attached):
         return with_soft(samples(batch.samples), batch.soft)

@@ -60,6 +60,13 @@ def join(
     back as a dict with the key `soft`; any other as `(batch, soft)`; `soft` is a SoftBatch, in which an ensemble has
     its own `.name`. Samples that a target does not cover are rows without an answer (`mask` is False). Raises TaskError
     for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for other tokens.
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4), torch.zeros(4, 64))
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
+        >>> for (ids, images), soft in softcache.join(loader, cache, id=0, targets=["digit@a"]):
+        ...     assert soft["digit@a"].ids.tolist() == ids.tolist()
     """
     return Join(loader, readables(cache, targets), id, view, input_ids)
 

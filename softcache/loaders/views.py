@@ -32,6 +32,19 @@ class ViewDataset(Dataset[Any]):
 
     It has one view of each sample: in epoch e view e modulo the number of views. `set_epoch` before each epoch, also
     with persistent workers; to resume in the middle of one, set it and take up the sampler where it was.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_digits
+        >>> def shift(image, rng):  # the transform of the build
+        ...     top, left = rng.integers(3, size=2)
+        ...     return np.pad(image, 1)[top : top + 8, left : left + 8].copy()
+        >>> samples = [{"id": i, "image": image.astype(np.uint8)} for i, image in enumerate(load_digits().images)]
+        >>> cache = softcache.open("runs/views")
+        >>> data = softcache.views(samples, cache, shift, id="id", targets=["digit@a"])
+        >>> data.set_epoch(4)  # of 3 views
+        >>> data.view, data[0]["soft"]["digit@a"].views
+        (1, array([1], dtype=int32))
     """
 
     def __init__(
@@ -192,6 +205,20 @@ def views(
 
     Raises AlignmentError where samples, or views of them, are missing, and while iterating for a view that is not what
     the teachers saw, naming sample, view and libraries; TaskError for a cache that is not augmented.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_digits
+        >>> def shift(image, rng):  # the transform of the build
+        ...     top, left = rng.integers(3, size=2)
+        ...     return np.pad(image, 1)[top : top + 8, left : left + 8].copy()
+        >>> samples = [{"id": i, "image": image.astype(np.uint8)} for i, image in enumerate(load_digits().images)]
+        >>> cache = softcache.open("runs/views")
+        >>> data = softcache.views(samples, cache, shift, id="id", targets=["digit@a"])
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=64, collate_fn=softcache.collate)
+        >>> batch = next(iter(loader))
+        >>> batch["image"].shape, batch["soft"]["digit@a"].probs(temperature=4.0).shape
+        (torch.Size([64, 8, 8]), torch.Size([64, 10]))
     """
     declared = cache.commit.augmentation
     if declared is None:

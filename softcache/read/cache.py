@@ -28,6 +28,13 @@ class Cache(Mapping[str, Target]):
 
     It stays what it was when opened, also while later commits are published. It can be pickled; a copy opens the same
     commit.
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> cache.targets
+        ('digit@a', 'digit@b', 'digit@c', 'embedding@a')
+        >>> cache["embedding"].name, cache.commit.splits
+        ('embedding@a', {'train': 1797})
     """
 
     def __init__(
@@ -181,6 +188,11 @@ def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool 
     Only the commit and the manifest are read. With `check` (default) each block that is read is compared with its
     checksum, once per process. Raises FormatError if there is no cache, IncompleteCache before the first commit,
     UnsupportedVersion, IntegrityError, StorageError.
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> cache["digit@a"].lookup([7]).probs(temperature=4.0).shape
+        torch.Size([1, 10])
     """
     return Cache(connect(url), commit, check=check)
 

@@ -108,6 +108,12 @@ def ensemble(targets: Sequence[Readable]) -> Ensemble:
     """Return an ensemble of targets that answer one task, from one cache or several.
 
     Reading it averages the members' probabilities at the temperature asked for. Raises TaskError if the tasks differ.
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> mean = softcache.ensemble([cache["digit@a"], cache["digit@b"]])
+        >>> mean.name, mean.lookup([0, 1]).probs(temperature=2.0).shape
+        ('digit@a+digit@b', torch.Size([2, 10]))
     """
     return Ensemble(targets)
 
