@@ -32,7 +32,6 @@ def test_what_the_reference_names_exists(name: str) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    # Its last part configures a plugin; only `nav` matters here.
     navigation = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
     pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
     assert set(re.findall(r"[\w/-]+\.md", str(navigation))) == pages
