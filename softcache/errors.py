@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 
 class SoftcacheError(Exception):
-    """The root of the tree."""
+    """The root of the tree. Exit code 1."""
 
     exit_code = 1
 
 
 class RecipeError(SoftcacheError):
-    """A recipe is wrong. `problems` holds every problem found, one line each."""
+    """A recipe is wrong. `problems` holds every problem found, one line each. Exit code 2."""
 
     exit_code = 2
 
@@ -26,79 +26,79 @@ class RecipeError(SoftcacheError):
 
 
 class MissingExtra(SoftcacheError):
-    """An optional dependency is needed and not installed."""
+    """An optional dependency is needed and not installed. Exit code 2."""
 
     exit_code = 2
 
 
 class TransferSetError(SoftcacheError):
-    """The transfer set cannot be used: empty, a missing column, a sample that cannot be decoded."""
+    """The transfer set cannot be used: empty, a missing column, a sample that cannot be decoded. Exit code 1."""
 
 
 class AugmentationError(SoftcacheError):
-    """A transform cannot be used: it cannot be replayed, or what it makes cannot be checked or stored."""
+    """A transform cannot be used: it cannot be replayed, or what it makes cannot be checked or stored. Exit code 1."""
 
 
 class TeacherError(SoftcacheError):
-    """A teacher cannot be loaded, or answers wrongly."""
+    """A teacher cannot be loaded, or answers wrongly. Exit code 1."""
 
 
 class TaskError(SoftcacheError):
-    """Something is asked of a target that its task does not have."""
+    """Something is asked of a target that its task does not have. Exit code 1."""
 
 
 class UnknownTarget(TaskError, KeyError):
-    """No target, or more than one, is meant by a name."""
+    """No target, or more than one, is meant by a name. Exit code 1."""
 
     __str__ = Exception.__str__
 
 
 class CodecError(SoftcacheError):
-    """Values cannot be stored in the chosen codec or dtype."""
+    """Values cannot be stored in the chosen codec or dtype. Exit code 1."""
 
 
 class FormatError(SoftcacheError):
-    """What lies on disk is not a softcache cache, or not a valid one."""
+    """What lies on disk is not a softcache cache, or not a valid one. Exit code 1."""
 
 
 class IntegrityError(FormatError):
-    """Stored bytes are not those that were written."""
+    """Stored bytes are not those that were written. Exit code 1."""
 
 
 class UnsupportedVersion(FormatError):
-    """The cache needs a newer softcache."""
+    """The cache needs a newer softcache. Exit code 4."""
 
     exit_code = 4
 
 
 class IncompatibleTarget(SoftcacheError):
-    """A stored target was made by another teacher, task or codec than the recipe's."""
+    """A stored target was made by another teacher, task or codec than the recipe's. Exit code 4."""
 
     exit_code = 4
 
 
 class AlignmentError(SoftcacheError):
-    """Samples and stored rows do not match: missing, duplicate or changed keys."""
+    """Samples and stored rows do not match: missing, duplicate or changed keys. Exit code 1."""
 
 
 class CommitConflict(SoftcacheError):
-    """Another writer published something that this commit contradicts."""
+    """Another writer published something that this commit contradicts. Exit code 1."""
 
 
 class CommitStateUnknown(SoftcacheError):
-    """The store did not say whether a commit was published, and cannot be asked."""
+    """The store did not say whether a commit was published, and cannot be asked. Exit code 5."""
 
     exit_code = 5
 
 
 class IncompleteCache(SoftcacheError):
-    """A build has begun and nothing is committed yet, or a build was interrupted. It can be resumed."""
+    """A build has begun and nothing is committed yet, or a build was interrupted. It can be resumed. Exit code 3."""
 
     exit_code = 3
 
 
 class StorageError(SoftcacheError):
-    """The storage refused: permissions, space, credentials, network."""
+    """The storage refused: permissions, space, credentials, network. Exit code 5."""
 
     exit_code = 5
 

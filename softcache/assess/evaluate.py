@@ -86,6 +86,12 @@ def evaluate(
 
     Measured are classification tasks with a `label`, on samples as they are, without augmentation. Raises RecipeError
     where there is none, or no sample has a label, MissingExtra without torchmetrics, and what a build would raise.
+
+    Examples:
+        >>> evaluation = softcache.evaluate("recipes/digits/recipe.yaml", limit=100)
+        >>> [candidate.teacher for candidate in evaluation.candidates]
+        ['a', 'b', 'c', 'all together']
+        >>> best = max(evaluation.candidates, key=lambda candidate: candidate.metrics.accuracy)
     """
     if limit < 1:
         raise RecipeError(f"limit is {limit}; expected at least 1")

@@ -81,9 +81,10 @@ def plan(
     Writes nothing. Raises StorageError if the build would not fit, and whatever the build itself would raise before its
     teachers run, or in the trial.
 
-    >>> forecast = softcache.plan("recipes/digits/recipe.yaml", "runs/other")
-    >>> forecast.samples, [target.name for target in forecast.targets][:2]
-    (1797, ['rows', 'digit@a'])
+    Examples:
+        >>> forecast = softcache.plan("recipes/digits/recipe.yaml", "runs/other")
+        >>> forecast.samples, [target.name for target in forecast.targets][:2]
+        (1797, ['rows', 'digit@a'])
     """
     with opened_recipe(recipe, overrides) as loaded:
         prepared = prepare(loaded, output, limit=limit, write=False)

@@ -44,6 +44,11 @@ def validate(
 
     Callables are imported, weights and sources hashed, the transfer set is opened, its columns are compared, and every
     sample is read and decoded. Raises RecipeError with every problem found.
+
+    Examples:
+        >>> validation = softcache.validate("recipes/digits/recipe.yaml", limit=100)
+        >>> validation.buildable, validation.hygiene.samples
+        (True, 100)
     """
     with opened_recipe(recipe, overrides) as loaded:
         problems: list[str] = []

@@ -36,6 +36,11 @@ def export(url: str | os.PathLike[str], output: str | os.PathLike[str], to: str 
     not every class has a value, and where rows are sequences, the columns are those of the shards (docs/format.md,
     section 11); `rows` has its own. Raises TaskError for another format than `parquet`, StorageError if a file is there
     already or cannot be written.
+
+    Examples:
+        >>> written = softcache.export("runs/digits", "exported")
+        >>> written[1].path, written[1].rows
+        ('exported/digit@a/train.parquet', 1797)
     """
     if to != "parquet":
         raise TaskError(f"cannot export to {to!r}; expected parquet")

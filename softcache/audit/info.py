@@ -29,9 +29,10 @@ def info(url: str | os.PathLike[str]) -> Info:
 
     Raises as `softcache.open`.
 
-    >>> found = softcache.info("runs/digits")
-    >>> found.commit.rows, found.targets["digit@a"].task.kind
-    (1797, 'classification')
+    Examples:
+        >>> found = softcache.info("runs/digits")
+        >>> found.commit.rows, found.targets["digit@a"].task.kind
+        (1797, 'classification')
     """
     cache = open_cache(url)
     return Info(cache.url, cache.commit, {name: cache[name] for name in cache.targets})

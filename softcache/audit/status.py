@@ -36,7 +36,13 @@ class Status:
 
 
 def status(url: str | os.PathLike[str]) -> Status:
-    """Return how far a cache is. Raises FormatError if there is none."""
+    """Return how far a cache is. Raises FormatError if there is none.
+
+    Examples:
+        >>> status = softcache.status("runs/digits")
+        >>> status.commit, status.rows, status.complete
+        (1, 1797, True)
+    """
     files = connect(url)
     require_marker(files)
     pending = len(receipt_keys(files) - committed_unit_keys(files))

@@ -61,6 +61,11 @@ def verify(url: str | os.PathLike[str], level: str = "full") -> Verification:
     reads every byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache
     before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; whatever else is
     wrong is in the result.
+
+    Examples:
+        >>> verification = softcache.verify("runs/digits", level="quick")
+        >>> verification.ok, verification.problems
+        (True, [])
     """
     if level not in LEVELS:
         raise SoftcacheError(f"level is {level!r}; expected one of {', '.join(LEVELS)}")

@@ -60,9 +60,10 @@ def build(
             Everything else that other writers commit is kept, and this build's commit follows theirs.
         TransferSetError, TeacherError, CodecError, AlignmentError, StorageError: see their docstrings.
 
-    >>> summary = softcache.build("recipes/digits/recipe.yaml", "runs/digits")
-    >>> [target.name for target in summary.targets]
-    ['digit@a', 'digit@b', 'digit@c', 'embedding@a']
+    Examples:
+        >>> summary = softcache.build("recipes/digits/recipe.yaml", "runs/digits")
+        >>> [target.name for target in summary.targets]
+        ['digit@a', 'digit@b', 'digit@c', 'embedding@a']
     """
     started = time.monotonic()
     if limit is not None and limit < 1:

@@ -33,11 +33,35 @@ def match_detections(
         student_logits: [B, Q, C].
         student_boxes: [B, Q, 4], as the target's boxes are given; the default costs are for relative ones.
         soft: the stored detections of the same samples.
-        class_cost, box_cost, overlap_cost: weights.
+        class_cost: weight of the classes.
+        box_cost: weight of the boxes' distance.
+        overlap_cost: weight of the boxes' overlap.
 
     Raises:
         TaskError: shapes that disagree, fewer predictions than stored boxes, a target without boxes.
         MissingExtra: without scipy.
+
+    Examples:
+        >>> import numpy as np
+        >>> from softcache.codecs import DenseCodec
+        >>> from softcache.soft.keys import KnownKeys
+        >>> from softcache.tasks import TaskSpec
+        >>> task = TaskSpec(
+        ...     "detection", (3,), "logits", activation="softmax", parts=("boxes",), boxes="relative_xyxy"
+        ... )
+        >>> codec = DenseCodec(task)
+        >>> teacher_boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.8]])
+        >>> soft = softcache.SoftSequences(  # one sample with two boxes; `Target.lookup` reads these from a cache
+        ...     decoder=codec.decoder,
+        ...     columns=codec.encode(3 * torch.eye(3)[:2]) | {"boxes": teacher_boxes},
+        ...     mask=torch.ones(1, 2, dtype=torch.bool),
+        ...     keys=KnownKeys(np.array([7]), np.zeros(1, np.int32)),
+        ...     lengths=torch.tensor([2]),
+        ...     packed_tokens=None,
+        ... )
+        >>> student_boxes = teacher_boxes.flip(0)[None]  # two predictions, in the other order
+        >>> softcache.match_detections(torch.zeros(1, 2, 3), student_boxes, soft)
+        tensor([[1, 0]])
     """
     _check(student_logits, student_boxes, soft)
     assign = _assignment()
@@ -80,10 +104,33 @@ def detection_loss(
         student_boxes: [B, Q, 4], as the target's boxes are given.
         soft: the stored detections of the same samples.
         temperature: a number, or a tensor [B].
-        box_weight, overlap_weight: weights of the boxes' parts.
+        box_weight: weight of the boxes' distance.
+        overlap_weight: weight of the boxes' overlap.
         matched: int64 [B, L], by default `match_detections`.
 
     Raises as `match_detections` and `distillation_loss`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from softcache.codecs import DenseCodec
+        >>> from softcache.soft.keys import KnownKeys
+        >>> from softcache.tasks import TaskSpec
+        >>> task = TaskSpec(
+        ...     "detection", (3,), "logits", activation="softmax", parts=("boxes",), boxes="relative_xyxy"
+        ... )
+        >>> codec = DenseCodec(task)
+        >>> teacher_boxes = torch.tensor([[0.1, 0.1, 0.4, 0.4], [0.5, 0.5, 0.9, 0.8]])
+        >>> soft = softcache.SoftSequences(  # one sample with two boxes; `Target.lookup` reads these from a cache
+        ...     decoder=codec.decoder,
+        ...     columns=codec.encode(3 * torch.eye(3)[:2]) | {"boxes": teacher_boxes},
+        ...     mask=torch.ones(1, 2, dtype=torch.bool),
+        ...     keys=KnownKeys(np.array([7]), np.zeros(1, np.int32)),
+        ...     lengths=torch.tensor([2]),
+        ...     packed_tokens=None,
+        ... )
+        >>> logits, boxes = torch.zeros(1, 5, 3), torch.rand(1, 5, 4).sort(-1).values.requires_grad_()
+        >>> loss = softcache.detection_loss(logits, boxes, soft, temperature=2.0)
+        >>> loss.backward()
     """
     _check(student_logits, student_boxes, soft)
     matched = match_detections(student_logits, student_boxes, soft) if matched is None else matched

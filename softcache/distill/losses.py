@@ -62,6 +62,16 @@ def distillation_loss(
     Raises:
         TaskError: shapes that disagree, an invalid temperature, alpha, reduction, divergence or label, a target without
             temperature.
+
+    Examples:
+        >>> soft = softcache.open("runs/digits")["digit@a"].lookup([0, 1])
+        >>> logits = torch.zeros(2, 10, requires_grad=True)
+        >>> labels = torch.tensor([0, 1])
+        >>> loss = softcache.distillation_loss(logits, soft, temperature=4.0, labels=labels, alpha=0.7)
+        >>> loss.backward()
+        >>> own = soft.values.float()  # a student with the teacher's logits
+        >>> bool(softcache.distillation_loss(own, soft, temperature=4.0) < 1e-6)
+        True
     """
     _check_settings(soft, alpha, reduction, divergence, tail)
     _check_logits(student_logits, soft)

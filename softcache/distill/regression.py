@@ -30,6 +30,13 @@ def regression_loss(
 
     Raises:
         TaskError: shapes that disagree, an unknown distance or reduction, a target that has a temperature.
+
+    Examples:
+        >>> soft = softcache.open("runs/digits")["embedding@a"].lookup([0, 1, 2])
+        >>> features = torch.zeros(3, 64, requires_grad=True)
+        >>> softcache.regression_loss(features, soft, distance="squared").backward()
+        >>> float(softcache.regression_loss(soft.values.float(), soft))
+        0.0
     """
     task = soft.task
     if task.has_temperature:

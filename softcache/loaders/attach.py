@@ -78,9 +78,14 @@ def attach(
         AlignmentError: ids are missing or occur twice; a target covers no sample; or samples have changed since the
             build (checked if `dataset` is a `datasets.Dataset` with the columns that the teachers read).
 
-    >>> data = softcache.attach([{"id": 3}, {"id": 5}], softcache.open("runs/digits"), id="id", targets=["digit@a"])
-    >>> data[0]["soft"]["digit@a"].ids
-    array([3])
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> samples = [{"id": i, "image": torch.zeros(8, 8)} for i in range(4)]
+        >>> data = softcache.attach(samples, cache, id="id", targets=["digit@a"])
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=4, collate_fn=softcache.collate)
+        >>> batch = next(iter(loader))
+        >>> batch["image"].shape, batch["soft"]["digit@a"].ids
+        (torch.Size([4, 8, 8]), array([0, 1, 2, 3]))
     """
     found = unique_ids(dataset, id, ids)
     chosen = readables(cache, targets)
@@ -98,10 +103,10 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
     `samples` collates the samples themselves. To replace torch's default pass
     `functools.partial(softcache.collate, samples=...)` to the DataLoader.
 
-    >>> data = softcache.attach([{"id": 3}, {"id": 5}], softcache.open("runs/digits"), id="id", targets=["digit@a"])
-    >>> batch = softcache.collate([data[0], data[1]])
-    >>> batch["id"], len(batch["soft"]["digit@a"])
-    (tensor([3, 5]), 2)
+    Examples:
+        >>> data = softcache.attach([{"id": 5}, {"id": 6}], softcache.open("runs/digits"), id="id")
+        >>> softcache.collate([data[1], data[0]])["soft"]["digit@a"].ids
+        array([6, 5])
     """
     if isinstance(batch, Attached):
         return with_soft(samples(batch.samples), batch.soft)

@@ -66,10 +66,12 @@ def join(
     Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for tokens
     that differ.
 
-    >>> cache = softcache.open("runs/digits")
-    >>> for ids, soft in softcache.join([[torch.tensor([3, 5])]], cache, id=0, targets=["digit@a"]):
-    ...     print(soft["digit@a"].log_probs(temperature=4.0).shape)
-    torch.Size([2, 10])
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> data = torch.utils.data.TensorDataset(torch.arange(4), torch.zeros(4, 64))
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True)
+        >>> for (ids, images), soft in softcache.join(loader, cache, id=0, targets=["digit@a"]):
+        ...     assert soft["digit@a"].ids.tolist() == ids.tolist()
     """
     return Join(loader, readables(cache, targets), id, view, input_ids)
 

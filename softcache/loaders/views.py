@@ -32,6 +32,19 @@ class ViewDataset(Dataset[Any]):
 
     It has one view of each sample: in epoch e the view e modulo the number of views. Call `set_epoch` before each
     epoch, also with persistent workers. To resume in the middle of an epoch, set the epoch and restore the sampler.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_digits
+        >>> def shift(image, rng):  # the transform of the build
+        ...     top, left = rng.integers(3, size=2)
+        ...     return np.pad(image, 1)[top : top + 8, left : left + 8].copy()
+        >>> samples = [{"id": i, "image": image.astype(np.uint8)} for i, image in enumerate(load_digits().images)]
+        >>> cache = softcache.open("runs/views")
+        >>> data = softcache.views(samples, cache, shift, id="id", targets=["digit@a"])
+        >>> data.set_epoch(4)  # of 3 views
+        >>> data.view, data[0]["soft"]["digit@a"].views
+        (1, array([1], dtype=int32))
     """
 
     def __init__(
@@ -108,7 +121,7 @@ class ViewDataset(Dataset[Any]):
             return self._augmentation.value(sample)
         if self._augmentation.draws and parameters is None:
             raise AlignmentError(
-                f"sample {sample_id!r}, view {view}: the cache has no parameters for it: the build used another transform"
+                f"sample {sample_id!r}, view {view}: the cache has no parameters for it; the build's transform draws none"
             )
         partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
         try:
@@ -185,7 +198,9 @@ def views(
         dataset: anything with `__len__` and `__getitem__` that gives samples as the build read them.
         cache: an open cache that was built with augmentation.
         transform: the transform that the recipe names, ready to use.
-        id, ids, targets: as for `attach`.
+        id: as for `attach`.
+        ids: as for `attach`.
+        targets: as for `attach`.
         column: the part of a sample that the transform gets, by default the cache's; a position for tuple samples.
         views: how many views to go through, by default all.
         then: what the student does with a view after the comparison, such as normalising. It gets the view, or the
@@ -199,6 +214,20 @@ def views(
 
     Raises AlignmentError if samples or their views are missing, and while iterating for a view that the teachers did
     not see, naming sample, view and libraries; TaskError for a cache that is not augmented.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sklearn.datasets import load_digits
+        >>> def shift(image, rng):  # the transform of the build
+        ...     top, left = rng.integers(3, size=2)
+        ...     return np.pad(image, 1)[top : top + 8, left : left + 8].copy()
+        >>> samples = [{"id": i, "image": image.astype(np.uint8)} for i, image in enumerate(load_digits().images)]
+        >>> cache = softcache.open("runs/views")
+        >>> data = softcache.views(samples, cache, shift, id="id", targets=["digit@a"])
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=64, collate_fn=softcache.collate)
+        >>> batch = next(iter(loader))
+        >>> batch["image"].shape, batch["soft"]["digit@a"].probs(temperature=4.0).shape
+        (torch.Size([64, 8, 8]), torch.Size([64, 10]))
     """
     declared = cache.commit.augmentation
     if declared is None:

@@ -28,11 +28,12 @@ class Cache(Mapping[str, Target]):
 
     It does not change while later commits are published. It can be pickled; the copy opens the same commit.
 
-    >>> cache = softcache.open("runs/digits")
-    >>> cache.targets
-    ('digit@a', 'digit@b', 'digit@c', 'embedding@a')
-    >>> cache.commit.rows, cache.commit.splits
-    (1797, {'train': 1797})
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> cache.targets
+        ('digit@a', 'digit@b', 'digit@c', 'embedding@a')
+        >>> cache["embedding"].name, cache.commit.splits
+        ('embedding@a', {'train': 1797})
     """
 
     def __init__(
@@ -187,8 +188,12 @@ def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool 
     process first reads it. Raises FormatError if there is no cache, IncompleteCache before the first commit,
     UnsupportedVersion, IntegrityError, StorageError.
 
-    >>> softcache.open("runs/digits")["digit@a"].lookup([7]).probs(temperature=4.0).shape
-    torch.Size([1, 10])
+
+
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> cache["digit@a"].lookup([7]).probs(temperature=4.0).shape
+        torch.Size([1, 10])
     """
     return Cache(connect(url), commit, check=check)
 

@@ -55,9 +55,10 @@ class Target:
             `std`.
         errors: how far its answers are from the teacher's, measured when it was built; None for features.
 
-    >>> target = softcache.open("runs/digits")["digit@a"]
-    >>> target.task.shape, target.stats["rows"]
-    ((10,), 1797)
+    Examples:
+        >>> target = softcache.open("runs/digits")["digit@a"]
+        >>> target.task.shape, target.stats["rows"]
+        ((10,), 1797)
     """
 
     def __init__(self, name: str, committed: CommittedTarget, source: TargetSource) -> None:

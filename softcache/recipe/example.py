@@ -14,9 +14,10 @@ def init(path: str | os.PathLike[str] = "recipe.yaml") -> Path:
 
     Raises StorageError if the file exists already or cannot be written.
 
-    >>> path = softcache.init("my/recipe.yaml")
-    >>> path.read_text().startswith("#")
-    True
+    Examples:
+        >>> path = softcache.init("my/recipe.yaml")
+        >>> path.read_text().startswith("#")
+        True
     """
     text = files("softcache.recipe").joinpath("example.yaml").read_text(encoding="utf-8")
     target = Path(path)

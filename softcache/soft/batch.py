@@ -14,11 +14,12 @@ from softcache.soft.rows import Rows
 class SoftBatch(Mapping[str, Soft]):
     """Soft targets of several targets for the same rows, by target name. It moves as one: `.to`, `.pin_memory`.
 
-    >>> cache = softcache.open("runs/digits")
-    >>> loader = torch.utils.data.DataLoader([{"id": i} for i in range(4)], batch_size=2)
-    >>> batch = next(iter(softcache.join(loader, cache, id="id", targets=["digit@a"])))
-    >>> batch["soft"]["digit@a"].probs(temperature=2.0).shape
-    torch.Size([2, 10])
+    Examples:
+        >>> cache = softcache.open("runs/digits")
+        >>> loader = torch.utils.data.DataLoader([{"id": i} for i in range(4)], batch_size=2)
+        >>> batch = next(iter(softcache.join(loader, cache, id="id", targets=["digit@a"])))
+        >>> batch["soft"]["digit@a"].probs(temperature=2.0).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, targets: Mapping[str, Soft]) -> None:

@@ -40,9 +40,22 @@ class SoftSequences:
         packed_tokens: for causal_lm the tokens of all sequences, each with the token after it, int32, and how many
             tokens each sequence has, int64 [B]. None for other tasks.
 
-    >>> soft = softcache.open("runs/lm")["next@smollm2"].lookup([0, 1])
-    >>> soft.log_probs(temperature=2.0).shape[:2] == soft.mask.shape
-    True
+    Examples:
+        >>> import numpy as np
+        >>> from softcache.codecs import DenseCodec
+        >>> from softcache.soft.keys import KnownKeys
+        >>> from softcache.tasks import TaskSpec
+        >>> codec, lengths = DenseCodec(TaskSpec("sequence", (4,), "logits")), torch.tensor([3, 1])
+        >>> soft = softcache.SoftSequences(
+        ...     decoder=codec.decoder,
+        ...     columns=codec.encode(torch.randn(4, 4)),
+        ...     mask=torch.arange(3) < lengths[:, None],
+        ...     keys=KnownKeys(np.array([7, 8]), np.zeros(2, np.int32)),
+        ...     lengths=lengths,
+        ...     packed_tokens=None,
+        ... )
+        >>> soft.log_probs(temperature=2.0).shape
+        torch.Size([2, 3, 4])
     """
 
     decoder: Decoder

@@ -29,9 +29,10 @@ class SoftTargets:
         mask: bool [B], False where the teacher gave no answer. The values of such a row are NaN.
         keys: the rows' sample ids and views.
 
-    >>> soft = softcache.open("runs/digits")["digit@a"].lookup([3, 1, 2])
-    >>> soft.log_probs(temperature=4.0).shape
-    torch.Size([3, 10])
+    Examples:
+        >>> soft = softcache.open("runs/digits")["digit@a"].lookup([3, 1, 2])
+        >>> soft.log_probs(temperature=4.0).shape
+        torch.Size([3, 10])
     """
 
     decoder: Decoder

@@ -52,8 +52,9 @@ def gc(
     a running build may be about to name them. Raises FormatError if there is no cache, UnsupportedVersion,
     StorageError.
 
-    >>> softcache.gc("runs/digits").files
-    []
+    Examples:
+        >>> softcache.gc("runs/digits").files
+        []
     """
     files = connect(url)
     collector = collect if delete else find_garbage

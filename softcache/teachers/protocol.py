@@ -41,10 +41,10 @@ class Sequences:
         lengths: how many positions each sample has that are to be stored [B].
         chunks: pairs of places (int64 [n], counted through all samples' positions) and their values [n, C], in any
             order, each place once.
-        tokens: of a causal language model, each sample's token ids [B][L].
+        tokens: of a causal language model, each sample's token ids `[B][L]`.
         positions: likewise, the numbers of the stored positions of each sample, ascending: position t answers token
             t + 1, so that L tokens have L - 1 of them.
-        parts: further numbers of each position by name, for each sample [B][length, ...], such as `boxes` [n, 4].
+        parts: further numbers of each position by name, for each sample `[B][length, ...]`, such as `boxes` [n, 4].
     """
 
     lengths: Sequence[int]
@@ -71,7 +71,7 @@ class Sequences:
 
     @classmethod
     def from_lists(cls, values: Sequence[torch.Tensor], **parts: Sequence[Any]) -> Sequences:
-        """Return the answers of samples with so many items each as `values` [B][n, C] have, and their parts."""
+        """Return the answers of samples with so many items each as `values` (`[B][n, C]`) have, and their parts."""
         places = np.arange(sum(map(len, values)))
         return cls([len(v) for v in values], [(places, torch.cat(list(values)))] if len(places) else [], parts=parts)
 

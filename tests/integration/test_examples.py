@@ -1,0 +1,48 @@
+"""The examples in the docstrings of the public names run, in a folder with the caches that they name."""
+
+import doctest
+import io
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import softcache
+
+ROOT = Path(__file__).parents[2]
+NAMES = [
+    name
+    for name in softcache.__all__
+    if name != "__version__"
+    and not (isinstance(value := getattr(softcache, name), type) and issubclass(value, BaseException))
+]
+
+
+@pytest.fixture(scope="module")
+def views(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The augmented cache of docs/views.md, of one teacher."""
+    output = tmp_path_factory.mktemp("runs") / "views"
+    overrides = ['augmentation={transform: "augment:shift", column: image, views: 3}', "~tasks.embedding"]
+    overrides += ["tasks.digit.teachers=[a]", "~teachers.b", "~teachers.c"]
+    softcache.build(ROOT / "recipes/digits/recipe.yaml", output, overrides)
+    return output
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_examples_run(
+    name: str, digits: Path, views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(digits, "runs/digits")
+    Path("runs/views").symlink_to(views)
+    Path("recipes").symlink_to(ROOT / "recipes")
+    public = getattr(softcache, name)
+    found = doctest.DocTestFinder().find(public, name, module=False, globs={"softcache": softcache, "torch": torch})
+    # Its own docstring has one, whether or not those of its methods do.
+    assert [test for test in found if test.name == name and test.examples]
+    report = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False)
+    for test in found:
+        runner.run(test, out=report.write)
+    assert runner.failures == 0, report.getvalue()
