@@ -1,4 +1,4 @@
-"""Values to columns and back, and tempering. Pure arrays: no files."""
+"""Codecs: values to columns and back, at any temperature. Pure arrays, no files."""
 
 from softcache.codecs.codec import CODECS, Codec
 from softcache.codecs.columns import Column

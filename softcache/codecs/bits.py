@@ -17,10 +17,10 @@ ID_BITS = 16
 
 
 def encode_gaps(gaps: torch.Tensor, *, up: bool = False) -> torch.Tensor:
-    """Return gaps >= 0 in nats (float32, any shape, also inf) as uint16 codes: the nearest, or with `up` the next."""
+    """Return gaps >= 0 in nats (float32, any shape, also inf) as uint16 codes, rounded, or with `up` rounded up."""
     is_near = gaps <= NEAR
     steps = torch.where(is_near, gaps * NEAR_STEPS, (gaps - NEAR) * FAR_STEPS)
-    # Rounded before the far ones are moved up: the sum has no room for their fractions.
+    # Round before adding the offset of far codes: a float32 sum would lose their fractions.
     codes = (steps.ceil() if up else steps.round()) + torch.where(is_near, 0, NEAR_CODES)
     codes = codes.clamp(max=LAST_CODE)
     return codes.masked_fill(gaps == torch.inf, INFINITE_CODE).to(torch.int32).to(torch.uint16)
@@ -35,12 +35,12 @@ def decode_gaps(codes: torch.Tensor) -> torch.Tensor:
 
 
 def high_bits(classes: int) -> int:
-    """Return how many bits a class number needs beyond the first 16."""
+    """Return how many bits a class number needs above the lowest 16."""
     return max((classes - 1).bit_length() - ID_BITS, 0)
 
 
 def id_columns(ids: int, classes: int, name: str = "ids") -> list[Column]:
-    """Return the columns of so many class numbers a row: their low 16 bits and, for many classes, their high ones."""
+    """Return the columns for `ids` class numbers a row: their low 16 bits and, for many classes, the higher ones."""
     columns = [Column(name=name, dtype="uint16", shape=(ids,), missing=0xFFFF)]
     if high_bits(classes):
         planes = high_bits(classes) * -(-ids // 8)
@@ -51,8 +51,8 @@ def id_columns(ids: int, classes: int, name: str = "ids") -> list[Column]:
 def pack_ids(ids: torch.Tensor, classes: int, name: str = "ids") -> dict[str, torch.Tensor]:
     """Return class numbers, int64 [B, k], as columns.
 
-    `ids_high` holds one plane after the other, each one bit of every id, the first id in the lowest bit of the first
-    byte.
+    `ids_high` holds one plane after the other. A plane has one bit of every id, the first id in the lowest bit of the
+    first byte.
     """
     columns = {name: (ids & 0xFFFF).to(torch.int32).to(torch.uint16)}
     if high_bits(classes):
@@ -72,5 +72,5 @@ def read_ids(columns: Mapping[str, torch.Tensor], classes: int, name: str = "ids
         ones = columns[f"{name}_high"].to(torch.int64).view(len(ids), bits, -1, 1) >> places & 1
         for bit, plane in enumerate(ones.flatten(2).unbind(1)):
             ids = ids | plane[:, : ids.shape[1]] << (ID_BITS + bit)
-    # Rows without an answer hold no class, and nothing may index past the last one.
+    # Rows without an answer hold no class; clamp them, so that nothing indexes past the last class.
     return ids.clamp_(max=classes - 1)

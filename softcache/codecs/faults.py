@@ -1,4 +1,4 @@
-"""Values that must not be stored, found row by row."""
+"""Values that must not be stored, by row, with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WIDER = {"float16": " (store bfloat16 or float32)", "bfloat16": " (store float3
 
 
 def value_faults(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return what is wrong with `values` [B, C, P], of P places, that become `dtype`: reason -> bool [B, N]."""
+    """Return what is wrong with `values` [B, C, P] (P places) that are to become `dtype`: reason -> bool [B, N]."""
     faults = {"NaN": torch.isnan(values), "+Inf": values == torch.inf}
     if not task.allow_masked:
         faults["-Inf (declare allow_masked if the teacher rules classes out)"] = values == -torch.inf
@@ -35,7 +35,7 @@ def value_faults(values: torch.Tensor, task: TaskSpec, dtype: torch.dtype) -> di
 
 
 def like_probs(values: torch.Tensor, task: TaskSpec) -> bool:
-    """Whether values [B, C, ...] that are declared logits all look like probabilities."""
+    """Whether values [B, C, ...], which are declared logits, all look like probabilities."""
     values = values.detach().float()
     if task.activation == "sigmoid":
         low, high = torch.aminmax(values)
@@ -53,7 +53,7 @@ def part_faults(values: torch.Tensor, part: Part) -> dict[int, str]:
 
 
 def by_row(faults: dict[str, torch.Tensor]) -> dict[int, str]:
-    """Return the rows with a fault, each with its first reason."""
+    """Return the rows that have a fault, each with its first reason."""
     found: dict[int, str] = {}
     for reason, where in faults.items():
         for row in where.any(1).nonzero()[:, 0].tolist():
@@ -62,7 +62,7 @@ def by_row(faults: dict[str, torch.Tensor]) -> dict[int, str]:
 
 
 def fits(values: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether all values are finite and stay so in `dtype`, as nearly always: told in one pass."""
+    """Whether all values are finite, and stay finite in `dtype`. They nearly always are, and one pass shows it."""
     low, high = torch.aminmax(values)
     limit = torch.finfo(dtype).max
     return -limit <= float(low) and float(high) <= limit

@@ -32,10 +32,10 @@ class Errors:
     Attributes:
         rows: how many rows were measured.
         wide: how many of all rows have logits further apart than 60 nats.
-        at: by temperature and measure, the largest and the mean error. `tail_mass` is the absolute error of the mass of
-            the classes that are not stored, absent where all are; `tv` half the sum of |p - q|; `kl` KL(p || q) in
-            nats, None where infinite; p is the teacher's distribution and q what `log_probs` answers. With sigmoid,
-            `tv` is the largest of the classes' and `kl` their sum.
+        at: by temperature and measure, the largest and the mean error. With p the teacher's distribution and q what
+            `log_probs` answers, `tv` is half the sum of |p - q|, `kl` is KL(p || q) in nats (None where infinite), and
+            `tail_mass` is the absolute error of the mass of the classes that are not stored (absent if all are). With
+            sigmoid `tv` is the largest over the classes, and `kl` the sum over them.
     """
 
     rows: int
@@ -44,7 +44,7 @@ class Errors:
 
     @property
     def worst(self) -> float:
-        """The largest error of the tail's mass over all temperatures, or where all classes are stored of `tv`."""
+        """The largest error over all temperatures: of the tail's mass, or of `tv` if all classes are stored."""
         found = [m.get("tail_mass", m["tv"])[0] for m in self.at.values()]
         return max((math.inf if e is None else e for e in found), default=0.0)
 
@@ -74,7 +74,7 @@ def _read_extent(data: Any) -> Extent:
 
 
 def wide_rows(values: torch.Tensor) -> torch.Tensor:
-    """Return which rows of logits [B, C] have finite ones further apart than 60 nats: bool [B]."""
+    """Return which rows of logits [B, C] have finite logits further apart than 60 nats: bool [B]."""
     low, high = torch.aminmax(values, dim=1)
     if bool((low == -torch.inf).any()):
         low = values.masked_fill(values == -torch.inf, torch.inf).amin(1)
@@ -95,7 +95,7 @@ def measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tens
 
 
 def _measure(codec: Codec, values: torch.Tensor, columns: Mapping[str, torch.Tensor]) -> Errors:
-    """Measure rows at all temperatures at once: each row is there once for each of them."""
+    """Measure rows at all temperatures at once: each row is repeated for each temperature."""
     rows = torch.arange(len(values), device=values.device).repeat_interleave(len(TEMPERATURES))
     temperatures = torch.tensor(TEMPERATURES, device=values.device).repeat(len(values))
     columns = {name: column[rows] for name, column in columns.items()}
@@ -131,7 +131,7 @@ def _extent(largest: float, mean: float) -> Extent:
 
 
 def _rounded(error: float | None) -> float | None:
-    """Return an error without the noise of float32, in which processors differ."""
+    """Return an error without float32's noise, which differs between processors."""
     return None if error is None else float(f"{error:.3g}") if error >= NOISE else 0.0
 
 
@@ -155,7 +155,7 @@ def _merge(parts: Sequence[tuple[int, Extent]]) -> Extent:
 
 
 def better_settings(codec: Codec, values: torch.Tensor, max_error: float) -> str:
-    """Return which other settings or codec would store the items `values` [N, ...] within `max_error`."""
+    """Say which settings or codec would store the items `values` [N, ...] within `max_error`."""
     for other in codec.finer():
         if measure(other, values, other.encode(values)).worst <= max_error:
             wanted = ", ".join(f"{name}: {value}" for name, value in other.to_json().items() if name != "name")

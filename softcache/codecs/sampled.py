@@ -27,8 +27,8 @@ class SampledCodec(Codec):
     """Stores `draws` classes drawn from the teacher's distribution at the temperature `proposal`, with their logits.
 
     p(T) is estimated by weighting each class by its count and by p(T) / p(proposal). The draws are systematic: their
-    places in the cumulative distribution are evenly spaced, from a start that depends on the row alone, so that each
-    class is expected as often as its probability says, and a row encoded again is the same.
+    places in the cumulative distribution are evenly spaced. The first place depends only on the row, so that each class
+    is expected as often as its probability says, and encoding a row again gives the same columns.
     """
 
     name: ClassVar[str] = "sampled"
@@ -99,9 +99,9 @@ class SampledDecoder(Decoder):
         return read_ids(columns, self.codec.classes)
 
     def sparse_log_probs(self, columns: Columns, temperature: Temperature) -> SparseLogProbs:
-        """Return the estimate of log p(T); it gives nothing to classes that were not drawn.
+        """Return the estimate of log p(T), in which classes that were not drawn have no probability.
 
-        Unused slots are there as class 0 with -inf, beside class 0 itself where that was drawn.
+        Unused slots hold class 0 with -inf, besides class 0 itself if it was drawn.
         """
         values, counts = self.values(columns), columns["counts"].float()
         beta = inverse_temperatures(temperature, len(values), values.device)

@@ -1,4 +1,4 @@
-"""The served codec: the k highest log-probabilities that an endpoint gives, and no more."""
+"""The served codec: the k highest log-probabilities of an endpoint."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ MAX_K = 65_535
 class ServedCodec(Codec):
     """Stores the `k` highest log-probabilities as an endpoint served them, float32.
 
-    The endpoint says nothing of the other classes but what is left of 1. So it answers at T = 1 alone: at another
-    temperature their mass depends on how it is spread.
+    About the other classes the endpoint only says how much probability is left. So this codec answers only at T = 1: at
+    any other temperature the mass of those classes depends on how it is spread.
     """
 
     name: ClassVar[str] = "served"
@@ -60,10 +60,10 @@ class ServedCodec(Codec):
         twice[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
         return by_row(
             {
-                "a class number that is none": strange,
+                "a number that is no class": strange,
                 "a class twice": twice,
                 "a log-probability that is not finite": ~log_p.isfinite(),
-                "log-probabilities of more than 1 in all": (log_p.exp().sum(1) > 1 + PROBS_SUM_TOLERANCE)[:, None],
+                "log-probabilities that add up to more than 1": (log_p.exp().sum(1) > 1 + PROBS_SUM_TOLERANCE)[:, None],
             }
         )
 
@@ -88,19 +88,19 @@ class ServedDecoder(Decoder):
         return columns["log_p"]
 
     def sparse_log_probs(self, columns: Columns, temperature: Temperature) -> SparseLogProbs:
-        """Return log p of the served classes and of all others together. Raises TaskError unless T = 1."""
+        """Return log p of the served classes, and of all others together. Raises TaskError unless T = 1."""
         t = check_temperature(temperature, len(columns["log_p"]))
         if bool((torch.as_tensor(t) != 1).any()):
             raise TaskError(
-                "an endpoint's log-probabilities answer at T = 1 alone: what the classes that it did not serve have at "
-                "another temperature is not known"
+                "an endpoint's log-probabilities answer only at T = 1: the probability of the classes that it did not "
+                "serve is not known at other temperatures"
             )
         log_p = columns["log_p"]
         tail = torch.log1p(-log_p.double().exp().sum(1).clamp(max=1)).float()
         return SparseLogProbs(read_ids(columns, self.task.shape[0]), log_p, tail)
 
     def log_probs(self, columns: Columns, temperature: Temperature) -> torch.Tensor:
-        """Return log p, float32 [B, C], what is left spread evenly. Raises as `sparse_log_probs`."""
+        """Return log p, float32 [B, C], with the rest spread evenly. Raises as `sparse_log_probs`."""
         ids, log_p, tail = self.sparse_log_probs(columns, temperature)
         classes = self.task.shape[0]
         each = tail - math.log(classes - self.codec.k)

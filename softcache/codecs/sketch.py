@@ -4,8 +4,8 @@ With anchor a (the gap of the tail's largest logit, rounded up) and d_i = a - ga
 
     B(beta) = log sum_i exp(beta * d_i),    tail mass(T) = exp(B(1/T) - a/T) / Z(T)
 
-is stored at nodes beta = m / 64 and interpolated by the polynomial in log(1 + beta / c) through them and beta = 0. The
-nodes are chosen so that each power exp(m * d / 64) is a product of ones before it: one exponential serves them all.
+is stored at nodes beta = m / 64. Between them it is the polynomial in log(1 + beta / c) through the nodes and beta = 0.
+The nodes are chosen so that each power exp(m * d / 64) is a product of powers before it: one exponential serves all.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Ladder:
         return self.nodes.index(UNIT)
 
     def weights(self, beta: torch.Tensor) -> torch.Tensor:
-        """Return what B at beta = 0 and at the nodes counts for B at `beta` [R]: float32 [R, n + 1].
+        """Return the weights of B at beta = 0 and at the nodes for B at `beta` [R]: float32 [R, n + 1].
 
         The barycentric formula (Berrut and Trefethen 2004, eq. 4.2).
         """
@@ -72,7 +72,10 @@ def _barycentric(ladder: Ladder) -> tuple[torch.Tensor, torch.Tensor]:
 
 @cache
 def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, int, bool], ...]:
-    """Return how to climb from 1: the power reached, by which power of two to multiply, and if that gives a node."""
+    """Return the multiplications that climb from power 1 to the last node.
+
+    Each is the power reached so far, the power of two to multiply by, and whether the result is a node.
+    """
     steps: list[tuple[int, int, bool]] = []
     at = 1
     for node in nodes:
@@ -86,15 +89,15 @@ def _steps(nodes: tuple[int, ...]) -> tuple[tuple[int, int, bool], ...]:
 def tail_sums(
     logits: torch.Tensor, anchor: torch.Tensor, head: torch.Tensor, ladder: Ladder, *, energies: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sums over all classes but those of `head`, for each row, with d the logits less the anchor's.
+    """Return sums over all classes of a row except those of `head`, with d the logits minus the anchor.
 
-    `logits` float32 [R, V], `anchor` float32 [R, 1] (finite), `head` int64 [R, k]. The first is sum exp(beta * d) at
-    the nodes, float32 [R, n]; the second sum exp(d) * logits, float32 [R], 0 unless `energies`.
+    `logits` is float32 [R, V], `anchor` float32 [R, 1] and finite, `head` int64 [R, k]. The first result is
+    sum exp(beta * d) at the nodes, float32 [R, n]; the second is sum exp(d) * logits, float32 [R], 0 unless `energies`.
     """
     rows, classes = logits.shape
     at_once = max((_CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS) // classes, 1)
     factors = sorted({step for at, step, _ in _steps(ladder.nodes) if step != at})
-    # The same few buffers for all rows: fresh memory for each operation would cost more than the operation.
+    # Use the same few buffers for all rows: fresh memory for each operation would cost more than the operation.
     space = logits.new_empty(2 + len(factors), min(at_once, rows), classes)
     sums, energy = logits.new_empty(rows, len(ladder.nodes)), logits.new_zeros(rows)
     for begin in range(0, rows, at_once):
@@ -111,26 +114,26 @@ def tail_sums(
             if is_node:
                 found.append(power.sum(1))
             if energies and at + step == UNIT:
-                # What is ruled out gives 0 * -inf.
+                # nansum, since a class that is ruled out gives 0 * -inf.
                 energy[some] = torch.mul(power, logits[some], out=scratch).nansum(1)
         sums[some] = torch.stack(found, 1)
     return sums, energy
 
 
 def count_at_least(logits: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
-    """Return how many logits [R, V] of each row are at least `lowest` [R, 1]: nearly always all, told in one pass."""
+    """Return how many logits [R, V] of each row are at least `lowest` [R, 1]. One pass suffices if all are."""
     if bool((logits.amin(1, keepdim=True) >= lowest).all()):
         return torch.full_like(lowest[:, 0], logits.shape[1])
     return (logits >= lowest).sum(1).to(lowest.dtype)
 
 
 def encode_nodes(sums: torch.Tensor) -> torch.Tensor:
-    """Return sums (float32, any shape) as uint16 codes of their logs; a sum of 0 is an empty tail."""
+    """Return sums (float32, any shape) as uint16 codes of their logs. A sum of 0 means an empty tail."""
     codes = (sums.log() * STEP).round().clamp(0, LAST_CODE)
     return codes.masked_fill(sums == 0, EMPTY_CODE).to(torch.int32).to(torch.uint16)
 
 
 def decode_nodes(codes: torch.Tensor) -> torch.Tensor:
-    """Return B at the nodes, float32 of the same shape; 0 for an empty tail, whose anchor is infinite."""
+    """Return B at the nodes, float32 of the same shape. It is 0 for an empty tail, whose anchor is infinite."""
     numbers = codes.to(torch.float32)
     return (numbers / STEP).masked_fill(numbers == EMPTY_CODE, 0.0)

@@ -1,4 +1,4 @@
-"""Distributions given by some of their classes and the mass of all others."""
+"""Distributions given by some of their classes and the mass of the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class SparseLogProbs(NamedTuple):
-    """B distributions over C classes at one temperature, k classes of each by themselves.
+    """B distributions over C classes at one temperature, each by k of its classes and the mass of the others.
 
     Attributes:
         ids: class numbers, int64 [B, k], without repeats in a row.

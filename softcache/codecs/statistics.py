@@ -13,7 +13,7 @@ from softcache.codecs.codec import Codec
 from softcache.codecs.fidelity import Errors, merge_errors
 from softcache.measures import ShardStatistics, Statistics
 
-# Few enough for a core's cache, and for torch to stay in this thread: the teacher needs its own.
+# Few enough for a core's cache, and for torch to stay in this thread: the teacher needs the others.
 _CHUNK = 32_768
 _ITEMS = 16_384
 
@@ -21,7 +21,7 @@ _ITEMS = 16_384
 def value_statistics(codec: Codec, columns: Mapping[str, torch.Tensor], valid: Array) -> ShardStatistics:
     """Return a shard's statistics over the finite stored values of valid rows (docs/format.md, section 6).
 
-    `columns` have an item for each row, or where rows are sequences for each position that is stored.
+    `columns` have an item for each row, or for each stored position if rows are sequences.
     """
     items = len(next(iter(columns.values())))
     chunks: list[Statistics] = []
@@ -39,7 +39,7 @@ def value_statistics(codec: Codec, columns: Mapping[str, torch.Tensor], valid: A
 
 
 def _of_chunk(values: torch.Tensor) -> Statistics:
-    """Return the statistics of some values, float64, which it overwrites."""
+    """Return the statistics of some values, float64. Overwrites them."""
     if not math.isfinite(float(values.sum())):
         values = values[values.isfinite()]
     if not len(values):

@@ -7,7 +7,7 @@ import torch
 from softcache.errors import TaskError
 
 Temperature = float | torch.Tensor
-# Its square is still a number in float32.
+# The square of this is still finite in float32.
 HIGHEST = 1e9
 
 
@@ -41,14 +41,15 @@ def temper(log_values: torch.Tensor, temperature: Temperature) -> torch.Tensor:
     probabilities; T is a number or [B].
     """
     values, t = _with_temperature(log_values, temperature)
-    # Relative to the largest, so that no temperature, however small, makes infinities meet.
+    # Relative to the largest, so that no small temperature makes two infinities meet.
     return torch.log_softmax((values - values.amax(dim=1, keepdim=True)) / t, dim=1)
 
 
 def temper_each(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:
-    """Return log sigmoid(logits / T), float32 of the same shape: each class [B, C, ...] by itself; T a number or [B].
+    """Return log sigmoid(logits / T), float32 of the same shape, for each class independently; T is a number or [B].
 
-    It is the softened distribution of Hinton et al. over two classes, with the logits 0 and z.
+    `logits` are [B, C, ...]. It is the softened distribution of Hinton et al. 2015 over two classes, whose logits are 0
+    and z.
     """
     values, t = _with_temperature(logits, temperature)
     return torch.nn.functional.logsigmoid(values / t)
@@ -63,6 +64,6 @@ def _with_temperature(values: torch.Tensor, temperature: Temperature) -> tuple[t
 
 
 def inverse_temperatures(temperature: Temperature, rows: int, device: torch.device) -> torch.Tensor:
-    """Return 1 / T as float32 [rows, 1] or, where all rows have one T, [1, 1]. Raises as `check_temperature`."""
+    """Return 1 / T as float32 [rows, 1], or [1, 1] if all rows have one T. Raises as `check_temperature`."""
     t = check_temperature(temperature, rows)
     return 1 / torch.as_tensor(t, dtype=torch.float32, device=device).view(-1, 1)

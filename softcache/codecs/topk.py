@@ -1,4 +1,4 @@
-"""The top-k codec: the k highest logits of a row, and a sketch of all others' mass at any temperature."""
+"""The top-k codec: the k highest logits of a row, and a sketch of the others' mass at any temperature."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ TINY = torch.finfo(torch.float32).tiny
 class TopkCodec(Codec):
     """Stores the classes of the `k` highest logits, their gaps to the highest, and a tail sketch of `nodes` nodes.
 
-    It answers at every T >= 0.5. With `basis`, so many numbers a row and a table that all rows share say how the tail's
-    mass is spread over its classes; without, it is spread evenly. With `companions`, each row also has its entropy, its
-    first class and that class's probability, and the tail's mass, all at T = 1, for those who read the shards without
-    softcache.
+    It answers at every T >= 0.5. With `basis`, this many numbers for each row and a table for all rows say how the
+    tail's mass is spread over its classes; without it the mass is spread evenly. With `companions`, each row also has
+    its entropy, its first class with its probability, and the tail's mass, all at T = 1, for people who read the shards
+    without softcache.
     """
 
     name: ClassVar[str] = "topk"
@@ -51,9 +51,7 @@ class TopkCodec(Codec):
         check_integer("k", self.k, 1, MAX_K)
         check_integer("basis", self.basis, 0, MAX_BASIS)
         if self.basis and self.task.allow_masked:
-            raise CodecError(
-                "a basis would give something to classes that are ruled out; leave it, or allow_masked, out"
-            )
+            raise CodecError("a basis would give probability to classes that are ruled out; drop basis or allow_masked")
         check_choice("nodes", self.nodes, tuple(LADDERS))
         check_choice("companions", self.companions, (True, False))
 
@@ -64,12 +62,12 @@ class TopkCodec(Codec):
 
     @property
     def head(self) -> int:
-        """How many classes are stored by themselves."""
+        """How many classes are stored one by one."""
         return min(self.k, self.classes)
 
     @property
     def has_tail(self) -> bool:
-        """Whether any class is left over."""
+        """Whether any class is left for the tail."""
         return self.classes > self.k
 
     @property

@@ -1,4 +1,4 @@
-"""A loss per row of the logits, worked out a few rows at a time, so that only the gradient is as large as they are."""
+"""A loss for each row of the logits, computed a few rows at a time: only the gradient is as large as the logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 
 Rows = slice | torch.Tensor
 RowLoss = Callable[[torch.Tensor, Rows], torch.Tensor]
-# Numbers worked on at once: a few copies of them must be small beside the logits.
+# Numbers at a time: a few copies of this many must be small beside the logits.
 _CPU_NUMBERS, _GPU_NUMBERS = 2**19, 2**25
 
 
@@ -18,8 +18,8 @@ def by_rows(logits: torch.Tensor, loss: RowLoss, mask: torch.Tensor) -> torch.Te
     """Return the loss of each row of `logits` [R, C], float32 or float64 [R], 0 with no gradient where not `mask` [R].
 
     `loss(some, rows)` gives the losses [r] of some rows [r, C] in the dtype of the result, by differentiable
-    operations; `rows` is a slice, or where not all rows count int64 [r]. The gradient is worked out with the loss and
-    kept in the dtype of `logits`.
+    operations; `rows` is a slice, or int64 [r] if not all rows count. The gradient is computed together with the loss
+    and kept in the dtype of `logits`.
     """
     losses: torch.Tensor = _ByRows.apply(logits, loss, mask)  # type: ignore[no-untyped-call]
     return losses

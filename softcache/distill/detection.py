@@ -1,4 +1,4 @@
-"""The loss for detectors that predict a set of boxes: each stored box is matched with one of the student's."""
+"""The loss for detectors that predict a set of boxes: each stored box is matched with one prediction of the student."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def match_detections(
     box_cost: float = 5.0,
     overlap_cost: float = 2.0,
 ) -> torch.Tensor:
-    """Return which of a student's Q predictions answers each stored box, int64 [B, L], -1 where there is none.
+    """Return which of a student's Q predictions answers each stored box, int64 [B, L], -1 where there is no box.
 
-    The assignment of least cost, each prediction at most once (Carion et al. 2020, section 3.1, with its weights): the
-    probability that both give to the same class, the L1 distance of the boxes, and their generalised overlap
-    (Rezatofighi et al. 2019, Algorithm 1).
+    It is the cheapest assignment that uses each prediction at most once (Carion et al. 2020, section 3.1, with its
+    weights). The cost has three parts: the probability that both give to the same class, the L1 distance of the boxes,
+    and their generalised overlap (Rezatofighi et al. 2019, Algorithm 1).
 
     Args:
         student_logits: [B, Q, C].
@@ -95,9 +95,9 @@ def detection_loss(
 ) -> torch.Tensor:
     """Return the loss of a student's predictions that answer the stored boxes, averaged over these boxes.
 
-    T² * KL(teacher || student) of the classes, and of the boxes the L1 distance and the generalised overlap (Carion et
-    al. 2020, eq. 2, with its weights). Predictions that answer no stored box do not count: store the teacher's boxes
-    without objects too, if the student is to learn where there is none.
+    It is T² * KL(teacher || student) for the classes, plus the L1 distance and the generalised overlap of the boxes
+    (Carion et al. 2020, eq. 2, with its weights). Predictions that answer no stored box do not count. If the student
+    should learn where there is no object, store the teacher's boxes without objects too.
 
     Args:
         student_logits: [B, Q, C], C being the whole label space.
@@ -181,7 +181,7 @@ def _corners(boxes: torch.Tensor, soft: SoftSequences) -> torch.Tensor:
 
 
 def _generalised_overlap(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Return the generalised overlap of corners [..., n, 4] and [..., m, 4], each with each, [..., n, m]."""
+    """Return the generalised overlap of each of the corners [..., n, 4] with each of [..., m, 4], [..., n, m]."""
     a, b = a[..., :, None, :], b[..., None, :, :]
     inside = _area(torch.cat([torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])], -1))
     around = _area(torch.cat([torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])], -1))

@@ -1,4 +1,4 @@
-"""How far a student's distribution is from a teacher's, row by row."""
+"""Divergences between a teacher's and a student's distributions, for each row."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def forward_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """Return KL(p || q) = sum p (log p - log q) over the last axis."""
     if bool(log_p.detach().amin() > -torch.inf):
         return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1)
-    # What p rules out is replaced on both sides: the gradient of an infinity that is not used is still not a number.
+    # Replace what p rules out on both sides: even an unused infinity would make the gradient NaN.
     there = log_p > -torch.inf
     log_p, log_q = torch.where(there, log_p, 0.0), torch.where(there, log_q, 0.0)
     return torch.where(there, log_p.exp() * (log_p - log_q), 0.0).sum(-1)
 
 
 def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """Return KL(q || p) over the last axis: infinite where q gives something to what p rules out."""
+    """Return KL(q || p) over the last axis. It is infinite if q gives probability to what p rules out."""
     return forward_kl(log_q, log_p)
 
 
@@ -43,9 +43,9 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 def known_classes(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
-    """Return a student's logits [R, C] of the classes that a teacher knows, in the order of its values.
+    """Return a student's logits [R, C] for the classes that a teacher knows, in the order of the teacher's values.
 
-    Where it has a dustbin, the last is what all other classes have together.
+    If the teacher has a dustbin, the last one is that of all other classes together.
     """
     if task.known is None:
         return logits
@@ -58,7 +58,7 @@ def known_classes(logits: torch.Tensor, task: TaskSpec) -> torch.Tensor:
 
 
 def teacher_buckets(teacher: SparseLogProbs, classes: int) -> torch.Tensor:
-    """Return log p of the teacher's classes and, unless these are all, of the rest as one: [R, k + 1] or [R, C]."""
+    """Return log p of the teacher's classes, and of the others, if any, as one class: [R, k + 1] or [R, C]."""
     if teacher.ids.shape[1] == classes:
         return teacher.log_probs
     return torch.cat([teacher.log_probs, teacher.log_tail[:, None]], 1)
@@ -67,7 +67,7 @@ def teacher_buckets(teacher: SparseLogProbs, classes: int) -> torch.Tensor:
 def student_buckets(logits: torch.Tensor, teacher: SparseLogProbs) -> torch.Tensor:
     """Return the log of softmax(logits [R, C]) over the same buckets.
 
-    The rest is summed by itself: one less the sum of the others would leave nothing of a mass below 1e-7.
+    The other classes are summed directly: 1 minus the sum of the stored ones would lose any mass below 1e-7.
     """
     total = logits.logsumexp(1, keepdim=True)
     own = logits.gather(1, teacher.ids) - total

@@ -30,34 +30,34 @@ def distillation_loss(
 ) -> torch.Tensor:
     """Return alpha * T² * KL(teacher || student) + (1 - alpha) * cross-entropy at T = 1.
 
-    Both distributions of the KL are at `temperature`; T² keeps the soft gradients' size as T grows (Hinton et al. 2015,
-    section 2.1). Where the target stores some classes and the mass of the rest without its shape, the rest counts as
-    one class of teacher and student; the divergence of such buckets is never negative, and at most that of all classes.
-    Computed in float32, a few rows at a time: beside the logits and their gradient it takes little memory, whatever the
-    target's codec.
+    Both distributions of the KL are at `temperature`; T² keeps the size of the soft gradients as T grows (Hinton et al.
+    2015, section 2.1). If the target stores some classes, and the mass of the others without its shape, the others
+    count as one class of teacher and student; this divergence is never negative, and at most that of all classes. It is
+    computed in float32, a few rows at a time, so that besides the logits and their gradient it takes little memory.
 
-    With sigmoid each class is a distribution of its own over two outcomes: divergences and cross-entropies of the
-    classes are added up. Where the teacher knows only some of the classes, the student's distribution over these alone
-    is compared, or with a dustbin that over these and all others together (Hinton et al. 2015, section 5.3).
+    With sigmoid each class is a distribution of its own over two outcomes; the divergences and cross-entropies of the
+    classes are added. If the teacher knows only some of the classes, the student's distribution over these is compared,
+    or with a dustbin the one over these and all others together (Hinton et al. 2015, section 5.3).
 
     Args:
-        student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. C counts the whole
-            label space. Of maps [B, C, H, W], as large as the teacher's. Of lists [B, L', C], L' at least the longest,
-            or [sum of lengths, C] for all of them one after the other (`SoftSequences.index`): logits at position t
-            belong to the same position of the target, of causal_lm those that answer token t + 1. Of causal_lm they
-            may be wider than C, as padded vocabularies are.
-        soft: the teacher's rows. Those without an answer, and positions that are not stored, count neither in the soft
-            nor in the hard part.
+        student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. C is the size of the
+            whole label space. For maps [B, C, H, W], as large as the teacher's. For sequences [B, L', C] with L' at
+            least the longest, or [sum of lengths, C] without padding (`SoftSequences.index`): the logits at position t
+            belong to position t of the target; for causal_lm these answer token t + 1, and the last axis may be wider
+            than C, as padded vocabularies are.
+        soft: the teacher's answers. Rows without an answer, and positions that are not stored, count neither in the
+            soft nor in the hard part.
         temperature: a number, or a tensor [B].
-        labels: int64 [B], or as the student's positions (of maps [B, H, W]), in [0, C) wherever a row counts; with
-            sigmoid numbers from 0 to 1, shaped as the logits. Needed for alpha < 1, refused for alpha = 1.
-            `SoftSequences.next_tokens` are those of a language model.
+        labels: int64 [B], or shaped as the student's positions ([B, H, W] for maps), in [0, C) wherever a row counts.
+            With sigmoid numbers from 0 to 1, shaped as the logits. Needed for alpha < 1, refused for alpha = 1. For a
+            language model use `SoftSequences.next_tokens`.
         alpha: weight of the soft part, in [0, 1].
-        reduction: `mean` over the rows, positions or places that count, of the whole batch alike (0 if there are none),
-            `sum`, or `none` for each by itself with 0 in the others.
-        tail: `shaped` compares all classes where the target stores the shape of the rest; `lumped` never does.
-        divergence: `forward_kl`; `reverse_kl`, KL(student || teacher); or `jensen_shannon`, half of each to their mean.
-        mask: bool, shaped as the student's rows, positions or places, False for further ones that do not count.
+        reduction: `mean` over all rows, positions or places of the batch that count (0 if none does), `sum`, or `none`
+            for one loss each, 0 where it does not count.
+        tail: `shaped` compares all classes if the target stores the shape of the tail; `lumped` never does.
+        divergence: `forward_kl`; `reverse_kl`, KL(student || teacher); or `jensen_shannon`, the mean of the divergences
+            of both to their mean.
+        mask: bool, shaped as the student's rows, positions or places; False leaves more of them out.
 
     Raises:
         TaskError: shapes that disagree, an invalid temperature, alpha, reduction, divergence or label, a target without
@@ -115,7 +115,7 @@ def _softmax_losses(
     labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return the soft and the hard part of some rows of logits [r, C]; `at` float32 [r] are their temperatures."""
-    # Relative to the largest, so that no temperature, however small, makes infinities meet.
+    # Relative to the largest, so that no small temperature makes two infinities meet.
     student = known_classes((logits - logits.detach().amax(1, keepdim=True)) / at.to(logits.dtype)[:, None], task)
     if isinstance(teacher, torch.Tensor):
         log_p, log_q = teacher, student.log_softmax(1)
@@ -133,7 +133,7 @@ def _sigmoid_losses(
     divergence: str,
     labels: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return what `_softmax_losses` does, of classes that are each by itself; summed over them."""
+    """Return the same as `_softmax_losses` for independent classes, summed over the classes."""
     assert isinstance(teacher, torch.Tensor)
     student = known_classes(logits / at.to(logits.dtype)[:, None], task)
     log_q = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)], -1)
@@ -182,14 +182,14 @@ def _given(name: str, values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
 def _check_labels(
     labels: torch.Tensor | None, task: TaskSpec, alpha: float, logits: torch.Tensor, counts: torch.Tensor
 ) -> torch.Tensor | None:
-    """Return labels, a line for each row of the logits [..., C] and on their device; 0 where a row does not count.
+    """Return one label for each row of the logits [..., C], on their device; 0 where a row does not count.
 
     Raises TaskError.
     """
     if labels is None:
         if alpha < 1:
             raise TaskError(
-                f"alpha is {alpha} and there are no labels; give labels, or alpha=1 for the soft targets alone"
+                f"alpha is {alpha} and there are no labels; give labels, or alpha=1 to use only the soft targets"
             )
         return None
     if alpha == 1:
@@ -206,7 +206,7 @@ def _check_labels(
 
 
 def _each_label(labels: torch.Tensor, task: TaskSpec, logits: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Return labels of classes that are each by itself, float32 [R, C]. Raises TaskError."""
+    """Return labels of independent classes, float32 [R, C]. Raises TaskError."""
     moved = labels.movedim(1, -1) if task.is_map and labels.ndim == logits.ndim else labels
     if moved.shape != logits.shape:
         raise TaskError(f"labels are {labels.dtype} {list(labels.shape)}; expected one for each logit, from 0 to 1")

@@ -1,4 +1,4 @@
-"""The loss for numbers without a temperature: regression, and intermediate features."""
+"""The loss for numbers without a temperature: regression, and hints from intermediate features."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ def regression_loss(
 ) -> torch.Tensor:
     """Return how far a student's numbers are from the teacher's, for regression and for hints.
 
-    Of features it is the hint loss of FitNets (Romero et al. 2015, eq. 3, up to its factor 1/2), the student's features
-    having gone through a regressor of the student's own where their shapes differ.
+    For features it is the hint loss of FitNets (Romero et al. 2015, eq. 3, without its factor 1/2). If the student's
+    features have another shape, first pass them through a regressor that is trained with the student.
 
     Args:
         student: [B, *task.shape], on any device; the soft targets are moved there.
-        soft: the teacher's rows; those without an answer do not count.
-        distance: of a row the mean over its numbers of `squared` differences, which where the teacher gave a variance
-            are divided by it (Kendall and Gal 2017, eq. 8, the variance being the teacher's), or of `absolute` ones; or
-            `cosine`, 1 less the cosine over the first axis of the shape, averaged over the others.
-        reduction: `mean` over the rows that count (0 if there are none), `sum`, or `none` for each, [B], 0 in others.
+        soft: the teacher's rows; rows without an answer do not count.
+        distance: `squared` is the mean over a row's numbers of the squared differences, divided by the teacher's
+            variance if there is one (Kendall and Gal 2017, eq. 8, with the teacher's variance); `absolute` that of the
+            absolute differences; `cosine` is 1 minus the cosine over the first axis of the shape, averaged over the
+            other axes.
+        reduction: `mean` over the rows that count (0 if none does), `sum`, or `none` for one loss each, [B], 0 where a
+            row does not count.
 
     Raises:
         TaskError: shapes that disagree, an unknown distance or reduction, a target that has a temperature.
@@ -52,7 +54,7 @@ def regression_loss(
         )
     soft = soft.to(student.device)
     ours = student if student.dtype == torch.float64 else student.float()
-    # What does not count must have no gradient either, whatever it is.
+    # A row that does not count must get no gradient either, whatever its numbers are.
     ours = torch.where(soft.mask.view(-1, *(1,) * len(task.shape)), ours, 0.0)
     theirs = soft.values.to(ours.dtype).nan_to_num(0.0)
     if distance == "cosine":

@@ -121,7 +121,7 @@ class ViewDataset(Dataset[Any]):
             return self._augmentation.value(sample)
         if self._augmentation.draws and parameters is None:
             raise AlignmentError(
-                f"sample {sample_id!r}, view {view}: the cache has no parameters for it; the build's transform draws none"
+                f"sample {sample_id!r}, view {view}: the build stored no parameters for it: its transform drew none"
             )
         partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
         try:
