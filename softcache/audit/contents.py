@@ -1,4 +1,4 @@
-"""What hashes cannot show: that a cache's parts, each intact, also belong together."""
+"""What hashes cannot show: that the parts of a cache, each intact, also belong together."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def has_its_keys(fragment: Fragment) -> bool:
 
 
 def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
-    """Yield where a commit's figures are not those of its shards."""
+    """Yield how a commit's figures differ from those of its shards."""
     splits: dict[str, int] = {}
     for shard in live:
         if shard.shard.target == ROWS:
@@ -52,7 +52,7 @@ def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
 
 
 def check_tables(target: Target) -> Iterator[str]:
-    """Yield where a target's tables are not what its declaration says. Raises whatever reading them raises."""
+    """Yield how a target's tables differ from its declaration. Raises what reading them raises."""
     if target.task.traits.has_tokens and vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer:
         yield f"the vocabulary of {target.name} is not that of its tokenizer"
     table = target.codec.item.table
@@ -61,7 +61,7 @@ def check_tables(target: Target) -> Iterator[str]:
 
 
 def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
-    """Yield what is wrong inside a shard whose files are intact. Raises whatever reading it raises."""
+    """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
     if live.shard.files[0].path.endswith(".arrow"):
         yield from _check_arrow(files, fragment, live)
     if live.shard.target == ROWS:
@@ -154,7 +154,7 @@ def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
 
 
 def _check_lists(files: Files, target: Target, live: LiveShard) -> Iterator[str]:
-    """Yield where the lists of a row do not belong together."""
+    """Yield how the lists of a row contradict each other."""
     batch = arrow.load(files.read(live.shard.files[0].path), live.shard.files[0].path)
     lengths = np.diff(arrow.numbers(batch[target.codec.columns[0].name].offsets))
     alike = [column.name for column in target.codec.columns] + (

@@ -56,7 +56,7 @@ def export(url: str | os.PathLike[str], output: str | os.PathLike[str], to: str 
 
 
 def _tables(target: Target) -> Iterator[pa.Table]:
-    """Yield a target's rows: their values where every class has one, else the columns as they are stored."""
+    """Yield a target's rows: the values if every class has one, otherwise the columns as they are stored."""
     if target.task.is_list:
         yield target.table()
         return

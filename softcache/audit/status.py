@@ -1,4 +1,4 @@
-"""How far a cache is: its newest commit, and what lies beyond it."""
+"""`softcache status`: how far a cache is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softcache.store.state import committed_unit_keys, read_state
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """The newest commit (0 before the first), and what lies beyond it: shards done, fragments planned."""
+    """The number of the newest commit (0 before the first), and the work beyond it: shards done, fragments planned."""
 
     path: str
     commit: int

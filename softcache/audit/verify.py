@@ -1,4 +1,4 @@
-"""Verification: whether a cache is what its commits say, down to every byte."""
+"""`softcache verify`: whether a cache is what its commits say, down to every byte."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVELS = ("quick", "full")
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it should be, and the file where."""
+    """Something that is wrong, and the file."""
 
     path: str
     what: str
@@ -57,10 +57,10 @@ class Verification:
 def verify(url: str | os.PathLike[str], level: str = "full") -> Verification:
     """Check a cache and report every problem.
 
-    `quick` checks the commits, their manifests, indexes and plans, and that every file is there with its size. `full`
+    `quick` checks the commits, their manifests, indexes and plans, and that every file exists with its size. `full`
     reads every byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache
-    before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; whatever else is
-    wrong is in the result.
+    before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; everything else
+    that is wrong is in the result.
 
     Examples:
         >>> verification = softcache.verify("runs/digits", level="quick")
@@ -200,7 +200,7 @@ class _Verifier:
             self._add(CARD, "not the card of the newest commit; the next build rewrites it")
 
     def _check_contents(self, cache: Cache, live: list[LiveShard]) -> None:
-        """Check what whole-file hashes cannot show: that keys, shapes, statistics, index and plan agree."""
+        """Check what hashes of whole files cannot show: that keys, shapes, statistics, index and plan agree."""
         broken = {p.path for p in self._result.problems}
         self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
         for name, target in cache.commit.targets.items():

@@ -1,1 +1,1 @@
-"""Building: plan, fragments, the pipeline, the commit. (Not called `build`: that is the public function's name.)"""
+"""Building: `build.py` prepares the work, has teachers answer, and publishes. (`build` is the public function's name.)"""

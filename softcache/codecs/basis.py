@@ -34,7 +34,7 @@ def fit_basis(logits: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def encode_shape(logits: torch.Tensor, highest: torch.Tensor, basis: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the coefficients of logits [B, C] relative to their `highest` [B, 1], uint8 [B, r], and scales float16 [B].
+    """Return coefficients of logits [B, C] relative to their `highest` [B, 1], uint8 [B, r], and scales, float16 [B].
 
     No logit is more than 559.9 nats below the highest.
     """

@@ -86,8 +86,8 @@ def _check_item(
             (sample,) = job.names([row])
             worst = float((old - new).abs().nan_to_num(torch.inf).max())
             raise TeacherError(
-                f"{target.name}: {what} for sample {sample!r} differs from what is stored (by {worst:.3g}; {allowed:.3g} is "
-                "allowed), though nothing declared has changed; list what did under teachers.*.code"
+                f"{target.name}: {what} for sample {sample!r} differs from what is stored (by {worst:.3g}; "
+                f"{allowed:.3g} is allowed), though nothing declared has changed; list what did under teachers.*.code"
             )
 
 

@@ -22,7 +22,7 @@ def item_bytes(codec: Codec) -> int:
 def unit_bytes(unit: Unit, kept_bytes: float, positions: float = 1.0) -> int:
     """Return about how many bytes a unit's shard and receipt take.
 
-    `kept_bytes` are those of a sample's kept columns, `positions` how many a row has where rows are sequences.
+    `kept_bytes` is the size of a sample's kept columns, `positions` how many positions a row has if rows are sequences.
     """
     fragment = unit.fragment
     row = fragment.sample_ids.nbytes / len(fragment.sample_ids) + 5

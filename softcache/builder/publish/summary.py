@@ -1,4 +1,4 @@
-"""What a build leaves: targets, rows, bytes, teachers' accuracy."""
+"""The summary of a finished build: targets, rows, bytes, the teachers' accuracy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NUMBERS = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSummary:
-    """One target: its rows, how many have an answer, bytes, and accuracy against the labels (None without labels)."""
+    """One target: its rows, how many have an answer, its bytes, and its accuracy on the labels (None without labels)."""
 
     name: str
     rows: int
@@ -51,7 +51,7 @@ class Summary:
 def summarise(
     files: Files, targets: Sequence[BuildTarget], answered: int, seconds: float, *, up_to_date: bool
 ) -> Summary:
-    """Return the summary of the newest commit, read back from the cache as any user would."""
+    """Return the summary of the newest commit, read from the cache as any user would."""
     cache = Cache(files)
     labels = {t.name: t.label for t in targets if t.label is not None and t.task.traits.has_label}
     kept = cache.rows.table() if labels else None
@@ -80,7 +80,7 @@ def summarise(
 
 
 def _accuracy(cache: Cache, name: str, labels: pa.ChunkedArray) -> float | None:
-    """Return the share of labelled rows with an answer whose likeliest class is the label; None without labels."""
+    """Return how often the likeliest class is the label, over labelled rows with an answer; None without labels."""
     target = cache[name]
     truth = right_values(target.task, labels.to_pylist())
     if truth is None:
