@@ -1,1 +1,1 @@
-"""Building: `build.py` prepares the work, has teachers answer, and publishes. (`build` is the public function's name.)"""
+"""Building: `build.py` prepares the work, has teachers answer it, and publishes the result."""

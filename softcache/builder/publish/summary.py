@@ -18,7 +18,7 @@ _NUMBERS = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSummary:
-    """One target: its rows, how many have an answer, its bytes, and its accuracy on the labels (None without labels)."""
+    """One target: its rows, how many have an answer, its bytes, and its accuracy (None without labels)."""
 
     name: str
     rows: int
