@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 
 def digits() -> dict[str, Any]:
-    """Return ids, images uint8 [1797, 8, 8] and labels."""
+    """Return ids int64 [1797], images uint8 [1797, 8, 8] and labels int64 [1797]."""
     data = load_digits()
     return {
         "id": np.arange(len(data.target)),
@@ -17,5 +17,5 @@ def digits() -> dict[str, Any]:
 
 
 def is_test(ids: np.ndarray) -> np.ndarray:
-    """Say which samples are held out from teachers and students alike: every third."""
+    """Return which samples neither teachers nor students train on, bool [n]: every third id."""
     return ids % 3 == 2

@@ -1,4 +1,4 @@
-"""The digits teachers: small CNNs, and how they see a sample."""
+"""The digits teachers: small CNNs and their preprocessing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class DigitsCNN(nn.Module):
-    """Two convolutions and a hidden layer; answers `digit` (logits [B, 10]) and `embedding` ([B, hidden])."""
+    """Two convolutions and a hidden layer. Returns `digit` (logits [B, 10]) and `embedding` ([B, hidden])."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -31,5 +31,5 @@ class DigitsCNN(nn.Module):
 
 
 def preprocess(sample: Mapping[str, Any]) -> torch.Tensor:
-    """Turn one sample's image (uint8 [8, 8], 0 to 16) into the teachers' input, float32 [1, 8, 8]."""
+    """Return the teachers' input, float32 [1, 8, 8], from one sample's image (uint8 [8, 8], 0 to 16)."""
     return torch.tensor(sample["image"], dtype=torch.float32)[None] / 8 - 1

@@ -1,4 +1,4 @@
-"""Train a small student from the digits cache: hard labels against soft targets at several temperatures.
+"""Train a small student from the digits cache: hard labels compared with soft targets at several temperatures.
 
 python recipes/digits/train.py runs/digits
 """
@@ -21,13 +21,13 @@ LABELLED, HIDDEN, STEPS, BATCH, RATE = 100, 16, 400, 50, 1e-2
 
 
 def student(seed: int) -> nn.Module:
-    """Return a student: one hidden layer of 16 units, 1,210 weights."""
+    """Return a student with one hidden layer of 16 units (1,210 weights)."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 10))
 
 
 def train(cache: softcache.Cache, seed: int, temperature: float | None) -> float:
-    """Train on 100 labelled digits and return the accuracy on the held-out third; `temperature` None is hard labels."""
+    """Train on 100 labelled digits and return the accuracy on the held-out third. None trains on hard labels."""
     data = digits()
     images = torch.from_numpy(data["image"]).float() / 8 - 1
     labels = torch.from_numpy(data["label"])
@@ -52,13 +52,13 @@ def train(cache: softcache.Cache, seed: int, temperature: float | None) -> float
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # for so small a model threads cost more than they bring, above all on a busy machine
+    torch.set_num_threads(1)  # in a model this small, threads cost more than they save, above all on a busy machine
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that softcache build made")
+    parser.add_argument("cache", help="the cache that `softcache build` wrote")
     parser.add_argument("--seeds", type=int, default=10)
     arguments = parser.parse_args()
     cache = softcache.open(arguments.cache)
-    print(f"{LABELLED} training digits, {arguments.seeds} seeds; accuracy on digits that nobody trained on")
+    print(f"{LABELLED} training digits, {arguments.seeds} seeds; accuracy on the held-out digits")
     print(f"{'student trained on':24} {'mean':>6} {'std':>6} {'min':>6} {'max':>6}")
     for temperature in (None, *TEMPERATURES):
         name = "hard labels" if temperature is None else f"soft targets, T = {temperature}"

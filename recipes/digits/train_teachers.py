@@ -1,4 +1,4 @@
-"""Train the three teachers and write weights/a.safetensors, b, c. They never see a test digit's label."""
+"""Train the three teachers on the training digits; write weights/a.safetensors, b.safetensors and c.safetensors."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ EPOCHS = 60
 
 
 def shifted(images: torch.Tensor) -> torch.Tensor:
-    """Move a batch by up to one pixel: the digits are few."""
+    """Return a batch shifted by up to one pixel, since there are few digits to train on."""
     dy, dx = torch.randint(-1, 2, (2,)).tolist()
     return torch.nn.functional.pad(images, (1, 1, 1, 1), value=-1.0)[:, :, 1 + dy : 9 + dy, 1 + dx : 9 + dx]
 
@@ -48,4 +48,4 @@ if __name__ == "__main__":
     for name, (width, hidden, seed) in TEACHERS.items():
         model, accuracy = train(width, hidden, seed)
         save_file(model.state_dict(), folder / f"{name}.safetensors")
-        print(f"{name}: width {width}, {accuracy:.4f} of the held-out digits right")
+        print(f"{name}: width {width}, accuracy {accuracy:.4f} on the held-out digits")

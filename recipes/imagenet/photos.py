@@ -1,4 +1,4 @@
-"""Crops of the photos that scikit-image and scikit-learn ship, and what EfficientNet-lite0 reads of an image."""
+"""Crops of the photos in scikit-image and scikit-learn, and the preprocessing of EfficientNet-lite0."""
 
 import zlib
 from importlib.util import find_spec
@@ -33,7 +33,9 @@ PHOTOS = {
 
 
 def crops(each):
-    """`each` square crops of every photo, of a quarter to all of its shorter side, perhaps mirrored.
+    """Return `each` square crops of every photo. Sides are a quarter to all of the photo's shorter side.
+
+    Crops are mirrored at random.
 
     Columns: `crop` (the photo's name and a number), `photo`, whether it is `held_out` (every fifth), and `image`, uint8
     [192, 192, 3].
@@ -53,7 +55,7 @@ def crops(each):
 
 
 def crop(photo, random):
-    """Return a random square of a photo, uint8 [192, 192, 3]."""
+    """Return a random square of a photo, perhaps mirrored, uint8 [192, 192, 3]."""
     side = int(min(photo.size) * random.uniform(0.25, 1))
     left, top = (int(random.integers(length - side + 1)) for length in photo.size)
     part = photo.resize((SIZE, SIZE), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
@@ -61,7 +63,10 @@ def crop(photo, random):
 
 
 def view(image, rng):
-    """A part of an image of at least a third of its area, perhaps mirrored, brighter or darker: uint8, of its size."""
+    """Return a random part of an image (at least a third of its area), perhaps mirrored, brighter or darker.
+
+    It is resized to the crops' size, uint8 [192, 192, 3].
+    """
     side = int(SIZE * np.sqrt(rng.uniform(1 / 3, 1)))
     left, top = (int(x) for x in rng.integers(SIZE - side + 1, size=2))
     box = (left, top, left + side, top + side)
@@ -71,7 +76,7 @@ def view(image, rng):
 
 
 def preprocess(sample, size=224):
-    """Return an image as EfficientNet-lite0 takes it, float32 [3, size, size]."""
+    """Return the input of EfficientNet-lite0 for a sample's image, float32 [3, size, size]."""
     image = Image.fromarray(np.asarray(sample["image"], np.uint8))
     edge = (1 - CROP) / 2 * image.width
     box = (edge, edge, image.width - edge, image.height - edge)

@@ -1,4 +1,4 @@
-"""Train small students on crops: on the teacher's first class, on its soft targets, and with hints from its features.
+"""Train small students on the teacher's first class, on its soft targets, and with hints from its features.
 
 python recipes/imagenet/train.py runs/imagenet
 """
@@ -15,10 +15,10 @@ from torch import nn
 import softcache
 
 EPOCHS, BATCH, RATE, PIXELS, TEMPERATURE = 20, 48, 3e-3, 64, 2.0
-# What each student is given: its targets, and the weight of each.
+# Each student's targets, and the weight of each in its loss.
 STUDENTS = {
-    "first class": {"hard": 1.0},
-    "soft, 2,000 bytes": {"class": 1.0},
+    "teacher's first class": {"hard": 1.0},
+    "soft, all logits": {"class": 1.0},
     "soft, 194 bytes": {"class32": 1.0},
     "soft and pooled features": {"class32": 1.0, "pooled": 0.5},
     "soft and hints from maps": {"class32": 1.0, "maps": 0.5},
@@ -26,7 +26,7 @@ STUDENTS = {
 
 
 class Student(nn.Module):
-    """Four convolutions with strides, a layer for the classes, and regressors to the teacher's features."""
+    """Four strided convolutions, a layer for the classes, and layers that predict the teacher's features."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Student(nn.Module):
 
 
 def loss_of(given: dict[str, float], found: dict[str, torch.Tensor], soft: softcache.SoftBatch) -> torch.Tensor:
-    """Return the weighted sum of a student's losses."""
+    """Return the weighted sum of a student's losses, a scalar."""
     total = torch.zeros(())
     for name, weight in given.items():
         if name == "hard":
@@ -64,7 +64,7 @@ def loss_of(given: dict[str, float], found: dict[str, torch.Tensor], soft: softc
 def train(
     given: dict[str, float], cache: softcache.Cache, data: torch.utils.data.Dataset, seed: int, epochs: int
 ) -> Student:
-    """Train a student; all students of a seed see the same batches."""
+    """Train a student. All students with the same seed see the same batches."""
     torch.manual_seed(seed)
     student = Student(1000)
     loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, generator=torch.Generator().manual_seed(seed))
@@ -83,7 +83,7 @@ def train(
 
 @torch.inference_mode()
 def evaluate(student: Student, cache: softcache.Cache, data: list[dict]) -> tuple[float, float]:
-    """Return how often a student's first class is the teacher's, and the mean KL from the teacher at T = 1."""
+    """Return how often the first class of student and teacher agree, and the mean KL(teacher || student) at T = 1."""
     logits = student(torch.stack([sample["image"] for sample in data]))["logits"]
     soft = cache["class"].lookup([sample["crop"] for sample in data])
     agrees = (logits.argmax(1) == soft.values.argmax(1)).float().mean()
@@ -92,7 +92,7 @@ def evaluate(student: Student, cache: softcache.Cache, data: list[dict]) -> tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that softcache build made")
+    parser.add_argument("cache", help="the cache that `softcache build` wrote")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Train small students on views of crops, and on views that are not those that the teacher saw.
+"""Train small students on the views that the teacher saw, and one student on different views.
 
 python recipes/imagenet/train_views.py runs/imagenet-views runs/imagenet
 """
@@ -15,29 +15,29 @@ import softcache
 
 EPOCHS, BATCH = 32, 40
 OWN = np.random.default_rng(0)
-# How many of the views a student goes through, by which target, and whether it sees others of its own instead.
+# For each student: how many views it cycles through, the target, and whether it sees its own views instead.
 STUDENTS = {
     "1 view": (1, "class32", False),
     "2 views": (2, "class32", False),
     "4 views": (4, "class32", False),
     "8 views": (8, "class32", False),
     "8 views, 62 bytes each": (8, "class10", False),
-    "8 views, but other ones than the teacher's": (8, "class32", True),
+    "8 views, not the teacher's": (8, "class32", True),
 }
 
 
 def other(image: np.ndarray) -> np.ndarray:
-    """A view that no teacher saw."""
+    """Return a view that no teacher saw."""
     return view(image, OWN)
 
 
 def small(image: np.ndarray) -> torch.Tensor:
-    """Return a view as the student takes it."""
+    """Return the student's input for a view, float32 [3, 64, 64]."""
     return preprocess({"image": image}, PIXELS)
 
 
 def train(name: str, cache: softcache.Cache, samples: list[dict], seed: int, epochs: int) -> Student:
-    """Train a student; all students of a seed start alike and see the crops in the same order."""
+    """Train a student. All students with the same seed have the same initial weights and order of crops."""
     count, target, is_other = STUDENTS[name]
     torch.manual_seed(seed)
     student = Student(1000)
@@ -61,8 +61,8 @@ def train(name: str, cache: softcache.Cache, samples: list[dict], seed: int, epo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache of views.yaml")
-    parser.add_argument("plain", help="the cache of recipe.yaml, whose further crops are held out")
+    parser.add_argument("cache", help="the cache built from views.yaml")
+    parser.add_argument("plain", help="the cache built from recipe.yaml; its other crops are held out")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()

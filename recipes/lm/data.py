@@ -1,4 +1,4 @@
-"""The help topics that every Python brings, in passages of whole paragraphs."""
+"""Python's own help topics, in passages of whole paragraphs."""
 
 from pydoc_data.topics import topics
 
@@ -6,7 +6,10 @@ LONGEST, HELD_OUT_EVERY = 600, 8  # characters, topics
 
 
 def passages(limit: int | None = None) -> dict[str, list]:
-    """Return ids, texts, and which are of the topics that no student sees; `limit` takes so many passages."""
+    """Return ids, texts, and whether each passage is held out; `limit` picks that many passages, evenly spaced.
+
+    A whole topic is held out or none of it: every eighth.
+    """
     found: dict[str, list] = {"id": [], "text": [], "held_out": []}
     for number, (topic, text) in enumerate(sorted(topics.items())):
         for part, passage in enumerate(_passages(text)):
@@ -20,7 +23,7 @@ def passages(limit: int | None = None) -> dict[str, list]:
 
 
 def _passages(text: str) -> list[str]:
-    """Return paragraphs, those that follow each other together as long as they are short."""
+    """Return passages: consecutive paragraphs, joined while the passage stays within `LONGEST` characters."""
     found = [""]
     for paragraph in text.split("\n\n"):
         if found[-1] and len(found[-1]) + len(paragraph) > LONGEST:

@@ -1,4 +1,4 @@
-"""Train small language models from the cache: text alone, renormalised top-k, softcache's targets.
+"""Train small language models from the cache: on text only, on renormalised top-k, on softcache's targets.
 
 python recipes/lm/train.py runs/lm
 """
@@ -19,7 +19,7 @@ Loss = Callable[[torch.Tensor, softcache.SoftSequences], torch.Tensor]
 
 
 def student(classes: int, width: int, seed: int) -> LlamaForCausalLM:
-    """Return a student of two layers with random weights."""
+    """Return a two-layer student with random weights."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=classes,
@@ -33,12 +33,12 @@ def student(classes: int, width: int, seed: int) -> LlamaForCausalLM:
 
 
 def text_alone(logits: torch.Tensor, soft: softcache.SoftSequences) -> torch.Tensor:
-    """The usual loss of a language model: cross-entropy with the next token."""
+    """Return the usual loss of a language model: cross-entropy with the next token."""
     return softcache.distillation_loss(logits, soft, labels=soft.next_tokens(), alpha=0.0)
 
 
 def renormalised(temperature: float) -> Loss:
-    """What is usual where top-k alone is stored: its probabilities as if there were no others."""
+    """Return the loss that is usual when only the top k are stored: they are scaled to sum to 1."""
 
     def loss(logits: torch.Tensor, soft: softcache.SoftSequences) -> torch.Tensor:
         ids, log_p, _ = soft.packed.sparse_log_probs(temperature)
@@ -50,14 +50,14 @@ def renormalised(temperature: float) -> Loss:
 
 
 def soft_targets(temperature: float) -> Loss:
-    """KL from the teacher, by all classes."""
+    """Return the loss that compares whole distributions: KL(teacher || student) over all classes."""
     return lambda logits, soft: softcache.distillation_loss(logits, soft, temperature)
 
 
 def train(
     cache: softcache.Cache, ids: list[str], target: str, loss: Loss, seed: int, options: argparse.Namespace
 ) -> LlamaForCausalLM:
-    """Train a student on the passages `ids`; all students of a seed see the same batches."""
+    """Train a student on the passages `ids`. All students with the same seed see the same batches."""
     readable = cache[target]
     model = student(readable.task.shape[0], options.width, seed)
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
@@ -75,7 +75,7 @@ def train(
 
 @torch.inference_mode()
 def evaluate(model: LlamaForCausalLM, cache: softcache.Cache, ids: list[str]) -> tuple[float, float]:
-    """Return the mean KL from the teacher to a student at T = 1, and the student's perplexity."""
+    """Return the mean KL(teacher || student) at T = 1, and the student's perplexity."""
     kl = loss = positions = 0.0
     for begin in range(0, len(ids), BATCH):
         soft = cache["exact"].lookup(ids[begin : begin + BATCH])
@@ -87,7 +87,7 @@ def evaluate(model: LlamaForCausalLM, cache: softcache.Cache, ids: list[str]) ->
 
 
 STUDENTS = {
-    "text alone": ("next", text_alone),
+    "text only": ("next", text_alone),
     "renormalised top-32, T = 1": ("next", renormalised(1.0)),
     "renormalised top-32, T = 2": ("next", renormalised(2.0)),
     "softcache, T = 1": ("next", soft_targets(1.0)),
@@ -97,7 +97,7 @@ STUDENTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that softcache build made")
+    parser.add_argument("cache", help="the cache that `softcache build` wrote")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--width", type=int, default=96)

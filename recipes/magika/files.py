@@ -1,4 +1,4 @@
-"""Files of this Python installation, and what Magika's model reads of a file."""
+"""Files of this Python installation, and the preprocessing of Magika's model."""
 
 import hashlib
 import sysconfig
@@ -13,10 +13,10 @@ SUFFIX_SHARE = 10
 
 
 def samples(limit):
-    """Up to `limit` files of the standard library and of installed packages, at most a tenth of them of one suffix.
+    """Return up to `limit` files of the standard library and installed packages, at most a tenth with any one suffix.
 
-    Columns: `path` below its folder, `suffix`, whether it is `held_out` (every fifth), the first bytes (`head`) and the
-    last (`tail`).
+    Columns: `path` relative to its root, `suffix`, whether it is `held_out` (one in five), its first bytes (`head`) and
+    its last (`tail`).
     """
     roots = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     found = {
@@ -42,12 +42,12 @@ def samples(limit):
 
 
 def order(name):
-    """Return what puts paths into an order that has nothing to do with folders."""
+    """Return a sort key that is unrelated to a path's folder: the SHA-256 of its name."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
 def read_ends(path):
-    """Return the first and the last bytes of a file."""
+    """Return the first and the last 4,096 bytes of a file, or all of it if it is shorter."""
     with open(path, "rb") as file:
         head = file.read(BLOCK)
         file.seek(max(path.stat().st_size - BLOCK, 0))
@@ -55,7 +55,7 @@ def read_ends(path):
 
 
 def preprocess(sample):
-    """Return what the model reads, int32 [2048]: the bytes of both sides without white space around them, padded."""
+    """Return the model's input, int32 [2048]: the bytes at both ends, stripped of outer white space and padded."""
     head, tail = sample["head"].lstrip()[:SIDE], sample["tail"].rstrip()[-SIDE:]
     tokens = np.full(2 * SIDE, PADDING, np.int32)
     tokens[: len(head)] = np.frombuffer(head, np.uint8)

@@ -1,4 +1,4 @@
-"""Train small students that read bytes: on the teacher's first class alone, and on its soft targets.
+"""Train small students that read bytes: on only the teacher's first class, and on its soft targets.
 
 python recipes/magika/train.py runs/magika
 """
@@ -18,7 +18,7 @@ SIDE = 256
 
 
 class ByteStudent(nn.Module):
-    """Bytes of both ends to classes: an embedding, two convolutions, the largest of all places, a linear layer."""
+    """Classify the bytes at both ends of a file: an embedding, two convolutions, a global maximum, a linear layer."""
 
     def __init__(self, classes: int, width: int = 64) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class ByteStudent(nn.Module):
 
 
 def loss_of(student: str, logits: torch.Tensor, soft: softcache.SoftTargets) -> torch.Tensor:
-    """Return a student's loss."""
+    """Return a student's loss, a scalar."""
     if student == "hard":
         first = soft.values.argmax(1)
         return softcache.distillation_loss(logits, soft, labels=first, alpha=0.0)
@@ -44,7 +44,7 @@ def loss_of(student: str, logits: torch.Tensor, soft: softcache.SoftTargets) -> 
 def train(
     name: str, target: softcache.Target, tokens: torch.Tensor, ids: np.ndarray, seed: int, epochs: int
 ) -> ByteStudent:
-    """Train a student on files; all students of a seed see the same batches."""
+    """Train a student on files. All students with the same seed see the same batches."""
     torch.manual_seed(seed)
     student = ByteStudent(target.task.shape[0])
     optimizer = torch.optim.AdamW(student.parameters(), RATE)
@@ -65,7 +65,7 @@ def train(
 def evaluate(
     student: ByteStudent, target: softcache.Target, tokens: torch.Tensor, ids: np.ndarray
 ) -> tuple[float, float]:
-    """Return how often a student's first class is the teacher's, and the mean KL from the teacher at T = 1."""
+    """Return how often the first class of student and teacher agree, and the mean KL(teacher || student) at T = 1."""
     logits, soft = student(tokens), target.lookup(ids.tolist())
     kl = softcache.distillation_loss(logits, soft)
     return (logits.argmax(1) == soft.values.argmax(1)).float().mean().item(), kl.item()
@@ -73,7 +73,7 @@ def evaluate(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that softcache build made")
+    parser.add_argument("cache", help="the cache that `softcache build` wrote")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def read_tokens(ids: np.ndarray) -> torch.Tensor:
-    """Return what the teacher read of each file, int32 [n, 2048], joined by path."""
+    """Return the teacher's input for each file, int32 [n, 2048], joined by path."""
     made = samples(len(ids))
     place = {path: i for i, path in enumerate(made["path"])}
     inputs = [

@@ -1,4 +1,4 @@
-"""Lines of text as pictures, and what RapidOCR's models read of one."""
+"""Images of lines of text, and the preprocessing of RapidOCR's models."""
 
 from pydoc_data.topics import topics
 
@@ -10,7 +10,7 @@ LONGEST = 28
 
 
 def samples(count):
-    """`count` lines of Python's help topics, drawn in several sizes and shades, every sixth upside down.
+    """Return `count` lines of Python's help topics, drawn in several sizes and shades, every sixth upside down.
 
     Columns: `line` (a number), `text`, whether it is `turned` and whether it is `held_out` (every fifth), and `image`,
     uint8 [48, 320].
@@ -29,7 +29,7 @@ def samples(count):
 
 
 def candidates():
-    """The topics' lines, cut after whole words, each once."""
+    """Return the topics' lines without repeats, each cut after a whole word."""
     found = {}
     for topic in sorted(topics):
         for line in topics[topic].splitlines():
@@ -42,7 +42,7 @@ def candidates():
 
 
 def draw(text, random, turned):
-    """Return a line as a picture, uint8 [48, 320]."""
+    """Return an image of a line, uint8 [48, 320]."""
     paper, ink = int(random.integers(180, 256)), int(random.integers(0, 90))
     image = Image.new("L", (WIDTH, HEIGHT), paper)
     font = ImageFont.load_default(size=int(random.integers(16, 22)))
@@ -53,23 +53,23 @@ def draw(text, random, turned):
 
 
 def for_reading(sample):
-    """Return float32 [3, 48, 320]."""
+    """Return the input of the model that reads characters, float32 [3, 48, 320]."""
     return scaled(sample["image"])
 
 
 def for_turning(sample):
-    """Return float32 [3, 48, 192]."""
+    """Return the input of the model that finds the direction, float32 [3, 48, 192]."""
     image = Image.fromarray(np.asarray(sample["image"], np.uint8))
     return scaled(image.resize((192, HEIGHT), Image.Resampling.BILINEAR))
 
 
 def for_finding(sample):
-    """Return float32 [3, 64, 320], the line between two margins."""
+    """Return the input of the model that finds text, float32 [3, 64, 320]: the line with a margin above and below."""
     image = np.asarray(sample["image"], np.uint8)
     return scaled(np.pad(image, ((8, 8), (0, 0)), "edge"))
 
 
 def scaled(image):
-    """Return pixels as numbers from -1 to 1, the same in three colours."""
+    """Return pixels [h, w] scaled to -1 to 1 and repeated in three colour channels, float32 [3, h, w]."""
     pixels = np.asarray(image, np.float32) / 127.5 - 1
     return np.repeat(pixels[None], 3, 0)

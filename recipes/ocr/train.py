@@ -1,4 +1,4 @@
-"""Train one small student on three tasks at once: a shared trunk, a head for each task, three teachers' targets.
+"""Train one small student on the targets of three teachers at once: a shared trunk and a head for each task.
 
 python recipes/ocr/train.py runs/ocr
 """
@@ -14,17 +14,17 @@ from torch import nn
 import softcache
 
 EPOCHS, BATCH, RATE = 12, 16, 3e-3
-# The weight of each task's loss; a student of one task is the same student with the others at 0.
+# The weight of each task's loss. A student of one task is the same student with the other weights at 0.
 STUDENTS = {
     "all three tasks": {"characters": 1.0, "where": 1.0, "turned": 1.0},
-    "characters alone": {"characters": 1.0},
-    "where alone": {"where": 1.0},
-    "turned alone": {"turned": 1.0},
+    "characters only": {"characters": 1.0},
+    "where only": {"where": 1.0},
+    "turned only": {"turned": 1.0},
 }
 
 
 class Student(nn.Module):
-    """A trunk of convolutions over a line [B, 1, 48, 320], and three heads."""
+    """A convolutional trunk over lines [B, 1, 48, 320], and three heads."""
 
     def __init__(self, classes: int, width: int = 48) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Student(nn.Module):
 def train(
     weights: dict[str, float], cache: softcache.Cache, images: torch.Tensor, ids: np.ndarray, seed: int, epochs: int
 ) -> Student:
-    """Train a student on lines; all students of a seed see the same batches."""
+    """Train a student on lines. All students with the same seed see the same batches."""
     torch.manual_seed(seed)
     student = Student(cache["characters"].task.shape[0])
     optimizer = torch.optim.AdamW(student.parameters(), RATE)
@@ -75,7 +75,7 @@ def train(
 
 @torch.inference_mode()
 def evaluate(student: Student, cache: softcache.Cache, images: torch.Tensor, ids: np.ndarray) -> list[float]:
-    """Return how often frames and directions agree with the teachers', and how much of the found areas overlaps."""
+    """Return three shares: frames that agree with the teacher, overlap of text areas, directions that agree."""
     found = student(images)
     soft = {task: cache[task].lookup(ids) for task in found}
     frames = soft["characters"].sparse_log_probs().ids[..., 0] == found["characters"].argmax(2)
@@ -87,7 +87,7 @@ def evaluate(student: Student, cache: softcache.Cache, images: torch.Tensor, ids
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that softcache build made")
+    parser.add_argument("cache", help="the cache that `softcache build` wrote")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()

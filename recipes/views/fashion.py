@@ -10,7 +10,10 @@ PAD, HOLE = 2, 8
 
 
 def read(folder, which):
-    """Return images, uint8 [n, 28, 28], and labels, int64 [n], of `train` or `t10k`."""
+    """Return the images, uint8 [n, 28, 28], and labels, uint8 [n], of `train` or `t10k`.
+
+    Raises FileNotFoundError if the folder lacks one of the files.
+    """
     folder = Path(__file__).parent / folder
     try:
         images = gzip.decompress((folder / f"{which}-images-idx3-ubyte.gz").read_bytes())
@@ -21,13 +24,13 @@ def read(folder, which):
 
 
 def samples(folder, count):
-    """The first `count` training images. Columns: `index`, `image`, `label`."""
+    """Return the first `count` training images. Columns: `index`, `image` (uint8 [28, 28]), `label`."""
     images, labels = read(folder, "train")
     return {"index": np.arange(count), "image": images[:count], "label": labels[:count].astype(np.int64)}
 
 
 def augment(image, rng):
-    """Shift an image by up to two pixels, mirror every other one, and blank a square in every other one."""
+    """Return an image shifted by up to two pixels, mirrored half the time, with a blank square half the time."""
     top, left = rng.integers(2 * PAD + 1, size=2)
     view = np.pad(image, PAD)[top : top + 28, left : left + 28][:, :: rng.choice([1, -1])].copy()
     if rng.random() < 0.5:
@@ -37,9 +40,10 @@ def augment(image, rng):
 
 
 def tensor(view):
-    """Return a view as the models take it, float32 [1, 28, 28]."""
+    """Return the models' input for a view, float32 [1, 28, 28]."""
     return torch.tensor(np.asarray(view, np.float32))[None] / 128 - 0.5
 
 
 def preprocess(sample):
+    """Return the teacher's input for a sample, float32 [1, 28, 28]."""
     return tensor(sample["image"])

@@ -1,4 +1,4 @@
-"""Train students on cached views, on a live teacher's answers to the same views, and on what does not match them.
+"""Train students on cached views, on a live teacher's answers to the same views, and on views that don't match.
 
 python recipes/views/train.py runs/views runs/views-fixed
 """
@@ -19,20 +19,20 @@ import softcache
 EPOCHS, BATCH, RATE, TEMPERATURE = 96, 64, 3e-3, 4.0
 OWN = np.random.default_rng(1)
 STUDENTS = {
-    "live teacher, a view an epoch": (96, "live"),
-    "cache, a view an epoch (96)": (96, "cached"),
+    "live teacher, one view per epoch": (96, "live"),
+    "cache, one view per epoch (96)": (96, "cached"),
     "cache, 16 views": (16, "cached"),
     "cache, 4 views": (4, "cached"),
     "cache, 1 view": (1, "cached"),
-    "cache, the images as they are": (None, "cached"),
-    "views of the teacher's, others of the student's": (96, "other views"),
-    "the images' answers, the student's own views": (None, "other views"),
-    "hard labels, a view an epoch": (96, "hard"),
+    "cache, plain images": (None, "cached"),
+    "soft targets of one view, another view as input": (96, "other views"),
+    "soft targets of plain images, views as input": (None, "other views"),
+    "hard labels, one view per epoch": (96, "hard"),
 }
 
 
 def own_view(image):
-    """A view that no teacher saw."""
+    """Return a view that no teacher saw."""
     return augment(image, OWN)
 
 
@@ -51,7 +51,7 @@ class Images(torch.utils.data.Dataset):
 
 
 class AsTheyAre(torch.utils.data.Dataset):
-    """Images, perhaps in views of the student's own, without a check."""
+    """Plain images, or with `own` the student's own views of them. Views are not checked."""
 
     def __init__(self, images: Images, *, own: bool) -> None:
         self.images, self.own = images, own
@@ -67,7 +67,7 @@ class AsTheyAre(torch.utils.data.Dataset):
 def train(
     name: str, images: Images, caches: list[softcache.Cache], live: nn.Module, seed: int, epochs: int
 ) -> nn.Module:
-    """Train a student; all students of a seed start alike and see the images in the same order."""
+    """Train a student. All students with the same seed have the same initial weights and order of images."""
     views, given = STUDENTS[name]
     torch.manual_seed(seed)
     model = student()
@@ -94,7 +94,7 @@ def train(
 
 
 def loss_of(given: str, logits: torch.Tensor, batch: dict, live: nn.Module) -> torch.Tensor:
-    """Return a student's loss."""
+    """Return a student's loss, a scalar."""
     if given == "hard":
         return nn.functional.cross_entropy(logits, batch["label"])
     if given != "live":
@@ -107,7 +107,7 @@ def loss_of(given: str, logits: torch.Tensor, batch: dict, live: nn.Module) -> t
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, live: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Return a student's accuracy on the test images, and the mean KL from the teacher there at T = 1."""
+    """Return a student's accuracy and the mean KL(teacher || student) at T = 1, both on the test images."""
     mine, said = (torch.cat([m(part) for part in images.split(500)]).log_softmax(1) for m in (model, live))
     kl = nn.functional.kl_div(mine, said, reduction="batchmean", log_target=True)
     return (mine.argmax(1) == labels).float().mean().item(), kl.item()
@@ -116,9 +116,9 @@ def evaluate(model: nn.Module, live: nn.Module, images: torch.Tensor, labels: to
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", help="the cache of views")
-    parser.add_argument("fixed", help="the cache of the images as they are")
+    parser.add_argument("fixed", help="the cache of plain images")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", type=int, nargs="*", help="numbers of students, from 0")
+    parser.add_argument("--only", type=int, nargs="*", help="which students to train, by number from 0")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     torch.set_num_threads(1)
