@@ -413,7 +413,7 @@ def test_a_later_teacher_sees_the_same_views(augmented: Augmented) -> None:
     workshop.recipe["teachers"]["later"] = workshop.recipe["teachers"]["t"] | {"arguments": {"scale": 2.0}}
     workshop.recipe["tasks"]["cls"]["teachers"] = ["t", "later"]
     workshop.write("shift", "1")
-    with pytest.raises(AlignmentError, match=r"sample 0, view 0: made otherwise than the view that is recorded"):
+    with pytest.raises(AlignmentError, match=r"sample 0, view 0: differs from the view that is recorded"):
         workshop.build()
     workshop.write("shift", "0")
     workshop.build()
@@ -492,7 +492,7 @@ def test_another_augmentation_is_another_cache(augmented: Augmented, change: str
         workshop.write("augment.py", AUGMENT + "# changed\n")
     else:
         workshop.recipe["augmentation"] |= {"seed": 1} if change == "seed" else {"arguments": {"scale": 0.5}}
-    with pytest.raises(IncompatibleTarget, match=r"the cache's views are made otherwise"):
+    with pytest.raises(IncompatibleTarget, match=r"the recipe makes views differently from the cache"):
         workshop.build()
     del workshop.recipe["augmentation"]
     with pytest.raises(IncompatibleTarget):
