@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from augmented import TRANSFORMS, Augmented
 from safetensors.torch import save_file
 
 import softcache
@@ -65,6 +69,22 @@ import numpy as np
 def samples():
     made = json.loads((pathlib.Path(__file__).parent / "samples.json").read_text())
     return {"id": made["id"], "x": np.array(made["x"], np.float32).reshape(-1, 4), "label": made["label"]}
+"""
+
+COLUMNS = """
+import datetime
+import numpy as np
+import pyarrow as pa
+
+
+def fixed(x):
+    x = np.asarray(x, np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+
+
+def samples():
+    ids = list(range({count}))
+    return pa.table({{"id": ids, "x": {x}, "label": {label}}})
 """
 
 
@@ -154,6 +174,15 @@ class Workshop:
         }
         (self.folder / "samples.json").write_text(json.dumps(made))
 
+    def columns(self, count: int, label: str, x: str = "fixed(np.zeros((len(ids), 4)))") -> None:
+        """Make the transfer set's columns from Python expressions, in which `ids` are 0 to `count` - 1."""
+        self.write("data.py", COLUMNS.format(count=count, label=label, x=x))
+
+    def relabel(self, labels: list[Any]) -> None:
+        """Give the samples other labels."""
+        path = self.folder / "samples.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"label": labels}))
+
     def inputs(self) -> torch.Tensor:
         made = json.loads((self.folder / "samples.json").read_text())
         return torch.tensor(made["x"], dtype=torch.float32).view(-1, 4)
@@ -189,6 +218,28 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
+
+
+@pytest.fixture
+def augmented(workshop: Workshop) -> Augmented:
+    """Return a function that makes the workshop's recipe augment column x with a transform of augmented.py."""
+
+    def make(transform: str = "noisy", views: int = 3, **further: Any) -> Workshop:
+        workshop.write("augment.py", TRANSFORMS)
+        workshop.recipe["augmentation"] = {"transform": f"augment:{transform}", "column": "x", "views": views} | further
+        return workshop
+
+    return make
+
+
+@pytest.fixture
+def augment(workshop: Workshop) -> Iterator[ModuleType]:
+    """The recipe's transforms, as a student imports them."""
+    workshop.write("augment.py", TRANSFORMS)
+    sys.path.insert(0, str(workshop.folder))
+    yield import_module("augment")
+    sys.path.remove(str(workshop.folder))
+    del sys.modules["augment"]
 
 
 @pytest.fixture(scope="session")
