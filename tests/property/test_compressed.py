@@ -120,7 +120,7 @@ def test_below_the_ladder() -> None:
     with pytest.raises(TaskError, match=r"answers from T = 0.5 up"):
         TopkCodec(task(50)).decoder.log_probs(columns, 0.49)
     whole = TopkCodec(task(50), k=50)
-    found = whole.log_probs(whole.encode(rows("normal", 50, 0)), 0.1)
+    found = whole.decoder.log_probs(whole.encode(rows("normal", 50, 0)), 0.1)
     assert torch.allclose(found.double().exp(), true_log_probs(rows("normal", 50, 0), 0.1).exp(), atol=2e-2)
 
 
