@@ -29,7 +29,7 @@ TRIED_ROWS, KEPT_RECORDS = 8, 4
 class Samples:
     """The samples of a transfer set, decoded. Made for one build."""
 
-    #: Whether views are made of them.
+    #: Whether teachers see views of the samples.
     augments = False
 
     def __init__(self, transfer_set: TransferSet) -> None:
@@ -40,11 +40,11 @@ class Samples:
         return self._transfer_set.samples(job.positions[np.asarray(rows)], columns)
 
     def take(self, fragment: Fragment) -> RecordedViews | None:
-        """Return the record of a fragment's views once all have been loaded, None where there are no views."""
+        """Return the record of a fragment's views after all of them were loaded; None if there are no views."""
         return None
 
     def record_all(self, job: Job, batch_size: int) -> RecordedViews | None:
-        """Return the record of a fragment's views that no teacher has asked for."""
+        """Return the record of a fragment's views although no teacher has asked for them."""
         return None
 
     def published(self, fragment: Fragment, receipt: Receipt) -> None:
@@ -55,7 +55,7 @@ class AugmentedSamples(Samples):
     """Views of samples.
 
     Views that are recorded already are compared with the views that are made now, also if their shard of `rows` is to
-    be written anew. All others are recorded here until the fragment's record is taken for `rows`; from then on it is
+    be rewritten. All others are recorded here until the fragment's record is taken for `rows`; from then on it is
     read from the shard (`published`).
     """
 
@@ -76,7 +76,7 @@ class AugmentedSamples(Samples):
         self._made: dict[int, RecordedViews] = {}
 
     def load(self, job: Job, rows: Sequence[int], columns: Sequence[str]) -> list[Sample]:
-        """Return views. Raises AlignmentError where one is not as it is recorded; whatever the transform raises."""
+        """Return views. Raises AlignmentError if one differs from its record, and whatever the transform raises."""
         places, which = np.unique(np.asarray(rows) // job.fragment.views, return_inverse=True)
         decoded = self._decode(job.positions[places])
         with kept_generators():
@@ -84,7 +84,7 @@ class AugmentedSamples(Samples):
         return [{name: view[name] for name in columns} for view in views]
 
     def take(self, fragment: Fragment) -> RecordedViews:
-        """Return the record of a fragment of which all samples have been loaded, and forget it if it is new.
+        """Return the record of a fragment after all its samples were loaded. A new record is forgotten here.
 
         May be called while another thread loads samples of other fragments.
         """
@@ -94,7 +94,7 @@ class AugmentedSamples(Samples):
             if recorded is not None:
                 return recorded
             made = self._no_views(fragment)
-        # Only now are all libraries imported that a transform or a decoder imports when it is called.
+        # Ask only now: a transform or a decoder may import libraries when it is first called.
         return replace(made, versions=transform_versions())
 
     def published(self, fragment: Fragment, receipt: Receipt) -> None:
@@ -102,7 +102,7 @@ class AugmentedSamples(Samples):
         self._records.add(fragment, receipt)
 
     def record_all(self, job: Job, batch_size: int) -> RecordedViews:
-        """Return the record of a fragment's views; where there is none, make them. Views that fail are left out."""
+        """Return the record of a fragment's views, making the views if there is none. Views that fail are left out."""
         recorded = self._record_of(job.fragment)
         if recorded is not None:
             return recorded
@@ -134,8 +134,8 @@ class AugmentedSamples(Samples):
             )
 
     def _try(self, job: Job, rows: Iterable[int], *, decode_each: bool = False) -> dict[int, bytes]:
-        """Return the checks of views that can be made, by row, of samples that are decoded once or each time."""
-        # Disturb the global generators: a transform that draws from one that is not seeded for it must show it.
+        """Return the checks of the views that can be made, by row. `decode_each` decodes a sample again for each view."""
+        # Disturb the global generators, so that a transform that draws from an unseeded one gives itself away.
         np.random.random(), random.random(), torch.rand(())
         found: dict[int, bytes] = {}
         decoded: dict[int, Sample] = {}
@@ -187,7 +187,7 @@ class AugmentedSamples(Samples):
         return view
 
     def _record_of(self, fragment: Fragment) -> RecordedViews | None:
-        """Return what is recorded of a fragment, None if that is still to be done."""
+        """Return the record of a fragment, None if its views are still to be made."""
         if fragment.number not in self._recorded and fragment.number not in self._made:
             recorded = self._records.find(fragment)
             if recorded is None:
@@ -201,7 +201,7 @@ class AugmentedSamples(Samples):
         return RecordedViews.empty(fragment.rows, draws=self._augmentation.draws)
 
     def _make(self, job: Job, row: int, sample: Sample, parameters: Parameters | None) -> tuple[Any, Parameters | None]:
-        """Make a view, by its parameters where they are known, else by those that are drawn now."""
+        """Make a view from its parameters, which are drawn now unless they are known."""
         augmentation, fragment = self._augmentation, job.fragment
         sample_id = fragment.sample_ids[row // fragment.views].as_py()
         number = fragment.first_view + row % fragment.views

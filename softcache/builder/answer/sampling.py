@@ -44,7 +44,7 @@ def sample_values(predictor: Predictor, target: BuildTarget, jobs: Sequence[Job]
 
 
 def answer_rows(predictor: Predictor, job: Job, rows: list[int]) -> dict[str, Answers]:
-    """Answer some rows of a fragment alone; in the result all other rows are missing, and so are bad ones."""
+    """Answer only some rows of a fragment. In the result all other rows, and bad ones, are missing."""
     lenient, answers = predictor.lenient(), no_answers(job)
     add_answers(lenient, lenient.load(job, rows), answers)
     return answers
