@@ -119,7 +119,7 @@ class AugmentedSamples(Samples):
     def check_replays(self, job: Job) -> None:
         """Make the first few views twice, in another order, and compare them. Raises AugmentationError if they differ.
 
-        Samples that cannot be decoded or augmented are passed over: the build says more of them.
+        Samples that cannot be decoded or augmented are left out: the build reports them.
         """
         rows = range(min(TRIED_ROWS, job.fragment.rows))
         with kept_generators():
@@ -134,7 +134,7 @@ class AugmentedSamples(Samples):
             )
 
     def _try(self, job: Job, rows: Iterable[int], *, decode_each: bool = False) -> dict[int, bytes]:
-        """Return the checks of the views that can be made, by row. `decode_each` decodes a sample again for each view."""
+        """Return the checks of the views that can be made, by row. `decode_each` decodes samples again for each view."""
         # Disturb the global generators, so that a transform that draws from an unseeded one gives itself away.
         np.random.random(), random.random(), torch.rand(())
         found: dict[int, bytes] = {}
