@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 import zarr
 from click.testing import CliRunner
+from closeness import close
 from every_kind import ORDER, ROWS, TASKS, Kinds, T
 
 import softcache
@@ -119,8 +119,8 @@ def test_segmentation_loss(cache: softcache.Cache, outputs: dict[str, Any]) -> N
 def test_regression(cache: softcache.Cache, outputs: dict[str, Any]) -> None:
     mean, variance = outputs["depth"]["values"][ORDER], outputs["depth"]["variance"][ORDER]
     soft = cache["depth@t"].lookup(ORDER)
-    assert torch.equal(soft.values, mean)
-    assert torch.equal(soft.parts["variance"], variance)
+    close(soft.values, mean)
+    close(soft.parts["variance"], variance)
     assert cache["mean@t"].lookup(ORDER).parts == {}
     student = torch.randn(ROWS, 3, requires_grad=True)
     assert torch.allclose(softcache.regression_loss(student, soft), ((student - mean) ** 2 / variance).mean())
@@ -147,13 +147,13 @@ def test_detection(cache: softcache.Cache, outputs: dict[str, Any]) -> None:
     for place, row in enumerate(ORDER):
         n = stored.lengths[row]
         assert soft.lengths[place] == n
-        assert torch.equal(soft.values[place, :n], by_row[row])
-        assert torch.equal(soft.parts["boxes"][place, :n], boxes[row])
-        assert torch.equal(soft.parts["scores"][place, :n], scores[row])
+        close(soft.values[place, :n], by_row[row])
+        close(soft.parts["boxes"][place, :n], boxes[row])
+        close(soft.parts["scores"][place, :n], scores[row])
         assert not soft.mask[place, n:].any()
     picked = soft[torch.tensor([3, 0])]
     n = int(picked.lengths[0])
-    assert torch.equal(picked.parts["boxes"][0, :n], boxes[ORDER[3]])
+    close(picked.parts["boxes"][0, :n], boxes[ORDER[3]])
 
 
 def test_detection_loss(cache: softcache.Cache) -> None:
@@ -209,13 +209,13 @@ def test_others_read_it(kinds: Kinds, cache: softcache.Cache, outputs: dict[str,
     """Plain `datasets` and plain `zarr` read each kind's columns."""
     objects = datasets.load_dataset(str(kinds.cache), "objects@t", split="train").with_format("numpy")
     row = next(i for i, n in enumerate(outputs["objects"].lengths) if n > 1)
-    assert np.array_equal(objects[row]["boxes"], outputs["objects"].parts["boxes"][row].numpy())
-    assert np.array_equal(objects[row]["scores"], outputs["objects"].parts["scores"][row].numpy())
+    close(objects[row]["boxes"], outputs["objects"].parts["boxes"][row].numpy())
+    close(objects[row]["scores"], outputs["objects"].parts["scores"][row].numpy())
     depth = datasets.load_dataset(str(kinds.cache), "depth@t", split="train").with_format("numpy")[:]
-    assert np.array_equal(depth["variance"], outputs["depth"]["variance"].numpy())
+    close(depth["variance"], outputs["depth"]["variance"].numpy())
     first = min((kinds.cache / "data/maps@t").glob("*-000000-*.zarr"))
     group = zarr.open_group(first, mode="r")
-    assert np.array_equal(group["values"][:], outputs["maps"][:10].numpy())  # type: ignore[index]
+    close(group["values"][:], outputs["maps"][:10].numpy())  # type: ignore[index]
     codes = datasets.load_dataset(str(kinds.cache), "maps8@t", split="train").with_format("numpy")[:]["codes"]
     assert codes.shape == (ROWS, 5 * 3 * 4)
 

@@ -134,7 +134,7 @@ class AugmentedSamples(Samples):
             )
 
     def _try(self, job: Job, rows: Iterable[int], *, decode_each: bool = False) -> dict[int, bytes]:
-        """Return the checks of the views that can be made, by row. `decode_each` decodes samples again for each view."""
+        """Return the checks of views that can be made, by row. `decode_each` decodes samples again for each view."""
         # Disturb the global generators, so that a transform that draws from an unseeded one gives itself away.
         np.random.random(), random.random(), torch.rand(())
         found: dict[int, bytes] = {}
