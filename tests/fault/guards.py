@@ -12,7 +12,7 @@ class Guard(NamedTuple):
 
 CONTRACT, DAMAGE, DOCUMENTS = "contract/test_files.py", "fault/test_damage.py", "unit/test_documents.py"
 DURABLE = "fault/test_durability.py -k order"
-FORGED, HUNTED, MANIFEST = "fault/test_forged.py", "fault/test_hunted.py", "fault/test_manifest.py"
+FORGED, MAPPED, MANIFEST = "fault/test_forged.py", "fault/test_mapped_files.py", "fault/test_manifest.py"
 COMMITTERS, VERIFY, BUILD = "fault/test_committers.py", "fault/test_verify.py", "integration/test_build.py"
 GC = "fault/test_gc.py"
 
@@ -31,9 +31,9 @@ GUARDS = [
     Guard("store/files/local.py", "temporary.unlink(missing_ok=True)", "pass", f"{FORGED} -k half"),
     Guard("store/files/local.py", " if not n.startswith(TEMPORARY)", "", f"{CONTRACT} -k unfinished"),
     Guard("store/files/local.py", "self.root / check_path(path)", "self.root / path", f"{CONTRACT} -k paths"),
-    Guard("store/files/local.py", "not stat.S_ISREG(os.fstat(handle).st_mode)", "False", f"{HUNTED} -k pipes"),
+    Guard("store/files/local.py", "not stat.S_ISREG(os.fstat(handle).st_mode)", "False", f"{MAPPED} -k pipes"),
     Guard("store/files/base.py", "sha256(self.read(path)) != sha256(data)", "False", f"{CONTRACT} -k compares"),
-    Guard("store/files/base.py", "self.touch(path)", "pass", f"{HUNTED} -k gc_leaves"),
+    Guard("store/files/base.py", "self.touch(path)", "pass", f"{GC} -k gc_leaves"),
     Guard("store/files/remote.py", '(p, bytes(data), mode="create")', "(p, data)", f"{CONTRACT} -k never"),
     Guard("store/files/remote.py", "if self.size(path) is None:", "if False:", f"{CONTRACT} -k another_form"),
     Guard(
@@ -41,7 +41,7 @@ GUARDS = [
     ),
     Guard("store/files/remote.py", "if not honoured:", "if False:", f"{CONTRACT} -k ignores"),
     Guard(
-        "store/files/remote.py", "fetched.size(name) != size", "fetched.size(name) is None", f"{HUNTED} -k local_copy"
+        "store/files/remote.py", "fetched.size(name) != size", "fetched.size(name) is None", f"{MAPPED} -k local_copy"
     ),
     Guard("store/files/remote.py", "sha256(data) != digest", "False", f"{CONTRACT} -k local_copies"),
     Guard("store/files/remote.py", "{check_path(path)}", "{path}", f"{CONTRACT} -k paths"),

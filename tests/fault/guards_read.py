@@ -1,6 +1,6 @@
 """More of `guards.py`: what is checked inside files, when they are read and when they are verified."""
 
-from guards import BUILD, COMMITTERS, FORGED, HUNTED, MANIFEST, VERIFY, Guard
+from guards import BUILD, COMMITTERS, FORGED, MANIFEST, MAPPED, VERIFY, Guard
 
 TABLES, FORGED_VERIFY = "fault/test_forged_tables.py", "fault/test_forged_verify.py"
 SEQUENCES = "fault/test_forged_sequences.py"
@@ -95,11 +95,11 @@ GUARDS = [
     Guard("store/manifest.py", "or not rows.keys.take(places).equals(s.keys)", "", PLACE),
     Guard("store/manifest.py", "or not rows.splits.take(places).equals(s.splits)", "", PLACE),
     # Reading.
-    Guard("read/span.py", "not stat.S_ISREG(found.st_mode)", "False", f"{HUNTED} -k pipes"),
+    Guard("read/span.py", "not stat.S_ISREG(found.st_mode)", "False", f"{MAPPED} -k pipes"),
     Guard("read/span.py", "actual != size", "False", f"{VERIFY} -k damaged_shards"),
     Guard("read/span.py", "crc32c(data) != expected", "False", f"{VERIFY} -k refused_when"),
     Guard("read/span.py", "if not self._is_checked[block]:", "if False:", f"{VERIFY} -k refused_when"),
-    Guard("read/span.py", "span_id == keep[0] and shard in keep[1]", "False", f"{HUNTED} -k more_shards"),
+    Guard("read/span.py", "span_id == keep[0] and shard in keep[1]", "False", f"{MAPPED} -k more_shards"),
     Guard(
         "read/gather.py",
         "position is None or shards.columns[position][1] != stored",
@@ -137,13 +137,16 @@ GUARDS = [
         f"{COMMITTERS} -k weights",
     ),
     Guard(
-        "builder/prepare/prepared.py", 'check_keep(inventory.state, declaration["keep"])', "pass", f"{HUNTED} -k drift"
+        "builder/prepare/prepared.py",
+        'check_keep(inventory.state, declaration["keep"])',
+        "pass",
+        "integration/test_kept_columns.py -k drift",
     ),
     Guard(
         "builder/prepare/inventory.py",
         "all(self.sizes.get(f.path) == f.bytes for f in shard.files)",
         "True",
-        f"{HUNTED} -k lost_shard",
+        "fault/test_lost_files.py -k lost_shard",
     ),
     Guard("builder/publish/shards.py", "if files.size(file.path) != file.bytes:", "if False:", f"{FORGED} -k lost"),
     # Verifying.

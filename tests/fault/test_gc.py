@@ -4,9 +4,15 @@ import os
 import time
 from pathlib import Path
 
+import pytest
 from conftest import Workshop
 
 import softcache
+from softcache.errors import (
+    FormatError,
+    UnsupportedVersion,
+)
+from softcache.store.documents import dump_document, load_document
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage
 
@@ -69,3 +75,32 @@ def test_old_commits_stay_readable(workshop: Workshop, tmp_path: Path) -> None:
     workshop.build()
     collect(connect(workshop.cache), min_age=0, abandon=True)
     assert softcache.open(workshop.cache, commit=1)["cls"].lookup([23]).values.equal(first)
+
+
+def test_gc_is_for_caches(tmp_path: Path, workshop: Workshop) -> None:
+    photo = tmp_path / "data/photo.jpg"
+    photo.parent.mkdir()
+    photo.write_text("x")
+    os.utime(photo, (0, 0))
+    with pytest.raises(FormatError, match="not a softcache cache"):
+        collect(connect(tmp_path))
+    assert photo.exists()
+    workshop.build()
+    marker = workshop.cache / "softcache.json"
+    marker.write_bytes(dump_document(load_document(marker.read_bytes(), "x") | {"writer_features": ["new"]}))
+    with pytest.raises(UnsupportedVersion):
+        find_garbage(connect(workshop.cache))
+
+
+def test_gc_leaves_files_that_a_build_reuses(workshop: Workshop) -> None:
+    workshop.build()
+    for path in workshop.cache.rglob("*"):
+        if path.is_file() and path.parent.name in ("commits", "receipts"):
+            path.unlink()
+        elif path.is_file():
+            os.utime(path, (time.time() - 200_000,) * 2)
+    assert len(find_garbage(connect(workshop.cache))) > 20
+    workshop.build()
+    assert find_garbage(connect(workshop.cache)) == []
+    young = [p for p in (workshop.cache / "data").rglob("*") if p.is_file() and p.stat().st_mtime > time.time() - 1000]
+    assert len(young) > 20

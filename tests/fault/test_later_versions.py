@@ -1,0 +1,27 @@
+"""Caches that a later version wrote: refused where they must be, read where they can be."""
+
+from click.testing import CliRunner
+from conftest import Workshop
+
+import softcache
+from softcache.cli import main
+from softcache.store.documents import dump_document, load_document
+
+
+def test_a_newer_format_is_incompatible_not_a_mismatch(workshop: Workshop) -> None:
+    workshop.build()
+    marker = workshop.cache / "softcache.json"
+    marker.write_bytes(dump_document(load_document(marker.read_bytes(), "x") | {"version": 2}))
+    for command in ("verify", "info", "status", "gc"):
+        assert CliRunner().invoke(main, [command, str(workshop.cache)]).exit_code == 4
+
+
+def test_unknown_members_are_ignored(workshop: Workshop) -> None:
+    workshop.build()
+    path = workshop.cache / "commits/00000000000000000001.json"
+    body = load_document(path.read_bytes(), "x")
+    body["note"] = "from the future"
+    body["targets"]["cls@t"]["note"] = 1
+    path.write_bytes(dump_document(body))
+    assert len(workshop.open()["cls"].lookup([1])) == 1
+    assert softcache.verify(workshop.cache).ok

@@ -1,0 +1,56 @@
+"""Answers of teachers that cannot be stored, or only after conversion."""
+
+import pytest
+import torch
+from conftest import Workshop
+
+from softcache.errors import (
+    CodecError,
+    TeacherError,
+)
+
+
+@pytest.mark.parametrize(
+    ("expression", "said"),
+    [
+        ("[x]", "returned list"),
+        ("{'cls': [1], 'feat': x}", "is list"),
+        ("{'cls': self.head(x).to_sparse(), 'feat': x}", "sparse"),
+        ("{'cls': self.head(x).to('meta'), 'feat': x}", "meta"),
+        ("{'cls': self.head(x).long(), 'feat': self.features(x)}", "int64"),
+        ("{1: x}", "no output"),
+        ("{'cls': self.head(x)[0], 'feat': self.features(x)}", "the task says"),
+        ("{'cls': self.head(x).sum(), 'feat': self.features(x)}", "the task says"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_malformed_answers(workshop: Workshop, expression: str, said: str) -> None:
+    model = (workshop.folder / "model.py").read_text()
+    head, _, tail = model.partition("        return {")
+    workshop.write("model.py", f"{head}        return {expression}\n" + tail.partition("\n")[2])
+    with pytest.raises(TeacherError, match=said):
+        workshop.build()
+
+
+def test_answers_that_are_views_or_double(workshop: Workshop) -> None:
+    model = (workshop.folder / "model.py").read_text()
+    answer = "return {'cls': self.head(x).double().T.contiguous().T, 'feat': self.features(x)[:, :3]}"
+    head, _, tail = model.partition("        return {")
+    workshop.write("model.py", f"{head}        {answer}\n" + tail.partition("\n")[2])
+    workshop.build()
+    assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers(), atol=1e-5)
+
+
+def test_small_probabilities_in_float16(workshop: Workshop) -> None:
+    """They would be rounded to nothing, which no temperature brings back."""
+    model = (
+        (workshop.folder / "model.py").read_text().replace("self.head(x) * self.scale", "(self.head(x) * 4).softmax(1)")
+    )
+    workshop.write("model.py", model)
+    workshop.recipe["tasks"]["cls"]["value_kind"] = "probs"
+    with pytest.raises(CodecError, match="a probability too small for float16"):
+        workshop.build("tasks.cls.store.dtype=float16")
+    workshop.build("tasks.cls.store.dtype=float32")
+    expected = torch.log_softmax(workshop.answers(), 1)
+    found = workshop.open()["cls"].lookup(range(40)).log_probs(4.0)
+    assert torch.allclose(found.double(), expected, atol=1e-3)
