@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import Workshop
+from expressions import CLASSES, DETECTION, answered_by_expression, one
 
 from softcache.errors import (
     CodecError,
@@ -54,3 +55,24 @@ def test_small_probabilities_in_float16(workshop: Workshop) -> None:
     expected = torch.log_softmax(workshop.answers(), 1)
     found = workshop.open()["cls"].lookup(range(40)).log_probs(4.0)
     assert torch.allclose(found.double(), expected, atol=1e-3)
+
+
+@pytest.fixture
+def shop(workshop: Workshop) -> Workshop:
+    return answered_by_expression(workshop)
+
+
+def test_a_missing_output(shop: Workshop) -> None:
+    with pytest.raises(TeacherError, match="no output 'lgoits'; it has output"):
+        one(shop, "{'output': h}", CLASSES | {"output": "lgoits"}).build()
+
+
+def test_parts_that_are_not_numbers(shop: Workshop) -> None:
+    sparse_boxes = "[torch.ones(1, 4).to_sparse()] * len(h)"
+    for part, message in (("None", "has the parts boxes of 0 samples"), (sparse_boxes, "expected numbers")):
+        answers = f"{{'a': Sequences([1] * len(h), [(range(len(h)), h)], parts={{'boxes': {part}}})}}"
+        with pytest.raises(TeacherError, match=message):
+            one(shop, answers, DETECTION).build()
+    sparse = "{'a': {'values': h, 'variance': (h * 0 + 1).to_sparse()}}"
+    with pytest.raises(TeacherError, match="expected numbers"):
+        one(shop, sparse, {"kind": "regression", "shape": [6], "parts": ["variance"]}).build()

@@ -1,7 +1,11 @@
 """Canaries: stored answers that a later build asks the teacher for again."""
 
 import numpy as np
+import pytest
 from conftest import Workshop
+from expressions import BOXES, DETECTION, answered_by_expression, one
+
+from softcache.errors import TeacherError
 
 
 def test_canaries_look_at_both_ends_and_at_answered_rows(workshop: Workshop) -> None:
@@ -9,3 +13,17 @@ def test_canaries_look_at_both_ends_and_at_answered_rows(workshop: Workshop) -> 
     workshop.build("build.on_bad_sample=skip", limit=20)
     workshop.build(limit=30)
     assert workshop.open().commit.rows == 30
+
+
+@pytest.fixture
+def shop(workshop: Workshop) -> Workshop:
+    return answered_by_expression(workshop)
+
+
+@pytest.mark.parametrize("size", [1, 2000])
+def test_canaries_see_values_beside_large_parts(shop: Workshop, size: int) -> None:
+    one(shop, f"{{'a': {BOXES.format(n=1, size=size)}}}", DETECTION).build(limit=20)
+    (shop.folder / "shift").write_text("0.5")
+    shop.recipe["transfer_set"]["source"]["callable"] = "data:samples"
+    with pytest.raises(TeacherError, match=r"a@t: the answer of sample .* is answered otherwise"):
+        shop.build()
