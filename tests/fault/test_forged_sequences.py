@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +122,17 @@ def test_tables_of_another_target(language: Language) -> None:
     body["fingerprint"] = "0" * 64
     document.write_bytes(dump_document(body))
     assert any("holds the tables of another target" in p.what for p in softcache.verify(language.cache).problems)
+
+
+def test_fewer_positions_than_values(language: Language, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A column of positions that is shorter than the values is refused before anything is read."""
+    masks = [[t % 2 for t in range(len(ids))] for ids in language.ids]
+    language.rows([{"id": i, "tokens": ids, "mask": masks[i]} for i, ids in enumerate(language.ids)])
+    del language.recipe["teachers"]["t"]["text"]
+    language.recipe["teachers"]["t"] |= {"input_ids": "tokens", "loss_mask": "mask"}
+    target = language.build()["full"]
+    assert target.lookup([0, 1]).mask.any()
+    reader: Any = target._columns[0]  # type: ignore[index]
+    reader._position_bounds._items = reader._position_bounds._items * 0
+    with pytest.raises(FormatError, match="positions has offsets outside its data"):
+        target.lookup([0, 1])

@@ -1,8 +1,16 @@
 """Files that were lost: a build makes them again, or says which one is gone."""
 
+from pathlib import Path
+
+import pytest
+import torch
 from conftest import Workshop
+from language import TEXTS, Language
 
 import softcache
+from softcache.errors import (
+    IntegrityError,
+)
 
 
 def test_lost_shards_are_rebuilt(workshop: Workshop) -> None:
@@ -26,3 +34,40 @@ def test_a_lost_shard_of_an_unfinished_build(workshop: Workshop) -> None:
     workshop.build()
     assert lost.exists()
     assert softcache.verify(workshop.cache).ok
+
+
+@pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
+def test_tables_that_only_the_commit_names(language: Language) -> None:
+    """They are those of the commit, whatever is built next; a second fit would give stored rows another meaning."""
+    language.recipe["tasks"] = {"lm": language.recipe["tasks"]["lm"] | {"store": {"codec": "topk", "k": 4, "basis": 8}}}
+    before = language.build()["lm"].lookup([0]).log_probs(2.0)
+    for document in (language.cache / "tables").glob("*.json"):
+        document.unlink()
+    language.build()
+    assert softcache.verify(language.cache).ok
+    for document in (language.cache / "tables").glob("*.json"):
+        document.unlink()
+    language.rows([{"id": 100 + i, "text": f"{text} Again."} for i, text in enumerate(TEXTS)])
+    after = language.build()["lm"].lookup([0]).log_probs(2.0)
+    assert torch.equal(before.nan_to_num(9), after.nan_to_num(9))
+    assert softcache.verify(language.cache).ok
+
+
+def test_a_lost_table(language: Language) -> None:
+    """Whatever a build finds of it, it says which file is gone."""
+    language.recipe["tasks"] = {"lm": language.recipe["tasks"]["lm"] | {"store": {"codec": "topk", "k": 4, "basis": 8}}}
+    language.build()
+    for table in (language.cache / "tables").glob("*.arrow"):
+        table.unlink()
+    language.rows([{"id": 100 + i, "text": text} for i, text in enumerate(TEXTS)])
+    with pytest.raises(IntegrityError, match=r"tables/\w+\.arrow: lost, and lm@t was made with it"):
+        language.build()
+    for folder in ("commits", "receipts"):
+        for file in (language.cache / folder).iterdir():
+            file.unlink()
+    with pytest.raises(IntegrityError, match=r"tables/\w+\.arrow: lost, and lm@t was made with it"):
+        language.build()

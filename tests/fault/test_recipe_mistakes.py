@@ -1,7 +1,10 @@
 """Mistakes in recipes: each is a RecipeError that says what is wrong."""
 
+from pathlib import Path
+
 import pytest
 from conftest import Workshop
+from language import Language
 
 import softcache
 from softcache.errors import (
@@ -51,3 +54,19 @@ def test_malformed_output_paths(workshop: Workshop) -> None:
     for output in ("", "a\0b", "simplecache::memory://x"):
         with pytest.raises(SoftcacheError):
             softcache.build(workshop.save(), output)
+
+
+@pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
+def test_language_models(language: Language) -> None:
+    for override, said in (
+        ("teachers.t=hello", "teachers.t"),
+        ("teachers.t.model=package:nope.sub", "no package of that name"),
+        ("teachers.t.model=package:.x", "no package of that name"),
+        ("tasks.lm.value_kind=probs", "teacher t answers .logits."),
+    ):
+        with pytest.raises(RecipeError, match=said):
+            language.build(override)

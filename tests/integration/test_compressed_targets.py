@@ -1,5 +1,6 @@
 """Compressed targets through a whole build: what is stored, what is measured, what other readers see."""
 
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -179,3 +180,10 @@ def test_wrong_settings(workshop: Workshop, store: dict[str, Any], said: str) ->
     with pytest.raises(RecipeError) as caught:
         workshop.build()
     assert said in str(caught.value)
+
+
+def test_a_zarr_shard_with_companions(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    shop.recipe["tasks"]["cls"]["store"] = {"codec": "topk", "k": 2, "format": "zarr"}
+    shop.build()
+    assert softcache.verify(shop.cache).ok
