@@ -67,6 +67,22 @@ def samples():
     return {"id": made["id"], "x": np.array(made["x"], np.float32).reshape(-1, 4), "label": made["label"]}
 """
 
+COLUMNS = """
+import datetime
+import numpy as np
+import pyarrow as pa
+
+
+def fixed(x):
+    x = np.asarray(x, np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), x.shape[1])
+
+
+def samples():
+    ids = list(range({count}))
+    return pa.table({{"id": ids, "x": {x}, "label": {label}}})
+"""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="many more damages and mutants, without timeouts")
@@ -153,6 +169,15 @@ class Workshop:
             "label": [i % 5 for i in range(count)],
         }
         (self.folder / "samples.json").write_text(json.dumps(made))
+
+    def columns(self, count: int, label: str, x: str = "fixed(np.zeros((len(ids), 4)))") -> None:
+        """Make the transfer set's columns from Python expressions, in which `ids` are 0 to `count` - 1."""
+        self.write("data.py", COLUMNS.format(count=count, label=label, x=x))
+
+    def relabel(self, labels: list[Any]) -> None:
+        """Give the samples other labels."""
+        path = self.folder / "samples.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"label": labels}))
 
     def inputs(self) -> torch.Tensor:
         made = json.loads((self.folder / "samples.json").read_text())

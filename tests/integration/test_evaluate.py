@@ -14,7 +14,10 @@ from sklearn import metrics as reference
 from softcache.assess.evaluate import Evaluation, evaluate
 from softcache.assess.metrics import fitted_temperature, measure
 from softcache.cli import main
-from softcache.errors import MissingExtra, RecipeError
+from softcache.errors import (
+    MissingExtra,
+    RecipeError,
+)
 
 
 def label(workshop: Workshop) -> np.ndarray:
@@ -172,3 +175,45 @@ def test_the_command(workshop: Workshop) -> None:
     assert result.stdout.rstrip().endswith("recipe.yaml")
     result = CliRunner().invoke(main, ["evaluate", str(workshop.save()), "--json"])
     assert json.loads(result.stdout)["candidates"][0]["metrics"]["entropy"].keys() == {"1", "2", "4", "8"}
+
+
+GIVEN = """
+
+import json
+import numpy as np
+GIVEN = np.float32(json.loads((HERE / "samples.json").read_text())["x"][::4])
+
+
+def but(number):
+    def see(sample):
+        if sample["x"][0] == GIVEN[number]:
+            raise ValueError("not this one")
+        return preprocess(sample)
+    return see
+
+
+no_three, no_seven = but(3), but(7)
+"""
+
+
+def test_teachers_together_are_measured_on_samples_that_all_answer(workshop: Workshop) -> None:
+    workshop.relabel(workshop.answers().argmax(1).tolist())
+    workshop.write("model.py", MODEL + GIVEN)
+    teacher = workshop.recipe["teachers"]["t"]
+    workshop.recipe["teachers"] = {
+        name: teacher | {"preprocess": f"model:{see}"} for name, see in (("a", "no_three"), ("b", "no_seven"))
+    }
+    workshop.recipe["tasks"] = {"cls": workshop.recipe["tasks"]["cls"] | {"teachers": ["a", "b"]}}
+    *both, together = evaluate(workshop.save()).candidates
+    assert [(c.samples, c.without_answer, c.metrics.accuracy) for c in both] == [(39, 1, 1.0)] * 2
+    assert (together.samples, together.without_answer, together.metrics.accuracy) == (38, 2, 1.0)
+
+
+def test_answers_that_are_not_stored_are_not_measured(workshop: Workshop) -> None:
+    nothing = "self.head(x).masked_fill(x[:, :1] == GIVEN[5], torch.nan)"
+    workshop.write("model.py", MODEL.replace("self.head(x) * self.scale", nothing) + GIVEN)
+    workshop.relabel(workshop.answers().argmax(1).tolist())
+    (candidate,) = evaluate(workshop.save()).candidates
+    assert (candidate.samples, candidate.without_answer, candidate.metrics.accuracy) == (39, 1, 1.0)
+    shown = CliRunner().invoke(main, ["evaluate", str(workshop.save())]).stdout
+    assert "t: 1 labelled samples without an answer" in shown

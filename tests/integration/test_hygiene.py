@@ -204,3 +204,41 @@ def test_a_growing_set_keeps_what_it_has(workshop: Workshop) -> None:
         workshop.build()
     assert chosen(workshop, where="id < 30") == list(range(30))
     assert isinstance(workshop.open().rows.table(), pa.Table)
+
+
+def test_expressions_see_the_whole_set(workshop: Workshop) -> None:
+    workshop.columns(10_000, "[i % 5000 for i in ids]", "fixed(np.arange(40_000).reshape(-1, 4))")
+    expressions = {
+        "~label.duplicated()": 5000,
+        "id >= id.max()": 1,
+        "id > id.mean()": 5000,
+        "label >= 0 and index < 7": 7,
+    }
+    for expression, samples in expressions.items():
+        found = validate(workshop.save(), [f"transfer_set.where={expression}"]).hygiene
+        assert found.samples == samples, expression
+    for odd in ("label.max() == 6", "label.values == 3", "label"):
+        with pytest.raises(RecipeError, match="is not true or false for each sample"):
+            validate(workshop.save(), [f"transfer_set.where={odd}"])
+
+
+def test_balance_of_categories(workshop: Workshop) -> None:
+    workshop.recipe["tasks"]["cls"]["label"] = None
+    workshop.columns(6, "pa.DictionaryArray.from_arrays(pa.array([0, 2] * 3), ['a', 'unused', 'b'])")
+    for balance, samples in (("{by: label, each: 2}", 4), ("{by: label}", 6)):
+        found = validate(workshop.save(), [f"transfer_set.balance={balance}"])
+        assert found.hygiene.samples == samples
+    workshop.columns(3, "pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(['a', None]))")
+    with pytest.raises(RecipeError, match="balance: 1 sample without label"):
+        validate(workshop.save(), ["transfer_set.balance={by: label}"])
+
+
+def test_numbers_inside_lists(workshop: Workshop) -> None:
+    workshop.columns(4, "[0] * 4", "[[float('nan'), 1.0], [2.0], [], [3.0, float('inf'), 1.0]]")
+    h = validate(workshop.save()).hygiene
+    assert h.not_finite["x"].ids == [0, 3]
+    assert h.ranges["x"] == (1.0, 3.0)
+    workshop.columns(3, "[0] * 3", "pa.array([[1.0, None], None, [float('nan'), 2.0]], pa.list_(pa.float32(), 2))")
+    h = validate(workshop.save()).hygiene
+    assert h.missing["x"].ids == [0, 1]
+    assert h.not_finite["x"].ids == [2]

@@ -1,7 +1,9 @@
 """One build after another: what is redone, what is kept, and when nothing is left to do."""
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from conftest import Workshop
@@ -73,3 +75,20 @@ def test_slices_of_a_split_beside_gaps(workshop: Workshop) -> None:
     train = workshop.open().split("train")
     assert train["feat"].read(slice(None)).ids.tolist() == list(range(40))
     assert len(train["cls"].read(slice(0, 30))) == 10
+
+
+def test_fragments_in_another_order_are_up_to_date(workshop: Workshop) -> None:
+    """Fragments of samples that are there in another order, and one that is not there at all."""
+    workshop.samples(40, ids=[f"s{i}" for i in range(40)])
+    workshop.build()
+    made = json.loads((workshop.folder / "samples.json").read_text())
+    order = [*range(39, 19, -1), *range(10)]
+    shuffled = {name: [made[name][i] for i in order] for name in ("id", "label")}
+    shuffled["x"] = [v for i in order for v in made["x"][4 * i : 4 * i + 4]]
+    (workshop.folder / "samples.json").write_text(json.dumps(shuffled))
+    assert workshop.build().up_to_date
+    assert isinstance(workshop.open().rows.table(), pa.Table)
+    assert torch.is_tensor(workshop.open()["cls"].read([0]).values)
+    with pytest.raises(TransferSetError, match="no column"):
+        workshop.build("transfer_set.keep=[nothing]", "tasks.cls.label=null")
+    assert Path(workshop.cache).exists()
