@@ -25,5 +25,5 @@ def test_canaries_see_values_beside_large_parts(shop: Workshop, size: int) -> No
     one(shop, f"{{'a': {BOXES.format(n=1, size=size)}}}", DETECTION).build(limit=20)
     (shop.folder / "shift").write_text("0.5")
     shop.recipe["transfer_set"]["source"]["callable"] = "data:samples"
-    with pytest.raises(TeacherError, match=r"a@t: the answer of sample .* is answered otherwise"):
+    with pytest.raises(TeacherError, match=r"a@t: the answer to sample .* is not the stored one any more"):
         shop.build()

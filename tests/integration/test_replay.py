@@ -490,7 +490,7 @@ def test_another_augmentation_is_another_cache(augmented: Augmented, change: str
         workshop.write("augment.py", AUGMENT + "# changed\n")
     else:
         workshop.recipe["augmentation"] |= {"seed": 1} if change == "seed" else {"arguments": {"scale": 0.5}}
-    with pytest.raises(IncompatibleTarget, match=r"the cache's views are made otherwise"):
+    with pytest.raises(IncompatibleTarget, match=r"the recipe makes views differently from the cache"):
         workshop.build()
     del workshop.recipe["augmentation"]
     with pytest.raises(IncompatibleTarget):

@@ -27,7 +27,7 @@ def test_the_views_of_a_second_teacher_are_compared(shop: Workshop) -> None:
     shop.recipe["augmentation"]["transform"] = "augment:drifting"
     shop.recipe["teachers"]["u"] = shop.recipe["teachers"]["t"] | {"arguments": {"scale": 2.0}}
     shop.recipe["tasks"]["cls"]["teachers"] = ["t", "u"]
-    with pytest.raises(AlignmentError, match=r"sample \d+, view \d: made otherwise than the view that is recorded"):
+    with pytest.raises(AlignmentError, match=r"sample \d+, view \d: differs from the view that is recorded"):
         shop.build()
 
 
@@ -117,7 +117,7 @@ def test_relabelled_samples_in_an_unfinished_build(shop: Workshop) -> None:
     shop.samples(40)
     shop.relabel([4 - i % 5 for i in range(40)])
     shop.write("shift", "1")
-    with pytest.raises(AlignmentError, match="sample 0, view 0: made otherwise than the view that is recorded"):
+    with pytest.raises(AlignmentError, match="sample 0, view 0: differs from the view that is recorded"):
         shop.build()
     shop.write("shift", "0")
     shop.build()

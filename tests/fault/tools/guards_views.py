@@ -3,6 +3,8 @@
 from guards import Guard
 
 REPLAY, FORGED_VIEWS = "integration/test_replay.py", "fault/test_forged_views.py"
+LATER, MISTAKES = "integration/test_views_of_later_builds.py", "fault/test_view_mistakes.py"
+NONE = "fault/test_samples_without_views.py"
 
 GUARDS = [
     Guard(
@@ -48,7 +50,7 @@ GUARDS = [
         f"{FORGED_VIEWS} -k checks",
     ),
     Guard("loaders/views.py", "if agrees(made, check, exact=self._is_exact):", "if True:", f"{REPLAY} -k refused"),
-    Guard("loaders/views.py", "if check == NO_VIEW:", "if False:", "fault/test_hunted_views.py -k without_any"),
+    Guard("loaders/views.py", "if check == NO_VIEW:", "if False:", f"{NONE} -k without_any"),
     Guard("loaders/views.py", "for view in {0, count - 1}:", "for view in ():", f"{REPLAY} -k fewer_views"),
     Guard("loaders/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{REPLAY} -k changed_since"),
     Guard("transfer/view_checks.py", "if _checksum(parts) == check[:4]:", "if True:", f"{REPLAY} -k refused"),
@@ -56,37 +58,37 @@ GUARDS = [
     Guard(
         "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{REPLAY} -k may_round"
     ),
-    Guard("builder/build.py", "check_draws(predictor, jobs[0])", "pass", "fault/test_hunted_views.py -k draws"),
+    Guard("builder/build.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
     Guard(
         "builder/prepare/view_records.py",
         "shards += [live.shard for live in inventory.live.values()]",
         "pass",
-        "fault/test_hunted_views.py -k labelled_anew",
+        f"{LATER} -k relabelled",
     ),
     Guard(
         "builder/prepare/view_records.py",
         "if written is None and not self._inventory.has_files(shard):",
         "if written is None and not self._inventory.has_files(shard):\n            return None\n        if False:",
-        "fault/test_hunted_views.py -k made_up",
+        f"{LATER} -k invented",
     ),
     Guard(
         "builder/prepare/view_records.py",
         'r.declaration.get("augmentation") == declared',
         "False",
-        "fault/test_hunted_views.py -k unfinished",
+        f"{LATER} -k unfinished",
     ),
     Guard("loaders/views.py", "if unseen:", "if False:", f"{FORGED_VIEWS} -k not_recorded"),
     Guard(
         "builder/prepare/prepared.py",
         "check_partners(files, inventory.live.values(), work.changed)",
         "pass",
-        "fault/test_hunted_views.py -k partner",
+        f"{LATER} -k partner",
     ),
     Guard(
         "read/cache.py",
         "not 0 <= numbers.min() <= numbers.max() < self.commit.rows",
         "False",
-        "fault/test_hunted_views.py -k row_numbers",
+        f"{MISTAKES} -k row_numbers",
     ),
     Guard("transfer/augmentation.py", "random.setstate(python)", "pass", f"{REPLAY} -k left_as"),
     Guard("transfer/augmentation.py", "np.random.set_state(numpy)", "pass", f"{REPLAY} -k left_as"),
