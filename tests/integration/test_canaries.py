@@ -1,5 +1,8 @@
 """Canaries: stored answers that a later build asks the teacher for again."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import Workshop
@@ -27,3 +30,26 @@ def test_canaries_see_values_beside_large_parts(shop: Workshop, size: int) -> No
     shop.recipe["transfer_set"]["source"]["callable"] = "data:samples"
     with pytest.raises(TeacherError, match=r"a@t: the answer to sample .* is not the stored one any more"):
         shop.build()
+
+
+def test_undeclared_change_is_caught_by_canaries(workshop: Workshop) -> None:
+    helper = "import torch\n\n\ndef shift(x):\n    return x + 0\n"
+    workshop.write("helper.py", helper)
+    model = (
+        (workshop.folder / "model.py")
+        .read_text()
+        .replace("self.head(x) * self.scale", "shift(self.head(x) * self.scale)")
+    )
+    workshop.write("model.py", "from helper import shift\n" + model)
+    sys.modules.pop("helper", None)
+    workshop.build(limit=15)
+    workshop.write("helper.py", helper.replace("+ 0", "+ 0.5"))
+    sys.modules.pop("helper", None)
+    workshop.write("model.py", (workshop.folder / "model.py").read_text())
+    code = (
+        "import softcache, sys; sys.dont_write_bytecode = True\n"
+        f"softcache.build({str(workshop.save())!r}, {str(workshop.cache)!r})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "is not the stored one any more" in run.stderr
+    assert workshop.open().commit.number == 1

@@ -3,6 +3,7 @@
 from guards import BUILD, COMMITTERS, FORGED, MANIFEST, MAPPED, VERIFY, Guard
 
 TABLES, FORGED_VERIFY = "fault/test_forged_tables.py", "fault/test_forged_verify.py"
+CANARIES = "integration/test_canaries.py"
 SEQUENCES = "fault/test_forged_sequences.py"
 PLACE = f"{MANIFEST} -k place"
 REFUSED = f"{MANIFEST} -k refused"
@@ -122,13 +123,19 @@ GUARDS = [
     Guard("read/cache.py", "shards[ROWS].end != state.commit.rows", "False", f"{FORGED} -k commit"),
     # Building.
     Guard(
-        "builder/answer/canary.py", "or not torch.allclose(old, new, rtol=0, atol=allowed)", "", f"{BUILD} -k canaries"
+        "builder/answer/canary.py",
+        "or not torch.allclose(old, new, rtol=0, atol=allowed)",
+        "",
+        f"{CANARIES} -k undeclared",
     ),
     Guard("builder/answer/canary.py", "(*done[:1], *done[-1:])", "done[:1]", f"{FORGED} -k canaries"),
     Guard("builder/answer/canary.py", "(*done[:1], *done[-1:])", "done[-1:]", f"{FORGED} -k canaries"),
-    Guard("builder/build.py", "        check_canaries(", "        str and (", f"{BUILD} -k canaries"),
+    Guard("builder/build.py", "        check_canaries(", "        str and (", f"{CANARIES} -k undeclared"),
     Guard(
-        "builder/prepare/prepared.py", "check_targets(files, inventory, targets)", "pass", f"{BUILD} -k nothing_stale"
+        "builder/prepare/prepared.py",
+        "check_targets(files, inventory, targets)",
+        "pass",
+        "integration/test_staleness.py -k nothing_stale",
     ),
     Guard(
         "builder/prepare/prepared.py",
