@@ -16,6 +16,11 @@ from softcache.errors import (
 )
 
 
+@pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
 def test_wrong_use_of_targets(workshop: Workshop) -> None:
     workshop.build()
     cache = workshop.open()
@@ -41,11 +46,6 @@ def test_wrong_use_of_targets(workshop: Workshop) -> None:
         softcache.ensemble(["cls"])  # type: ignore[list-item]
     with pytest.raises(AlignmentError, match="field 'soft' of its own"):
         next(iter(softcache.join([{"id": [1], "soft": 1}], cache, id="id")))
-
-
-@pytest.fixture
-def language(tmp_path: Path) -> Language:
-    return Language(tmp_path)
 
 
 def test_arguments_in_the_types_that_loaders_give(language: Language) -> None:

@@ -13,6 +13,11 @@ from softcache.errors import (
 )
 
 
+@pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
 def test_lost_shards_are_rebuilt(workshop: Workshop) -> None:
     workshop.build()
     for target in ("cls@t", "feat@t", "rows"):
@@ -34,11 +39,6 @@ def test_a_lost_shard_of_an_unfinished_build(workshop: Workshop) -> None:
     workshop.build()
     assert lost.exists()
     assert softcache.verify(workshop.cache).ok
-
-
-@pytest.fixture
-def language(tmp_path: Path) -> Language:
-    return Language(tmp_path)
 
 
 def test_tables_that_only_the_commit_names(language: Language) -> None:

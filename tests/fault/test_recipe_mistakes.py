@@ -13,6 +13,11 @@ from softcache.errors import (
 )
 
 
+@pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
 def test_content_must_cover_what_is_read(workshop: Workshop) -> None:
     with pytest.raises(RecipeError, match=r"teacher t reads x, which is not in it"):
         workshop.build("transfer_set.content=[label]")
@@ -54,11 +59,6 @@ def test_malformed_output_paths(workshop: Workshop) -> None:
     for output in ("", "a\0b", "simplecache::memory://x"):
         with pytest.raises(SoftcacheError):
             softcache.build(workshop.save(), output)
-
-
-@pytest.fixture
-def language(tmp_path: Path) -> Language:
-    return Language(tmp_path)
 
 
 def test_language_models(language: Language) -> None:

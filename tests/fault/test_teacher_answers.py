@@ -11,6 +11,11 @@ from softcache.errors import (
 )
 
 
+@pytest.fixture
+def shop(workshop: Workshop) -> Workshop:
+    return answered_by_expression(workshop)
+
+
 @pytest.mark.parametrize(
     ("expression", "said"),
     [
@@ -55,11 +60,6 @@ def test_small_probabilities_in_float16(workshop: Workshop) -> None:
     expected = torch.log_softmax(workshop.answers(), 1)
     found = workshop.open()["cls"].lookup(range(40)).log_probs(4.0)
     assert torch.allclose(found.double(), expected, atol=1e-3)
-
-
-@pytest.fixture
-def shop(workshop: Workshop) -> Workshop:
-    return answered_by_expression(workshop)
 
 
 def test_a_missing_output(shop: Workshop) -> None:

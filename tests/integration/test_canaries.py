@@ -11,16 +11,16 @@ from expressions import BOXES, DETECTION, answered_by_expression, one
 from softcache.errors import TeacherError
 
 
+@pytest.fixture
+def shop(workshop: Workshop) -> Workshop:
+    return answered_by_expression(workshop)
+
+
 def test_canaries_look_at_both_ends_and_at_answered_rows(workshop: Workshop) -> None:
     workshop.samples(30, change=lambda x: x.__setitem__(slice(0, 4), np.nan))
     workshop.build("build.on_bad_sample=skip", limit=20)
     workshop.build(limit=30)
     assert workshop.open().commit.rows == 30
-
-
-@pytest.fixture
-def shop(workshop: Workshop) -> Workshop:
-    return answered_by_expression(workshop)
 
 
 @pytest.mark.parametrize("size", [1, 2000])

@@ -12,6 +12,11 @@ import softcache
 
 
 @pytest.fixture
+def language(tmp_path: Path) -> Language:
+    return Language(tmp_path)
+
+
+@pytest.fixture
 def shop(workshop: Workshop) -> Workshop:
     return answered_by_expression(workshop)
 
@@ -32,11 +37,6 @@ def test_an_empty_batch_of_maps(shop: Workshop) -> None:
     soft = shop.open()["a"].lookup([])
     assert soft.log_probs(2.0).shape == (0, 3, 1, 2)
     assert soft.values.shape == (0, 2, 1, 2)
-
-
-@pytest.fixture
-def language(tmp_path: Path) -> Language:
-    return Language(tmp_path)
 
 
 def test_samples_without_positions(language: Language) -> None:
