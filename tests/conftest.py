@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -13,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from augmented import TRANSFORMS, Augmented
 from safetensors.torch import save_file
 
 import softcache
@@ -214,6 +218,28 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
+
+
+@pytest.fixture
+def augmented(workshop: Workshop) -> Augmented:
+    """Makes the workshop's recipe augment column x by one of the transforms in augmented.py."""
+
+    def make(transform: str = "noisy", views: int = 3, **further: Any) -> Workshop:
+        workshop.write("augment.py", TRANSFORMS)
+        workshop.recipe["augmentation"] = {"transform": f"augment:{transform}", "column": "x", "views": views} | further
+        return workshop
+
+    return make
+
+
+@pytest.fixture
+def augment(workshop: Workshop) -> Iterator[ModuleType]:
+    """The recipe's transforms, as a student imports them."""
+    workshop.write("augment.py", TRANSFORMS)
+    sys.path.insert(0, str(workshop.folder))
+    yield import_module("augment")
+    sys.path.remove(str(workshop.folder))
+    del sys.modules["augment"]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,8 @@
 
 from guards import Guard
 
-REPLAY, FORGED_VIEWS = "integration/test_replay.py", "fault/test_forged_views.py"
+FORGED_VIEWS, TRANSFORMS = "fault/test_forged_views.py", "fault/test_transforms.py"
+GROWTH, PROOFS = "integration/test_view_growth.py", "integration/test_view_proofs.py"
 LATER, MISTAKES = "integration/test_views_of_later_builds.py", "fault/test_view_mistakes.py"
 NONE = "fault/test_samples_without_views.py"
 
@@ -11,10 +12,10 @@ GUARDS = [
         "builder/answer/samples.py",
         "if not agrees(view, check, exact=recorded.versions == recorded.here):",
         "if False:",
-        f"{REPLAY} -k later",
+        f"{GROWTH} -k later",
     ),
-    Guard("builder/answer/samples.py", "if differ:", "if False:", f"{REPLAY} -k cannot_be_replayed"),
-    Guard("builder/answer/samples.py", "if check == NO_VIEW:", "if False:", f"{REPLAY} -k cannot_be_augmented"),
+    Guard("builder/answer/samples.py", "if differ:", "if False:", f"{TRANSFORMS} -k cannot_be_replayed"),
+    Guard("builder/answer/samples.py", "if check == NO_VIEW:", "if False:", f"{TRANSFORMS} -k cannot_be_augmented"),
     Guard(
         "builder/prepare/view_records.py",
         "len(checks) != shard.rows or (drawn is not None and len(drawn) != shard.rows)",
@@ -32,9 +33,9 @@ GUARDS = [
         "builder/prepare/compatibility.py",
         'differences(None if record is None else record["declaration"], declared, "augmentation")',
         "[]",
-        f"{REPLAY} -k another_augmentation",
+        f"{TRANSFORMS} -k another_augmentation",
     ),
-    Guard("builder/prepare/fragments.py", " or n in written", "", f"{REPLAY} -k redone"),
+    Guard("builder/prepare/fragments.py", " or n in written", "", f"{GROWTH} -k redone"),
     Guard("store/declarations.py", "Annotated[int, Field(strict=True)]", "int", f"{FORGED_VIEWS} -k augmentations"),
     Guard("store/declarations.py", "Field(min_length=1)", "Field()", f"{FORGED_VIEWS} -k augmentations"),
     Guard(
@@ -49,14 +50,14 @@ GUARDS = [
         "False",
         f"{FORGED_VIEWS} -k checks",
     ),
-    Guard("loaders/views.py", "if agrees(made, check, exact=self._is_exact):", "if True:", f"{REPLAY} -k refused"),
+    Guard("loaders/views.py", "if agrees(made, check, exact=self._is_exact):", "if True:", f"{PROOFS} -k refused"),
     Guard("loaders/views.py", "if check == NO_VIEW:", "if False:", f"{NONE} -k without_any"),
-    Guard("loaders/views.py", "for view in {0, count - 1}:", "for view in ():", f"{REPLAY} -k fewer_views"),
-    Guard("loaders/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{REPLAY} -k changed_since"),
-    Guard("transfer/view_checks.py", "if _checksum(parts) == check[:4]:", "if True:", f"{REPLAY} -k refused"),
-    Guard("transfer/view_checks.py", "    if exact:\n", "    if False:\n", f"{REPLAY} -k may_round"),
+    Guard("loaders/views.py", "for view in {0, count - 1}:", "for view in ():", f"{GROWTH} -k fewer_views"),
+    Guard("loaders/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{PROOFS} -k changed_since"),
+    Guard("transfer/view_checks.py", "if _checksum(parts) == check[:4]:", "if True:", f"{PROOFS} -k refused"),
+    Guard("transfer/view_checks.py", "    if exact:\n", "    if False:\n", f"{PROOFS} -k may_round"),
     Guard(
-        "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{REPLAY} -k may_round"
+        "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{PROOFS} -k may_round"
     ),
     Guard("builder/build.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
     Guard(
@@ -90,7 +91,7 @@ GUARDS = [
         "False",
         f"{MISTAKES} -k row_numbers",
     ),
-    Guard("transfer/augmentation.py", "random.setstate(python)", "pass", f"{REPLAY} -k left_as"),
-    Guard("transfer/augmentation.py", "np.random.set_state(numpy)", "pass", f"{REPLAY} -k left_as"),
-    Guard("transfer/augmentation.py", "torch.default_generator.set_state(pytorch)", "pass", f"{REPLAY} -k left_as"),
+    Guard("transfer/augmentation.py", "random.setstate(python)", "pass", f"{TRANSFORMS} -k left_as"),
+    Guard("transfer/augmentation.py", "np.random.set_state(numpy)", "pass", f"{TRANSFORMS} -k left_as"),
+    Guard("transfer/augmentation.py", "torch.default_generator.set_state(pytorch)", "pass", f"{TRANSFORMS} -k left_as"),
 ]
