@@ -29,9 +29,7 @@ def test_what_cannot_be_replayed_is_refused_before_a_teacher_runs(augmented: Aug
         "augment.py",
         TRANSFORMS + "\n\ndef in_place(x):\n    STATE.append(0)\n    return x + len(STATE)\n\n\nSTATE = []\n",
     )
-    with pytest.raises(
-        AugmentationError, match=r"views of samples \(0, 0\).*differ when they are made again"
-    ):
+    with pytest.raises(AugmentationError, match=r"views of samples \(0, 0\).*differ when they are made again"):
         workshop.build()
     assert workshop.calls() == 0
     with pytest.raises(AugmentationError):

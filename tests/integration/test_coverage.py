@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import Workshop
+from every_kind import ORDER, ROWS, Kinds, T
 from expressions import CLASSES, answered_by_expression, one
 from language import Language
 
 import softcache
+from softcache.errors import AlignmentError
 
 
 @pytest.fixture
@@ -55,3 +57,36 @@ def test_uncovered_sequences_with_loss_masks(tmp_path: Path) -> None:
     assert soft.lengths.tolist() == [len(language.ids[1]) - 1, 0, len(language.ids[0]) - 1]
     alone = cache["lm"].lookup([1])
     assert torch.equal(soft[:1].packed.log_probs(2.0), alone.packed.log_probs(2.0))
+
+
+def test_targets_that_do_not_cover_every_sample(tmp_path: Path) -> None:
+    """A multi-task batch has all of them: what a task does not cover is masked, and counts in no loss."""
+    kinds = Kinds(tmp_path)
+    names = ["tags", "maps", "depth", "objects"]
+    kinds.recipe["tasks"] = {name: kinds.recipe["tasks"][name] for name in names}
+    kinds.build(limit=9)
+    kinds.build("~tasks.maps", "~tasks.depth", "~tasks.objects")
+    cache, outputs = kinds.open(), kinds.outputs()
+    covered = torch.from_numpy(ORDER < 9)
+    loader = [{"id": ORDER[:10]}, {"id": ORDER[10:]}]
+    batches = [batch["soft"] for batch in softcache.join(loader, cache, id="id")]
+    data = softcache.attach([{"id": int(i)} for i in ORDER], cache, id="id")
+    batches.append(softcache.collate(data.__getitems__(list(range(ROWS))))["soft"])
+    for soft, there in zip(batches, [covered[:10], covered[10:], covered], strict=True):
+        assert soft["tags"].mask.all()
+        assert torch.equal(soft["maps"].mask, there)
+        assert soft["depth"].values[~there].isnan().all()
+        assert soft["depth"].parts["variance"][~there].isnan().all()
+        assert (soft["objects"].lengths[~there] == 0).all()
+        assert not soft["objects"].mask[~there].any()
+    soft, rows = batches[-1], torch.from_numpy(ORDER)[covered]
+    student = torch.randn(ROWS, 5, 3, 4)
+    loss = softcache.distillation_loss(student, soft["maps"], T)
+    log_p, log_q = (outputs["maps"][rows] / T).log_softmax(1), (student[covered] / T).log_softmax(1)
+    assert torch.allclose(loss, T**2 * (log_p.exp() * (log_p - log_q)).sum(1).mean(), rtol=1e-4)
+    with pytest.raises(AlignmentError, match="no answer of maps@t"):
+        cache["maps"].lookup(ORDER)
+    with pytest.raises(AlignmentError, match=r"no answer of (maps|depth|objects)@t"):
+        softcache.attach([{"id": i} for i in range(15, ROWS)], cache, id="id")
+    with pytest.raises(AlignmentError, match="99"):
+        next(iter(softcache.join([{"id": np.array([1, 99])}], cache, id="id")))

@@ -9,6 +9,7 @@ from conftest import Workshop
 
 from softcache.assess.validate import validate
 from softcache.cli import main
+from softcache.errors import RecipeError
 
 
 def test_missing_labels_do_not_count(workshop: Workshop) -> None:
@@ -47,3 +48,37 @@ def test_labels_of_two_tasks(workshop: Workshop) -> None:
     workshop.recipe["tasks"]["more"] = workshop.recipe["tasks"]["cls"] | {"classes": 200, "output": "cls"}
     workshop.relabel([100] * 40)
     assert validate(workshop.save()).hygiene.not_classes["label"].count == 40
+
+
+def test_labels_in_the_order_of_the_transfer_set(workshop: Workshop) -> None:
+    """A column of class numbers says what they are called: a task that calls them otherwise is refused."""
+    workshop.write(
+        "data.py",
+        """
+        import datasets
+        import numpy as np
+
+        def samples():
+            x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+            features = {"id": datasets.Value("int64"), "x": datasets.List(datasets.Value("float32"), length=4),
+                        "label": datasets.ClassLabel(names=["cat", "dog", "cow", "hen", "bee"])}
+            columns = {"id": range(8), "x": x.tolist(), "label": [i % 5 for i in range(8)]}
+            return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+        """,
+    )
+    del workshop.recipe["tasks"]["feat"]
+    task = workshop.recipe["tasks"]["cls"]
+    del task["classes"]
+    task["labels"] = ["cat", "cow", "dog", "hen", "bee"]
+    with pytest.raises(
+        RecipeError, match=r"tasks\.cls: labels are in another order than those of column 'label' of the"
+    ):
+        workshop.build()
+    task["labels"] = ["cat", "dog", "cow", "hen", "ant"]
+    with pytest.raises(RecipeError, match="class 4 is 'ant' here, 'bee' there"):
+        workshop.build()
+    task["labels"] = ["cat", "dog", "cow", "hen", "bee", "ant"]
+    with pytest.raises(RecipeError, match=r"6 classes; column 'label' of the transfer set has 5: 'cat', 'dog'"):
+        workshop.build()
+    task["labels"].pop()
+    assert workshop.build().targets[0].accuracy is not None

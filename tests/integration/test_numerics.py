@@ -1,6 +1,7 @@
 """Precision in which teachers run: as the recipe says, for every answer."""
 
 import pytest
+import torch
 from conftest import Workshop
 from expressions import answered_by_expression, one
 
@@ -22,3 +23,16 @@ def test_numerics_of_lazy_answers(shop: Workshop) -> None:
         cache["a"].lookup(range(40)).values for cache in (shop.open(), softcache.open(shop.folder / "other"))
     )
     assert 1e-4 < float((exact - rounded).abs().max()) < 0.1
+
+
+def test_numerics_are_explicit_and_recorded(workshop: Workshop) -> None:
+    workshop.build()
+    workshop.recipe["teachers"]["t"]["numerics"] = {"autocast": "bfloat16"}
+    with pytest.raises(softcache.SoftcacheError, match=r"teacher\.config\.numerics\.autocast: absent -> bfloat16"):
+        workshop.build()
+    softcache.build(workshop.save(), workshop.folder / "other")
+    exact, rounded = workshop.open()["cls"], softcache.open(workshop.folder / "other")["cls"]
+    gap = (exact.lookup(range(40)).values - rounded.lookup(range(40)).values).abs().max()
+    assert 1e-4 < float(gap) < 0.1
+    before = torch.get_float32_matmul_precision()
+    assert before == "highest"
