@@ -10,7 +10,7 @@ class Guard(NamedTuple):
     tests: str
 
 
-CONTRACT, DAMAGE, DOCUMENTS = "contract/test_files.py", "fault/test_damage.py", "unit/test_documents.py"
+CONTRACT, DAMAGE, DOCUMENTS = "contract/test_files.py", "fault/test_damage.py", "unit/store/test_documents.py"
 DURABLE = "fault/test_durability.py -k order"
 FORGED, MAPPED, MANIFEST = "fault/test_forged.py", "fault/test_mapped_files.py", "fault/test_manifest.py"
 COMMITTERS, VERIFY, BUILD = "fault/test_committers.py", "fault/test_verify.py", "integration/test_build.py"
@@ -47,13 +47,13 @@ GUARDS = [
     Guard("store/files/remote.py", "{check_path(path)}", "{path}", f"{CONTRACT} -k paths"),
     Guard("store/marker.py", "files.check_create_only()", "pass", f"{FORGED} -k create_only"),
     # Paths.
-    Guard("store/layout.py", "_FORBIDDEN.search(path) or", "", "unit/test_layout.py"),
-    Guard("store/layout.py", '("", ".", "..")', '("", ".")', "unit/test_layout.py"),
-    Guard("store/layout.py", '("", ".", "..")', '(".", "..")', "unit/test_layout.py"),
-    Guard("store/layout.py", '("", ".", "..")', '("", "..")', "unit/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\\:]", "unit/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\x00:]", "unit/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\x00\\]", "unit/test_layout.py"),
+    Guard("store/layout.py", "_FORBIDDEN.search(path) or", "", "unit/store/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '("", ".")', "unit/store/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '(".", "..")', "unit/store/test_layout.py"),
+    Guard("store/layout.py", '("", ".", "..")', '("", "..")', "unit/store/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\\:]", "unit/store/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\x00:]", "unit/store/test_layout.py"),
+    Guard("store/layout.py", r"[\x00\\:]", r"[\x00\\]", "unit/store/test_layout.py"),
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{FORGED} -k path"),
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{MANIFEST} -k paths"),
     # Documents, the marker, commits, receipts.
