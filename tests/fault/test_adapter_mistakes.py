@@ -1,12 +1,14 @@
 """Adapters and label orders that are wrong: refused, with the setting or the method named."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Workshop
 from expressions import answered_by_expression
+from small_models import CLASSES, SAMPLES, Shop, sequence_classifier
 
-from softcache.errors import RecipeError, SoftcacheError
+from softcache.errors import RecipeError, SoftcacheError, TransferSetError
 
 
 @pytest.fixture
@@ -89,3 +91,30 @@ def test_a_specialist_knows_its_labels_in_order(shop: Workshop) -> None:
     shop.recipe["tasks"]["a"]["knows"] = {"t": ["z", "y", "x"]}
     shop.build()
     assert shop.open()["a"].provenance["versions"]["no-such-library"] == "absent"
+
+
+def test_settings_that_do_not_fit_the_model(tmp_path: Path) -> None:
+    sequence_classifier(tmp_path / "model")
+    teacher: dict[str, Any] = {
+        "adapter": "transformers", "model": "model", "task": "sequence_classification", "column": "x",
+    }  # fmt: skip
+    shop = Shop(tmp_path, SAMPLES["text"](), teacher, CLASSES)
+    with pytest.raises(RecipeError, match=r"tasks\.a: classes is 4; teacher t answers 3"):
+        shop.build("c", "tasks.a.labels=[cat, dog, cow, hen]")
+    with pytest.raises(RecipeError, match=r"labels are others than those of teacher t: class 2 is 'hen' here"):
+        shop.build("c", "tasks.a.labels=[cat, dog, hen]")
+    with pytest.raises(RecipeError, match=r"tasks\.a: value_kind is 'probs'; teacher t answers 'logits'"):
+        shop.build("c", "tasks.a.value_kind=probs")
+    with pytest.raises(RecipeError, match="sampling_rate is for audio"):
+        shop.build("c", "teachers.t.sampling_rate=100")
+    with pytest.raises(RecipeError, match="text_features needs hooks"):
+        shop.build("c", "teachers.t.task=text_features")
+    with pytest.raises(RecipeError, match=r"teachers\.t\.colum: 'x': unknown key; did you mean 'column'"):
+        shop.build("c", "teachers.t.colum=x")
+    with pytest.raises(RecipeError, match=r"teachers\.t\.adapter: 'transformer' is none of torch"):
+        shop.build("c", "teachers.t.adapter=transformer")
+    with pytest.raises(RecipeError, match="no weights"):
+        shop.build("c", "teachers.t.model=images")
+    shop.recipe["teachers"]["t"]["column"] = "id"
+    with pytest.raises(TransferSetError, match="expected text"):
+        shop.build("c", "transfer_set.id=content-hash", "transfer_set.content=[id, x]")
