@@ -63,7 +63,7 @@ class Half(Adapter):
         ({"adapter": "own:Fingerprint"}, "is no subclass of softcache"),
         ({"mode": "raises"}, r"teachers\.t: describe of own:Good raised KeyError: 'weights'"),
         ({"mode": "nothing"}, r"teachers\.t: describe of own:Good returned NoneType"),
-        ({"mode": "set"}, r"teachers\.t: describe of own:Good: its fingerprint is no JSON"),
+        ({"mode": "set"}, r"teachers\.t: describe of own:Good: its fingerprint cannot be written as JSON"),
         ({"mode": "labels"}, r"tasks\.a: 3 labels; teacher t has 2"),
         ({"mode": "load"}, "teacher t: load of own:Good raised OSError: no such device"),
         ({"mode": "list"}, "teacher t: predict returned list, not answers by output name"),
@@ -101,7 +101,7 @@ def test_settings_that_do_not_fit_the_model(tmp_path: Path) -> None:
     shop = Shop(tmp_path, SAMPLES["text"](), teacher, CLASSES)
     with pytest.raises(RecipeError, match=r"tasks\.a: classes is 4; teacher t answers 3"):
         shop.build("c", "tasks.a.labels=[cat, dog, cow, hen]")
-    with pytest.raises(RecipeError, match=r"labels are others than those of teacher t: class 2 is 'hen' here"):
+    with pytest.raises(RecipeError, match=r"labels differ from those of teacher t: class 2 is 'hen' here"):
         shop.build("c", "tasks.a.labels=[cat, dog, hen]")
     with pytest.raises(RecipeError, match=r"tasks\.a: value_kind is 'probs'; teacher t answers 'logits'"):
         shop.build("c", "tasks.a.value_kind=probs")

@@ -86,7 +86,7 @@ def test_lists_beyond_their_items(
     language.build()
     target = softcache.open(language.cache)["full"]
     soft = target.lookup([0, 1])
-    reader = target._columns[0]  # type: ignore[index]
+    reader = target._rows._open_columns()[0]  # type: ignore[index]
     bounds = reader._bounds  # type: ignore[union-attr]
     window = bounds._window
 
@@ -132,7 +132,7 @@ def test_fewer_positions_than_values(language: Language, monkeypatch: pytest.Mon
     language.recipe["teachers"]["t"] |= {"input_ids": "tokens", "loss_mask": "mask"}
     target = language.build()["full"]
     assert target.lookup([0, 1]).mask.any()
-    reader: Any = target._columns[0]  # type: ignore[index]
+    reader: Any = target._rows._open_columns()[0]  # type: ignore[index]
     reader._position_bounds._items = reader._position_bounds._items * 0
     with pytest.raises(FormatError, match="positions has offsets outside its data"):
         target.lookup([0, 1])

@@ -41,7 +41,9 @@ def test_a_changed_partner_is_refused(shop: Workshop) -> None:
         x[partner] += 1
 
     shop.samples(40, change=change)
-    with pytest.raises(AlignmentError, match=rf"samples {partner} have changed, and views of other samples have them"):
+    with pytest.raises(
+        AlignmentError, match=rf"samples {partner} have changed, and they are mixed into views of other samples"
+    ):
         shop.build()
 
 

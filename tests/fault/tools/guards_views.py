@@ -28,7 +28,7 @@ GUARDS = [
         "False",
         f"{FORGED_VIEWS} -k two_builders",
     ),
-    Guard("builder/build.py", "rows.write_for(job.fragment)", "pass", f"{FORGED_VIEWS} -k before"),
+    Guard("builder/build.py", "rows.write_for(job.fragment)", "[]", f"{FORGED_VIEWS} -k before"),
     Guard(
         "builder/prepare/compatibility.py",
         'differences(None if record is None else record["declaration"], declared, "augmentation")',

@@ -50,7 +50,7 @@ def test_problem_types_of_transformers(tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "m", ignore_errors=True)
         BertConfig(num_labels=labels, problem_type=problem).save_pretrained(tmp_path / "m")
         (tmp_path / "m/model.safetensors").write_bytes(b"")
-        answer = adapter.describe(tmp_path).answers["logits"]
+        answer = adapter.describe(tmp_path).outputs["logits"]
         assert answer.kind == kind
         assert answer.classes == (None if kind == "regression" else labels)
     assert adapter.output_for("regression", "dense") == "logits"
