@@ -65,7 +65,7 @@ class Mix:
 
 
 class OwnGenerator:
-    """As albumentations has it."""
+    """Seeded as albumentations transforms are."""
 
     def set_random_seed(self, seed):
         self.generator = np.random.default_rng(seed)
@@ -110,7 +110,7 @@ Augmented = Callable[..., "Workshop"]
 
 
 class Students:
-    """The dataset of a student: the workshop's samples, perhaps in another order."""
+    """A student's dataset: the workshop's samples, perhaps in another order."""
 
     def __init__(self, workshop: Workshop, order: list[int] | None = None, *, as_tuples: bool = False) -> None:
         made = json.loads((workshop.folder / "samples.json").read_text())
@@ -127,12 +127,12 @@ class Students:
 
 
 def answers(workshop: Workshop, x: Any) -> torch.Tensor:
-    """What the live teacher says to views, float32."""
+    """Return the live teacher's answers to views, float32."""
     return workshop.answers("cls", x).float()
 
 
 def expected(x: np.ndarray, sample_id: int, view: int, seed: int = 0) -> np.ndarray:
-    """The view of `noisy`, from the format page alone."""
+    """Return the view that `noisy` gives, computed from docs/format.md only."""
     digest = hashlib.sha256(struct.pack("<q", seed) + b"i" + struct.pack("<q", sample_id) + struct.pack("<i", view))
     number = int.from_bytes(digest.digest()[:8], "little")
     python, numpy = random.Random(number), np.random.RandomState([number % 2**32, number // 2**32])

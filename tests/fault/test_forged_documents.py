@@ -25,7 +25,7 @@ def mutations(value: Any) -> list[Any]:
 
 @pytest.mark.parametrize("where", ["commits", "receipts"])
 def test_forged_documents_give_typed_errors(workshop: Workshop, where: str) -> None:
-    """Every member of a commit or a receipt, replaced by everything else, with the right hash at its end."""
+    """Replace each member of a commit or a receipt by values of every type, and keep the final hash right."""
     workshop.samples(10)
     workshop.build()
     path = sorted((workshop.cache / where).iterdir())[0]

@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "softcache"]
 
 
 def everything(cache: softcache.Cache) -> dict[str, Any]:
-    """All rows of all targets, by id."""
+    """Return all rows of all targets, in the order of ids."""
     ids = cache.rows.table()["sample_id"].to_pylist()
     found: dict[str, Any] = {"ids": ids}
     for name in cache.targets:

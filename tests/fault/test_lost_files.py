@@ -42,7 +42,7 @@ def test_a_lost_shard_of_an_unfinished_build(workshop: Workshop) -> None:
 
 
 def test_tables_that_only_the_commit_names(language: Language) -> None:
-    """They are those of the commit, whatever is built next; a second fit would give stored rows another meaning."""
+    """A build reuses the commit's tables: fitting them again would change what the stored rows mean."""
     language.recipe["tasks"] = {"lm": language.recipe["tasks"]["lm"] | {"store": {"codec": "topk", "k": 4, "basis": 8}}}
     before = language.build()["lm"].lookup([0]).log_probs(2.0)
     for document in (language.cache / "tables").glob("*.json"):
@@ -58,7 +58,7 @@ def test_tables_that_only_the_commit_names(language: Language) -> None:
 
 
 def test_a_lost_table(language: Language) -> None:
-    """Whatever a build finds of it, it says which file is gone."""
+    """The error names the lost file, with a commit and receipts and without them."""
     language.recipe["tasks"] = {"lm": language.recipe["tasks"]["lm"] | {"store": {"codec": "topk", "k": 4, "basis": 8}}}
     language.build()
     for table in (language.cache / "tables").glob("*.arrow"):

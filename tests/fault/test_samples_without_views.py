@@ -33,7 +33,7 @@ def test_sequences_without_views(shop: Workshop) -> None:
 
 @pytest.mark.parametrize("name", ["picky", "Picky"])
 def test_a_fragment_without_any_view(shop: Workshop, name: str) -> None:
-    """The student gets such samples as they are, without an answer."""
+    """The student gets such samples unaugmented and without an answer."""
 
     def change(x: np.ndarray) -> None:
         x[10:20, 1] = 600

@@ -48,7 +48,7 @@ def test_answers_that_are_views_or_double(workshop: Workshop) -> None:
 
 
 def test_small_probabilities_in_float16(workshop: Workshop) -> None:
-    """They would be rounded to nothing, which no temperature brings back."""
+    """Float16 would round them to 0, and no temperature brings them back."""
     model = (
         (workshop.folder / "model.py").read_text().replace("self.head(x) * self.scale", "(self.head(x) * 4).softmax(1)")
     )

@@ -39,7 +39,7 @@ def test_uncovered_rows_of_every_codec(shop: Workshop, store: dict[str, Any]) ->
 
 
 def test_uncovered_sequences_with_loss_masks(tmp_path: Path) -> None:
-    """Sequences whose rows leave positions out are masked where they are not covered, like any other."""
+    """Sequences with a loss mask are masked where they are not covered, as all others are."""
     language = Language(tmp_path)
     rows = [{"id": i, "tokens": ids, "mask": [0, 0, *[1] * (len(ids) - 2)]} for i, ids in enumerate(language.ids)]
     language.rows(rows)
@@ -60,7 +60,7 @@ def test_uncovered_sequences_with_loss_masks(tmp_path: Path) -> None:
 
 
 def test_targets_that_do_not_cover_every_sample(tmp_path: Path) -> None:
-    """A multi-task batch has all of them: what a task does not cover is masked, and counts in no loss."""
+    """A multi-task batch has every sample; those that a task does not cover are masked and count in no loss."""
     kinds = Kinds(tmp_path)
     names = ["tags", "maps", "depth", "objects"]
     kinds.recipe["tasks"] = {name: kinds.recipe["tasks"][name] for name in names}

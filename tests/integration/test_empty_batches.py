@@ -22,7 +22,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 
 def test_no_boxes(shop: Workshop) -> None:
-    """A batch, a fragment, a cache without any box is built, read and verified."""
+    """A cache without a single box is built, read and verified."""
     one(shop, f"{{'a': {BOXES.format(n=0, size=1)}}}", DETECTION).build()
     soft = shop.open()["a"].lookup([3, 1])
     assert isinstance(soft, softcache.SoftSequences)
@@ -40,7 +40,7 @@ def test_an_empty_batch_of_maps(shop: Workshop) -> None:
 
 
 def test_samples_without_positions(language: Language) -> None:
-    """A batch, a shard or a lookup of nothing but single tokens."""
+    """A batch, a shard or a lookup may hold only texts of one token."""
     language.rows([{"id": i, "text": text} for i, text in enumerate(["x", "y", "z", *TEXTS])])
     task = language.recipe["tasks"]["lm"]
     language.recipe["tasks"] = {

@@ -13,7 +13,7 @@ from softcache.errors import RecipeError
 
 
 def test_fingerprints(tmp_path: Path) -> None:
-    """They change with a weight, a preprocessing constant, the order of labels, a source file; not with the place."""
+    """They change with a weight, a preprocessing constant or the order of labels, but not with the folder."""
     image_classifier(tmp_path / "model")
     teacher: dict[str, Any] = {
         "adapter": "transformers", "model": "model", "task": "image_classification", "column": "image",

@@ -14,7 +14,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 
 def test_hooks(shop: Workshop) -> None:
-    """A hook does not replace an answer, and concerns no target but its own."""
+    """A hook cannot replace an output of the model, and changes only its own target."""
     one(shop, "{'a': h}", CLASSES).build()
     shop.recipe["teachers"]["t"]["hooks"] = {"b": {"module": "inner"}}
     shop.recipe["tasks"]["b"] = {"kind": "features", "shape": [6], "teachers": ["t"]}

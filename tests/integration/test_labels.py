@@ -51,7 +51,7 @@ def test_labels_of_two_tasks(workshop: Workshop) -> None:
 
 
 def test_labels_in_the_order_of_the_transfer_set(workshop: Workshop) -> None:
-    """A column of class numbers says what they are called: a task that calls them otherwise is refused."""
+    """A column of class numbers names its classes; a task that names them differently is refused."""
     workshop.write(
         "data.py",
         """

@@ -14,7 +14,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 
 def test_numerics_of_lazy_answers(shop: Workshop) -> None:
-    """Chunks that are worked out while they are taken are worked out as the recipe says."""
+    """Chunks that are computed when they are read use the recipe's numerics too."""
     task = {"kind": "sequence", "classes": 6, "value_kind": "logits"}
     one(shop, "{'a': Sequences([1] * len(x), self.later(x))}", task).build()
     shop.recipe["teachers"]["t"]["numerics"] = {"autocast": "bfloat16"}

@@ -44,7 +44,7 @@ class Lengths(Adapter):
 
 
 def test_an_adapter_and_a_kind_of_the_users_own(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An adapter is one class, a kind one line: neither needs a change of the package."""
+    """An adapter is one class and a kind is one line: neither needs a change in the package."""
     workshop.write("own.py", OUTSIDE)
     monkeypatch.setitem(KINDS, "ranking", Kind("list", ("sigmoid",), dimensions=1))
     workshop.recipe["teachers"] = {"t": {"adapter": "own:Lengths", "scale": 2.0}}

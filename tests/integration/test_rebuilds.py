@@ -78,7 +78,7 @@ def test_slices_of_a_split_beside_gaps(workshop: Workshop) -> None:
 
 
 def test_fragments_in_another_order_are_up_to_date(workshop: Workshop) -> None:
-    """Fragments of samples that are there in another order, and one that is not there at all."""
+    """The transfer set has some fragments' samples in another order and lacks one fragment."""
     workshop.samples(40, ids=[f"s{i}" for i in range(40)])
     workshop.build()
     made = json.loads((workshop.folder / "samples.json").read_text())

@@ -19,7 +19,7 @@ from softcache.errors import (
 
 
 def test_helpers_are_imported_again(workshop: Workshop, tmp_path: Path) -> None:
-    """The code that is hashed is the code that runs: after an edit, and beside another recipe's module of that name."""
+    """The hashed code is the code that runs, after an edit and beside another recipe's module of the same name."""
     model = (
         (workshop.folder / "model.py").read_text().replace("self.head(x) * self.scale", "self.head(x) * helper.SCALE")
     )
@@ -132,7 +132,7 @@ def test_builds_in_threads_take_turns(tmp_path: Path) -> None:
 
 
 def test_imported_modules_are_left_alone(workshop: Workshop) -> None:
-    """A script beside its recipe, its packages, libraries in an environment there: the same objects afterwards."""
+    """A build leaves the modules of a script, of its packages and of libraries beside the recipe as they were."""
     for name, text in {
         "train.py": "class Data: ...\n",
         "src/mine/__init__.py": "class C: ...\n",

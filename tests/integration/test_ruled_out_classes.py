@@ -15,7 +15,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 
 def test_classes_that_are_ruled_out(shop: Workshop) -> None:
-    """-Inf is stored as it comes where the task says so: of boxes, of labels that are each by itself."""
+    """If the task allows -Inf it is stored as it is, for boxes and for independent labels."""
     masked = "[h[i:i+1].where(h[i:i+1] > h[i].min(), -torch.inf) for i in range(len(h))]"
     boxes = f"Sequences.from_lists({masked}, boxes=[torch.ones(1, 4)] * len(h))"
     one(shop, f"{{'a': {boxes}, 'b': h.where(h > 0, -torch.inf)}}", DETECTION | {"allow_masked": True})

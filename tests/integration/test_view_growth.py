@@ -89,7 +89,7 @@ def test_a_later_teacher_sees_the_same_views(augmented: Augmented) -> None:
 
 
 def test_partners_are_stored_by_id(augmented: Augmented, augment: ModuleType) -> None:
-    """Drawn from all samples, whatever the batches; a student may have them in another order, but must have them."""
+    """Partners come from all samples, whatever the batch size; a student may reorder samples but needs all of them."""
     workshop = augmented("Mix", views=2)
     workshop.samples(40, ids=[f"sample {i}" for i in range(40)])
     workshop.build("build.batch_size=3")
@@ -136,7 +136,7 @@ def test_skipped_views_are_listed_once(augmented: Augmented) -> None:
 
 
 def test_students_with_fewer_views(augmented: Augmented, augment: ModuleType) -> None:
-    """Samples that were added with fewer views than others have."""
+    """Some samples were added with fewer views than the others have."""
     workshop = augmented(views=3)
     workshop.samples(10)
     workshop.build()

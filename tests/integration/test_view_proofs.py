@@ -19,7 +19,7 @@ from softcache.transfer import libraries
 
 @pytest.mark.parametrize("wrong", ["one_more_draw", "given_rng", "unseeded"])
 def test_every_other_view_is_refused(augmented: Augmented, augment: ModuleType, wrong: str) -> None:
-    """A random stream that is one draw off; another transform; the same one without its seed."""
+    """A random stream that is one draw off, another transform, and the same one without its seed."""
     workshop = augmented(views=4)
     workshop.build()
     transform = augment.noisy if wrong == "unseeded" else getattr(augment, wrong)
@@ -55,7 +55,7 @@ def test_what_is_compared(augmented: Augmented, augment: ModuleType) -> None:
 
 
 def test_samples_that_have_changed_since(augmented: Augmented, augment: ModuleType) -> None:
-    """Of a `datasets.Dataset` contents are compared at once, with no view made."""
+    """The contents of a `datasets.Dataset` are compared at once, before any view is made."""
     workshop = augmented(views=2)
     workshop.build()
     students = Students(workshop)

@@ -22,7 +22,7 @@ def shop(workshop: Workshop) -> Workshop:
 
 
 def test_the_views_of_a_second_teacher_are_compared(shop: Workshop) -> None:
-    """The transform comes out otherwise once the first teacher has seen all of it."""
+    """The transform's results change once the first teacher has seen all views."""
     shop.samples(20)
     shop.recipe["augmentation"]["transform"] = "augment:drifting"
     shop.recipe["teachers"]["u"] = shop.recipe["teachers"]["t"] | {"arguments": {"scale": 2.0}}
@@ -48,7 +48,7 @@ def test_a_changed_partner_is_refused(shop: Workshop) -> None:
 
 
 def test_versions_of_all_views(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A view that another version has rounded otherwise stays a view when newer ones are added."""
+    """A view that another version rounded differently remains valid when views by a newer version are added."""
     with monkeypatch.context() as patch:
         patch.setattr(libraries.np, "__version__", "0.0")
         shop.write("augment.py", AUGMENT.replace("random.random())", "random.random() * (1 + 1e-7))"))
@@ -88,7 +88,7 @@ def test_resumed_with_fewer_views(shop: Workshop, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("name", ["shifted", "Mix"])
 def test_views_of_relabelled_samples(shop: Workshop, name: str) -> None:
-    """Teachers have answered: `rows` is written again, and what it records is what they saw."""
+    """Teachers have already answered: `rows` is rewritten and still records the views that they saw."""
     shop.recipe["augmentation"]["transform"] = f"augment:{name}"
     shop.write("shift", "0")
     shop.build()
@@ -130,7 +130,7 @@ def test_relabelled_samples_in_an_unfinished_build(shop: Workshop) -> None:
 
 
 def test_a_lost_record_of_views_is_not_invented(shop: Workshop) -> None:
-    """Only the same labels again prove that the views that are made are those that it recorded."""
+    """Only a shard with the same labels can prove that new views equal the recorded ones."""
     shop.recipe["augmentation"]["transform"] = "augment:shifted"
     shop.write("shift", "0")
     shop.build()

@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
 
 class Trace:
-    """Really does what `store.local` asks of the system, and records it in the order in which it was done."""
+    """Does what `store.files.local` asks of the system, and records each operation in order."""
 
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[Event] = []
@@ -117,7 +117,7 @@ class Disk:
         self.names.setdefault(name, [None]).append(value)
 
     def certain(self, path: str) -> bytes | None:
-        """A file's content if no power cut can take it away any more."""
+        """Return a file's content if a power cut can no longer remove it, else None."""
         values = self.names.get(path, [None])
         folders = [self.names.get(p, [None, None]) for p in ancestors(path)]
         if not isinstance(values[0], Inode) or any(len(v) > 1 for v in (values, values[0].contents, *folders)):

@@ -48,7 +48,7 @@ class Forgery:
         return self._mutator.said
 
     def _document(self, data: bytes) -> bytes:
-        """The document changed, with the right hash at its end."""
+        """Return the changed document, with the right hash at its end."""
         body = load_document(data, self.path)
         if self._knows_structure:
             head = self._mutator.json(body).removesuffix(b"\n}")

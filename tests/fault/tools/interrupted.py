@@ -122,7 +122,7 @@ def receipts(files: Tree) -> Tree:
 
 
 def everything(cache: softcache.Cache) -> dict[str, Any]:
-    """Rows, ids, kept columns, values and `valid` of all targets, bit by bit."""
+    """Return rows, ids, kept columns, values and `valid` of all targets, bit by bit."""
     found: dict[str, Any] = {"rows": cache.rows.table().to_pydict()}
     for name in cache.targets:
         soft = cache[name].lookup(found["rows"]["sample_id"], found["rows"]["view"])
@@ -146,7 +146,7 @@ def uninterrupted(workshop: Workshop, log: Path) -> Whole:
 
 
 def look(cache: Path, steps: list[tuple[str, ...]]) -> Whole:
-    """What a finished build has left."""
+    """Return what a finished build has left."""
     commits = range(1, softcache.open(cache).commit.number + 1)
     return Whole(tree(cache), {n: everything(softcache.open(cache, commit=n)) for n in commits}, steps)
 
@@ -166,7 +166,7 @@ def check_commit(cache: Path, reads: dict[int, dict[str, Any]]) -> int:
 
 
 def lasting(path: str, data: bytes) -> Any:
-    """What is in a file but for the versions of libraries, of which another process has imported others."""
+    """Return a file's contents without the versions of libraries, which differ between processes."""
     if not path.startswith("receipts/"):
         return data
     body = json.loads(data)
@@ -174,7 +174,7 @@ def lasting(path: str, data: bytes) -> Any:
 
 
 def resume(workshop: Workshop, whole: Whole) -> None:
-    """Build again after an interruption: nothing is done twice, and the end is that of the uninterrupted build."""
+    """Build again after an interruption: nothing is done twice, and the result equals the uninterrupted build's."""
     before = tree(workshop.cache)
     assert check_commit(workshop.cache, whole.reads) >= len(whole.reads) - 1
     absent = receipts(whole.files).keys() - receipts(before).keys()

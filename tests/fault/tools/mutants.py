@@ -28,7 +28,7 @@ BOMB = 768 * 2**20
 
 
 def places(value: Any, way: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The way to each member, however deep."""
+    """Yield the path to each member, at any depth."""
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield (*way, key)
         yield from places(inner, (*way, key))
@@ -127,7 +127,7 @@ class Mutator:
         return write(arrays, metadata, changes[-1], self.pick.choice([*arrays]))
 
     def _change_columns(self, columns: dict[str, list[Any]], types: dict[str, Any], metadata: dict[Any, Any]) -> str:
-        """Change them in place; or return how the stream is to be written otherwise."""
+        """Change them in place, or return the unusual form in which to write the stream."""
         name, how = self.pick.choice([*columns]), self.pick.choice(TABLE_CHANGES)
         values = columns[name]
         self.say(f"{how} {name}")
@@ -165,7 +165,7 @@ class Mutator:
 
 
 def array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
-    """The values as the type, else as whatever Arrow makes of them, else as text."""
+    """Return the values as the type; failing that, as Arrow infers them; failing that, as text."""
     for attempt in (kind, None):
         try:
             return pa.array(values, attempt)

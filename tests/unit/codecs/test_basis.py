@@ -11,7 +11,7 @@ from softcache.tasks import TaskSpec
 
 
 def test_a_ruled_out_tail_has_no_shape() -> None:
-    """Probabilities of exactly 0: nothing is NaN, and an error without bound stops where one is asked for."""
+    """With probabilities of exactly 0 nothing becomes NaN, and the measured error is 0."""
     task = TaskSpec("classification", (50,), "probs")
     probs = torch.eye(50)[:20]
     codec = TopkCodec(task, k=4, basis=3)
@@ -24,7 +24,7 @@ def test_a_ruled_out_tail_has_no_shape() -> None:
 
 @pytest.mark.parametrize("rank", [9, 12, 40])
 def test_a_basis_larger_than_the_pilot_allows(rank: int) -> None:
-    """Components beyond those of the pilot are left out: rounding is no shape."""
+    """Components that the pilot does not support are left out, because they would be rounding errors."""
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(400, 8, generator=generator) * 2
     pilot, rows = (torch.randn(n, 8, generator=generator) @ matrix.T for n in (256, 32))

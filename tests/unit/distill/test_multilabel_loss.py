@@ -16,7 +16,7 @@ from softcache.tasks import TaskSpec
 @pytest.mark.parametrize("logits", [[[17.0, -40.0, 3.0]], [[60.0, -60.0, 0.0]]])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 def test_confident_teachers(divergence: str, logits: list[list[float]], temperature: float) -> None:
-    """What a sigmoid lacks of 1 is not lost: of one teacher and of an ensemble, against float64."""
+    """The distance of a sigmoid from 1 is kept: compared with float64."""
     task = TaskSpec("multilabel", (3,), "logits")
     codec = make_codec("dense", task, {"dtype": "float32"})
     teacher = torch.tensor(logits)
