@@ -245,7 +245,7 @@ def odd_workshop(workshop: Workshop) -> Workshop:
 def test_canaries_in_the_first_and_in_the_last_fragment(workshop: Workshop, odd: int) -> None:
     odd_workshop(workshop).build(limit=30)
     workshop.write("odd", " ".join(map(str, range(odd, odd + 10))))
-    with pytest.raises(TeacherError, match="is not the stored one any more"):
+    with pytest.raises(TeacherError, match="differs from what is stored"):
         workshop.build()
 
 

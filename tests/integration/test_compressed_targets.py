@@ -161,7 +161,7 @@ def test_changed_answers_are_noticed(workshop: Workshop) -> None:
     workshop.build(limit=30)
     workshop.build(limit=40)
     workshop.write("helper.py", helper.replace("0", "1"))
-    with pytest.raises(TeacherError, match="is not the stored one any more"):
+    with pytest.raises(TeacherError, match="differs from what is stored"):
         workshop.build()
 
 

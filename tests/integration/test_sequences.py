@@ -213,7 +213,7 @@ def test_resumed(workshop: Workshop) -> None:
     workshop.build(limit=4)
     workshop.write("secret.py", "scale = 3.0")
     __import__("sys").modules.pop("secret", None)
-    with pytest.raises(TeacherError, match="is not the stored one any more"):
+    with pytest.raises(TeacherError, match="differs from what is stored"):
         workshop.build()
 
 
