@@ -104,7 +104,7 @@ def test_partners_are_stored_by_id(augmented: Augmented, augment: ModuleType) ->
     ]
     assert torch.allclose(cache["cls"].read(slice(None)).values, answers(workshop, np.stack(mixed)), atol=1e-5)
     some = softcache.views(Students(workshop, [0, 1]), cache, augment.Mix(), id="id")
-    with pytest.raises(AlignmentError, match=r"is mixed into a view, and is not in the dataset"):
+    with pytest.raises(AlignmentError, match=r"is mixed into a view, but is not in the dataset"):
         some[0]
 
 
