@@ -146,7 +146,7 @@ def test_what_does_not_fit(language: Language) -> None:
         language.build("tasks.near.store.width=31")
     with pytest.raises(RecipeError, match="width is 0"):
         language.build("~tasks.near.store.width")
-    with pytest.raises(RecipeError, match="a basis would give something"):
+    with pytest.raises(RecipeError, match="a basis would give probability"):
         language.build("tasks.shaped.allow_masked=true")
     with pytest.raises(TeacherError, match="has no output 'states'; it has logits, hidden"):
         language.build("tasks.near.output=states")
