@@ -1,4 +1,4 @@
-"""What arrays are called in annotations, and plain numbers from any of them."""
+"""The type of arrays in annotations, and the plain number inside an array."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ Array = np.ndarray[Any, Any]
 
 
 def plain(value: Any) -> Any:
-    """Return the Python number or string in a zero-dimensional array or tensor; anything else as it is."""
+    """Return the Python number or string in a zero-dimensional array or tensor; return anything else unchanged."""
     return value.item() if getattr(value, "ndim", None) == 0 else value

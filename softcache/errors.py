@@ -1,7 +1,7 @@
 """Every error that softcache raises on purpose.
 
-One tree under `SoftcacheError`. Each class carries the exit code that the command line gives for it; each message
-says what is wrong, where, and what to do.
+All of them derive from `SoftcacheError`. Each class carries the exit code that the command line returns for it. Each
+message says what is wrong, where, and what to do next.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterable, Sequence
 
 
 class SoftcacheError(Exception):
-    """The root of the tree. Exit code 1."""
+    """The base class of every softcache error. Exit code 1."""
 
     exit_code = 1
 
 
 class RecipeError(SoftcacheError):
-    """A recipe is wrong. `problems` holds every problem found, one line each. Exit code 2."""
+    """A recipe is wrong. `problems` lists every problem found, one line each. Exit code 2."""
 
     exit_code = 2
 
@@ -26,29 +26,29 @@ class RecipeError(SoftcacheError):
 
 
 class MissingExtra(SoftcacheError):
-    """An optional dependency is needed and not installed. Exit code 2."""
+    """An optional dependency is needed but not installed. Exit code 2."""
 
     exit_code = 2
 
 
 class TransferSetError(SoftcacheError):
-    """The transfer set cannot be used: empty, a missing column, a sample that cannot be decoded. Exit code 1."""
+    """The transfer set cannot be used: it is empty, lacks a column, or has samples that cannot be read. Exit code 1."""
 
 
 class AugmentationError(SoftcacheError):
-    """A transform cannot be used: it cannot be replayed, or what it makes cannot be checked or stored. Exit code 1."""
+    """A transform cannot be used: its views cannot be replayed, checked or stored. Exit code 1."""
 
 
 class TeacherError(SoftcacheError):
-    """A teacher cannot be loaded, or answers wrongly. Exit code 1."""
+    """A teacher cannot be loaded, or its answers are wrong. Exit code 1."""
 
 
 class TaskError(SoftcacheError):
-    """Something is asked of a target that its task does not have. Exit code 1."""
+    """A target was asked for something that its task does not have. Exit code 1."""
 
 
 class UnknownTarget(TaskError, KeyError):
-    """No target, or more than one, is meant by a name. Exit code 1."""
+    """A name matches no target, or more than one. Exit code 1."""
 
     __str__ = Exception.__str__
 
@@ -58,11 +58,11 @@ class CodecError(SoftcacheError):
 
 
 class FormatError(SoftcacheError):
-    """What lies on disk is not a softcache cache, or not a valid one. Exit code 1."""
+    """The files on disk are not a softcache cache, or not a valid one. Exit code 1."""
 
 
 class IntegrityError(FormatError):
-    """Stored bytes are not those that were written. Exit code 1."""
+    """Stored bytes are missing, or differ from what was written. Exit code 1."""
 
 
 class UnsupportedVersion(FormatError):
@@ -72,7 +72,7 @@ class UnsupportedVersion(FormatError):
 
 
 class IncompatibleTarget(SoftcacheError):
-    """A stored target was made by another teacher, task or codec than the recipe's. Exit code 4."""
+    """A stored target was made with a different teacher, task or codec from the recipe's. Exit code 4."""
 
     exit_code = 4
 
@@ -86,30 +86,30 @@ class CommitConflict(SoftcacheError):
 
 
 class CommitStateUnknown(SoftcacheError):
-    """The store did not say whether a commit was published, and cannot be asked. Exit code 5."""
+    """The storage failed during a commit, and cannot say whether the commit was published. Exit code 5."""
 
     exit_code = 5
 
 
 class IncompleteCache(SoftcacheError):
-    """A build has begun and nothing is committed yet, or a build was interrupted. It can be resumed. Exit code 3."""
+    """A build has begun but nothing is committed yet, or a build was interrupted. It can be resumed. Exit code 3."""
 
     exit_code = 3
 
 
 class StorageError(SoftcacheError):
-    """The storage refused: permissions, space, credentials, network. Exit code 5."""
+    """The storage refused an operation: permissions, space, credentials, network. Exit code 5."""
 
     exit_code = 5
 
 
 def counted(count: int, noun: str) -> str:
-    """Return `1 sample`, `2,000 samples`."""
+    """Return a count with its noun: `1 sample`, `2,000 samples`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def name_some(items: Iterable[object], limit: int = 5) -> str:
-    """Return the first few of `items`, and how many there are in all: `'a', 'b' and 3 more`."""
+    """Return the first few of `items`, and how many more there are: `'a', 'b' and 3 more`."""
     items = list(items)
     shown = ", ".join(repr(i) for i in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"

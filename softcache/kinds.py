@@ -11,13 +11,13 @@ Layout = Literal["row", "map", "list"]
 
 @dataclass(frozen=True)
 class Part:
-    """Further numbers that an item has beside its values, float32.
+    """Additional float32 numbers that an item has beside its values, such as the corners of a box.
 
     Attributes:
-        name: its name, and its column's.
-        shape: their shape; None for that of the task.
-        needed: whether every target of the kind has them.
-        positive: whether they must be above 0.
+        name: the part's name, which is also its column's.
+        shape: the shape of one item's numbers; None if it is the task's shape.
+        needed: whether every target of the kind has this part.
+        positive: whether the numbers must be above 0.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Kind:
     """One kind of task.
 
     Attributes:
-        layout: what a row is: one item (`row`), an item at each place of a grid (`map`), or a varying number of items
+        layout: what a row is: one item (`row`), one item at each place of a grid (`map`), or a varying number of items
             (`list`).
-        activations: what may turn an item's logits into probabilities: `softmax` (one of the classes) or `sigmoid`
-            (each class by itself). None of them: the numbers have no temperature.
-        dimensions: how many a task's shape has; None for any number.
-        parts: further numbers of an item.
+        activations: what may turn an item's logits into probabilities: `softmax` (exactly one class is right) or
+            `sigmoid` (each class independently). Empty if the numbers have no temperature.
+        dimensions: how many dimensions a task's shape has; None if it may have any number.
+        parts: the additional numbers that an item can have.
         has_tokens: whether rows are a language model's answers to token ids.
-        is_intermediate: whether the numbers come from inside the teacher, and not from its output.
+        is_intermediate: whether the numbers come from inside the teacher rather than from its output.
     """
 
     layout: Layout
@@ -51,7 +51,7 @@ class Kind:
 
     @property
     def has_label(self) -> bool:
-        """Whether a row has one right class, so that answers can be compared with labels."""
+        """Whether each row has one right class, so that answers can be compared with labels."""
         return self.layout == "row" and self.activations == ("softmax",)
 
 

@@ -1,4 +1,7 @@
-"""Figures of stored values as JSON: what codecs measure, and receipts and commits keep (docs/format.md, section 6)."""
+"""Figures about stored values, as JSON: codecs measure them, receipts and commits keep them.
+
+docs/format.md, section 6, defines each of them.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from typing_extensions import TypedDict
 
 
 class MeasuredErrors(TypedDict):
-    """How far a codec is off over some rows: by temperature and measure, the largest error and the mean one.
+    """How far a codec's answers are from the teacher's (docs/format.md, section 6).
 
-    Both are None where the error is infinite.
+    `rows` is how many rows were measured; `wide` is how many of all rows have finite logits more than 60 nats apart.
+    `at` maps temperature and measure to the largest and the mean error; both are None if the largest is infinite.
     """
 
     rows: int
@@ -19,7 +23,7 @@ class MeasuredErrors(TypedDict):
 
 
 class Statistics(TypedDict, total=False):
-    """Figures over the finite stored values of some shards, and the errors of their codec."""
+    """Figures about the finite stored values of some shards, and the errors of their codec."""
 
     positions: int
     count: int

@@ -1,4 +1,4 @@
-"""Settings that people write: models that refuse whatever they do not know."""
+"""Settings that people write: models that refuse any key they do not know."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue
 
 
 class Settings(BaseModel):
-    """Base of all parts of a recipe: frozen, nothing converted, no key that is not known."""
+    """Base of every part of a recipe: frozen, no value is converted, and unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _finite(value: JsonValue) -> JsonValue:
-    """Refuse NaN and infinities, which have no place in a fingerprint."""
+    """Refuse NaN and infinities, which cannot be part of a fingerprint."""
     try:
         json.dumps(value, allow_nan=False)
     except ValueError as e:

@@ -1,4 +1,4 @@
-"""What a target predicts: its kind, the shape of one row, and what its numbers mean."""
+"""Tasks: what a target predicts, the shape of one row, and what its numbers mean."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ MAX_DIMENSIONS = 32
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task.
+    """One task. Raises TaskError listing every contradiction between its attributes.
 
     Attributes:
-        kind: a name in `softcache.kinds.KINDS`: `classification` (one of C classes), `multilabel` (each of C classes or
-            not), `sequence` (classes at each of a varying number of positions), `causal_lm` (the same, position t
-            answering token t + 1 of a row's tokens), `segmentation` (classes at each place of a map), `detection` (a
-            varying number of boxes with classes), `regression` (numbers, perhaps with their variance), `features` (a
-            vector or map without temperature).
-        shape: shape of the values of one row, of lists that of one item; the classes come first, `(C,)` or `(C, H, W)`.
-        value_kind: what the stored numbers are, one of `VALUE_KINDS`; None where there are no classes.
-        labels: names of the classes, of the whole label space, in order; or None.
-        allow_masked: whether -Inf may appear (a class that the teacher rules out).
-        tokenizer: of causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.2).
-        activation: what makes probabilities of logits, `softmax` or `sigmoid`; None where there are no classes.
-        parts: names of the further numbers that are stored beside the values: `boxes` and `scores` of detection,
-            `variance` of regression.
-        boxes: of detection, how boxes are given, one of `BOXES`; in pixels of the teacher's input, or relative to it.
-        space: where the teacher knows only some classes, how many the whole label space has; None otherwise.
-        known: the numbers in it of the classes that the teacher knows, in the order of the values.
-        dustbin: whether one further value, the last, is for all classes that it does not know.
+        kind: a name in `softcache.kinds.KINDS`: `classification` (one of C classes), `multilabel` (any of C classes,
+            each independently), `sequence` (one of C classes at each of a varying number of positions), `causal_lm` (a
+            sequence of next tokens: position t answers token t + 1 of the row's tokens), `segmentation` (classes at
+            each place of a map), `detection` (a varying number of boxes with classes), `regression` (numbers,
+            optionally with their variance), `features` (a vector or map, which has no temperature).
+        shape: the shape of one row's values; if rows are lists, of one item's. Classes come first: `(C,)` or
+            `(C, H, W)`.
+        value_kind: what the stored numbers are, one of `VALUE_KINDS`; None if the task has no classes.
+        labels: the names of all classes of the label space, in order; or None.
+        allow_masked: whether -Inf may appear, which marks a class that the teacher rules out.
+        tokenizer: for causal_lm, the hash of the mapping between tokens and classes (docs/format.md, section 3.2).
+        activation: what turns logits into probabilities, `softmax` or `sigmoid`; None if the task has no classes. It is
+            filled in if the kind allows only one.
+        parts: the names of the additional numbers that are stored beside the values: `boxes` and `scores` for
+            detection, `variance` for regression.
+        boxes: for detection, how boxes are given, one of `BOXES`: in pixels of the teacher's input, or relative to it.
+        space: how many classes the whole label space has, if the teacher knows only some of them; otherwise None.
+        known: which classes of that space the teacher knows, by number, in the order of the values; otherwise None.
+        dustbin: whether one more value, the last, stands for all classes that the teacher does not know.
     """
 
     kind: str
@@ -63,7 +65,7 @@ class TaskSpec:
             raise TaskError("; ".join(problems))
 
     def problems(self) -> list[str]:
-        """Return everything that contradicts itself, one line each."""
+        """Return every contradiction between the attributes, one line each."""
         if self.kind not in KINDS:
             return [f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}"]
         return [*self._in_shape(), *self._in_traits(), *(self._in_classes() if self.traits.activations else [])]
@@ -79,7 +81,7 @@ class TaskSpec:
     def _in_traits(self) -> Iterator[str]:
         traits = self.traits
         if (self.tokenizer is not None) != traits.has_tokens:
-            yield "a tokenizer belongs to causal_lm, and to nothing else"
+            yield "causal_lm needs a tokenizer, and no other kind has one"
         known = {part.name for part in traits.parts}
         if not set(self.parts) <= known or len(set(self.parts)) != len(self.parts):
             yield f"parts are {', '.join(self.parts)}; {self.kind} can have {', '.join(sorted(known)) or 'none'}"
@@ -87,7 +89,7 @@ class TaskSpec:
         if "boxes" in self.parts and self.boxes not in BOXES:
             yield f"boxes is {self.boxes!r}; expected one of {', '.join(BOXES)}: it is never guessed"
         if "boxes" not in self.parts and self.boxes is not None:
-            yield f"boxes is for tasks with boxes, which {self.kind} has not"
+            yield f"boxes is only for tasks that have boxes; {self.kind} has none"
         classes = (self.value_kind, self.labels, self.activation, self.space, self.known)
         if not traits.activations and (any(x is not None for x in classes) or self.allow_masked or self.dustbin):
             yield f"{self.kind} has no value_kind, labels, activation, known classes or allow_masked"
@@ -115,17 +117,17 @@ class TaskSpec:
                 yield "known, space and dustbin belong together: a teacher that knows only some of the classes"
             return
         if self.traits.has_tokens:
-            yield f"{self.kind} targets know all tokens"
+            yield f"{self.kind} cannot have known classes: its teachers know every token"
         if len(set(self.known)) != len(self.known) or not all(0 <= c < self.space for c in self.known):
-            yield f"known classes are {list(self.known)!r:.80}; expected different ones from 0 to {self.space - 1:,}"
+            yield f"known classes are {list(self.known)!r:.80}; expected distinct numbers from 0 to {self.space - 1:,}"
         if self.shape and self.shape[0] != len(self.known) + self.dustbin:
             yield f"{self.shape[0]} values for {len(self.known)} known classes{' and a dustbin' * self.dustbin}"
         if self.dustbin and (self.activation != "softmax" or len(self.known) == self.space):
-            yield "a dustbin is for softmax, and for teachers that do not know every class"
+            yield "a dustbin needs softmax, and a teacher that does not know every class"
 
     @property
     def traits(self) -> Kind:
-        """What all tasks of its kind have in common."""
+        """What all tasks of this kind have in common."""
         return KINDS[self.kind]
 
     @property
@@ -145,12 +147,12 @@ class TaskSpec:
 
     @property
     def label_space(self) -> int:
-        """How many classes there are, known to the teacher or not."""
+        """How many classes the label space has, including those that the teacher does not know."""
         return self.shape[0] if self.space is None else self.space
 
     @property
     def item(self) -> TaskSpec:
-        """The task of one place of a map; the task itself where rows are no maps."""
+        """The task of one place of a map; the task itself if its rows are not maps."""
         if not self.is_map:
             return self
         kind = "classification" if self.activation == "softmax" else "multilabel"
@@ -158,7 +160,7 @@ class TaskSpec:
 
     @property
     def stored_parts(self) -> tuple[Part, ...]:
-        """The further numbers that are stored, in the kind's order."""
+        """The additional numbers that are stored, in the kind's order."""
         return tuple(part for part in self.traits.parts if part.name in self.parts)
 
     def part_shape(self, part: Part) -> tuple[int, ...]:
@@ -166,12 +168,12 @@ class TaskSpec:
         return self.shape if part.shape is None else part.shape
 
     def to_json(self) -> dict[str, Any]:
-        """Return the task as in a target's declaration (docs/format.md, section 3)."""
+        """Return the task as a target's declaration holds it (docs/format.md, section 3)."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Any) -> TaskSpec:
-        """Read back `to_json`. Raises FormatError for anything else."""
+        """Return the task that `to_json` described. Raises FormatError if `data` does not describe one."""
         try:
             return cls(
                 kind=str(data["kind"]),
@@ -193,5 +195,5 @@ class TaskSpec:
 
 def _integers(given: Any) -> tuple[int, ...]:
     if not isinstance(given, list) or not all(type(n) is int for n in given):
-        raise TypeError(f"{given!r:.100} where integers belong")
+        raise TypeError(f"expected a list of integers, not {given!r:.100}")
     return tuple(given)

@@ -1,1 +1,1 @@
-"""The format on disk: files, shards, plan, receipts, manifest, index, commits, garbage collection."""
+"""The format on disk: files, shards, plan, receipts, manifest, index, commits and garbage collection."""

@@ -30,7 +30,7 @@ def encode(
     sample_ids: pa.Array,
     views: Array,
 ) -> tuple[memoryview, tuple[Buffer, ...]]:
-    """Return a shard's bytes, and where its columns lie. Arguments as for `store.shards.write_shard`."""
+    """Return a shard's bytes, and where its columns lie in them. Takes the arguments of `store.shards.write_shard`."""
     arrays = {name: column_array(column) for name, column in values.items()}
     arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
     data = dump(arrays)
@@ -38,7 +38,11 @@ def encode(
 
 
 def column_array(values: Array | ListColumn) -> pa.Array:
-    """Return `values` [rows, ...] as rows of their flattened numbers, and lists of them as lists."""
+    """Return `values` [rows, ...] as an Arrow array with one entry per row.
+
+    An entry is a number if a row has one, otherwise a fixed-size list of the row's numbers, flattened. For a column of
+    lists, it is a list of such entries.
+    """
     if isinstance(values, ListColumn):
         items = column_array(values.values)
         kind = pa.list_(pa.field("item", items.type, nullable=False))
@@ -51,7 +55,7 @@ def column_array(values: Array | ListColumn) -> pa.Array:
 
 
 def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = None) -> memoryview:
-    """Return columns without nulls as a stream of one record batch."""
+    """Return columns, which have no nulls, as the bytes of a stream of one record batch."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=dict(metadata or {}) or None)
     sink = pa.BufferOutputStream()
@@ -61,7 +65,7 @@ def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = No
 
 
 def null_count(array: pa.Array) -> int:
-    """Return how many nulls there are at any level."""
+    """Return the number of nulls in an array, at all levels together."""
     kind, count = array.type, int(array.null_count)
     if pa.types.is_struct(kind):
         return count + sum(map(null_count, array.flatten()))
@@ -71,18 +75,18 @@ def null_count(array: pa.Array) -> int:
 
 
 def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
-    """Return the one record batch of a stream, without copying. Raises FormatError naming `path`.
+    """Return the one record batch of a stream, without copying. Raises FormatError, which names `path`.
 
-    Call it on bytes whose checksum has been compared: what lies inside the batch is validated, not proved.
+    Call this only on bytes whose checksum has been compared: validation does not prove that values are those written.
     """
     try:
         messages = list(pa.ipc.MessageReader.open_stream(data))
         if [m.type for m in messages] != ["schema", "record batch"]:
             raise FormatError(
-                f"{path}: {[m.type for m in messages]}; a softcache file has a schema and one record batch"
+                f"{path}: holds {[m.type for m in messages]}; a softcache file has a schema and one record batch"
             )
         if _is_compressed(messages[1].metadata):
-            raise FormatError(f"{path}: compressed; a softcache file is not")
+            raise FormatError(f"{path}: the record batch is compressed; softcache files never are")
         with pa.ipc.open_stream(data) as stream:
             batch = stream.read_next_batch()
         batch.validate(full=True)
@@ -92,12 +96,12 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     if len(names) != batch.num_columns:
         raise FormatError(f"{path}: two columns of one name")
     if any(map(null_count, batch.columns)):
-        raise FormatError(f"{path}: nulls; a softcache file has none")
+        raise FormatError(f"{path}: contains nulls; softcache files have none")
     return batch
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a message's record batch says how it is compressed: its header's fourth field, in a flatbuffer."""
+    """Whether a record batch is compressed: then the fourth field of the header in its flatbuffer metadata is set."""
     raw = metadata.to_pybytes()
 
     def field(table: int, number: int) -> int:
@@ -112,7 +116,7 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 
 
 def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:
-    """Return where columns of numbers, of lists of numbers, of strings and of bytes lie in a stream's bytes."""
+    """Return where the columns of numbers, lists of numbers, strings and bytes lie in a stream's bytes."""
     whole = pa.py_buffer(data)
     batch = load(whole, "shard")
     return tuple(
@@ -121,7 +125,7 @@ def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:
 
 
 def _of(whole: pa.Buffer, name: str, column: pa.Array) -> Iterator[Buffer]:
-    """Yield the buffers of a column, none if it is of another type."""
+    """Yield the buffers of a column; yield none if the column has any other type."""
     if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
         _, offsets, content = column.buffers()
         yield _buffer(whole, f"{name}.offsets", "int32", offsets, 4 * (len(column) + 1))
@@ -146,7 +150,10 @@ def _buffer(whole: pa.Buffer, name: str, dtype: str, buffer: pa.Buffer | None, s
 
 
 def numbers(array: pa.Array) -> Array:
-    """Return integers without nulls as numpy, not copied; `to_numpy` would import pandas, a fifth of a second."""
+    """Return an array of integers without nulls as numpy, not copied.
+
+    `to_numpy` would import pandas, which takes a fifth of a second.
+    """
     dtype = np.dtype(str(array.type))
     if not len(array):
         return np.empty(0, dtype)
@@ -154,6 +161,6 @@ def numbers(array: pa.Array) -> Array:
 
 
 def list_array(values: pa.Array, lengths: Sequence[int], item: pa.DataType) -> pa.Array:
-    """Return `values` cut into large lists of the given lengths, items not nullable."""
+    """Return `values` cut into large lists of the given lengths, whose items are not nullable."""
     offsets = pa.array(np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64))
     return pa.LargeListArray.from_arrays(offsets, values, type=pa.large_list(pa.field("item", item, nullable=False)))

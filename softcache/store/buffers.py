@@ -16,9 +16,10 @@ DTYPES = (*NUMPY_DTYPES, "bit", "bytes")
 
 @dataclass(frozen=True, eq=False)
 class ListColumn:
-    """A column of lists: their items one after the other, `values` [N, ...], and where each row's begin.
+    """A column of lists: the items of all rows one after the other, and where each row's items begin.
 
-    `offsets` is int32 [rows + 1], from 0 to N.
+    `values` is [N, ...]. `offsets` is int32 [rows + 1], from 0 to N: row i has the items from `offsets[i]` up to
+    `offsets[i + 1]`.
     """
 
     values: Array
@@ -27,9 +28,10 @@ class ListColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Buffer:
-    """One contiguous run of numbers of a column.
+    """One contiguous run of a column's numbers.
 
-    `file` is the position of its file in the shard's files; `offset` and `bytes` are in bytes.
+    `file` is the position of the run's file in the shard's list of files; `offset` and `bytes` count bytes. Raises
+    FormatError for an unknown dtype or a negative number.
     """
 
     name: str
@@ -43,5 +45,5 @@ class Buffer:
             raise FormatError(f"not a column entry: {self}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the buffer as in receipts and manifests."""
+        """Return the buffer as receipts and manifests hold it."""
         return dict(vars(self))

@@ -13,7 +13,7 @@ from softcache.store.layout import CARD
 from softcache.store.manifest import LiveShard
 
 MAX_LISTED = 10_000
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the one in C, ten times as fast, is left out by some builds
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C, ten times as fast; some builds lack it
 _EMPTY: list[dict[str, Any]] = [{"config_name": "uncommitted", "data_files": []}]
 
 
@@ -24,7 +24,7 @@ def write_first_card(files: Files) -> None:
 
 
 def write_card(files: Files, commit: Commit, shards: Iterable[LiveShard]) -> None:
-    """Rewrite the card if it is not the commit's."""
+    """Rewrite the card unless it is already that of `commit`."""
     card = render(commit, shards)
     try:
         if files.read(CARD) == card:

@@ -1,4 +1,4 @@
-"""Hashes and checksums, and the canonical JSON that fingerprints are made of."""
+"""Hashes and checksums, and the canonical JSON that fingerprints hash."""
 
 from __future__ import annotations
 
@@ -32,27 +32,31 @@ def fingerprint(value: Any) -> str:
 
 
 def crc32c(data: bytes | Array, before: int = 0) -> int:
-    """Return the CRC-32C of bytes, or of an uint8 array, that follow others with the CRC `before`."""
+    """Return the CRC-32C of bytes or of a uint8 array, continuing from `before`, the CRC of the bytes before them."""
     return int(google_crc32c.extend(before, data))
 
 
 def block_checksums(data: Bytes | Array, left_out: int = 0) -> list[int]:
-    """Return the CRC-32C of each block of `BLOCK_BYTES`, the last one shorter, without `left_out` bytes at the end."""
+    """Return the CRC-32C of each block of `BLOCK_BYTES`; the last block may be shorter.
+
+    The last `left_out` bytes of `data` are not covered.
+    """
     view = np.frombuffer(data, np.uint8)
     covered = view[: max(len(view) - left_out, 0)]
     return [crc32c(covered[i : i + BLOCK_BYTES]) for i in range(0, len(view), BLOCK_BYTES)]
 
 
 class BlockChecks:
-    """Which blocks have been compared with their checksums in this process: `done` bool [blocks]."""
+    """A record of the blocks that this process has compared with their checksums: `done`, bool [blocks]."""
 
     def __init__(self, blocks: int) -> None:
         self.done = np.zeros(blocks, np.bool_)
 
     def touch(self, first: Array, last: Array, check: Callable[[int], object]) -> None:
-        """Call `check` with each block from `first` to `last` (int64 [n] each, ends included) that has not been yet.
+        """Call `check` with the number of each block in n ranges that has not been checked yet.
 
-        `check` compares a block, by its number, and raises if it is not what was written.
+        Range i goes from `first[i]` to `last[i]`, ends included; both are int64 [n]. `check` raises if the block is not
+        what was written.
         """
         reach = int((last - first).max(initial=0))
         if reach <= 1 and self.done[first].all() and self.done[last].all():

@@ -1,4 +1,4 @@
-"""Commits: numbered, create-only, each hashing its parent (docs/format.md, section 9)."""
+"""Commits: numbered, create-only, each with the hash of its parent (docs/format.md, section 9)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NAME = re.compile(r"[0-9]{20}\.json\Z")
 
 @dataclass(frozen=True, kw_only=True)
 class CommittedTarget:
-    """What a commit says of one target: see docs/format.md, section 9."""
+    """What a commit says about one target (docs/format.md, section 9)."""
 
     declaration: TargetDeclaration
     fingerprint: str
@@ -41,13 +41,13 @@ class CommittedTarget:
     tables: dict[str, CheckedFile]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the target as in commits."""
+        """Return the target as commits hold it."""
         return vars(self) | {"tables": {name: table.to_json() for name, table in self.tables.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Commit:
-    """One commit, as in its file; `sha256` is that of the file."""
+    """One commit, as its file holds it; `sha256` is the hash of that file."""
 
     number: int
     parent: ParentCommit | None
@@ -69,7 +69,7 @@ class Commit:
     sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the commit's file as an object."""
+        """Return the JSON object of the commit's file."""
         body = vars(self) | {
             "manifest": self.manifest.to_json(),
             "index": [segment.to_json() for segment in self.index],
@@ -80,11 +80,11 @@ class Commit:
 
 
 def latest_number(files: Files) -> int:
-    """Return the number of the newest commit, 0 if there is none. Raises FormatError where numbers are missing."""
+    """Return the number of the newest commit, 0 if there is none. Raises FormatError if a number is missing."""
     numbers = [int(n[:20]) for n in files.names("commits") if _NAME.match(n)]
     if numbers and len(numbers) != max(numbers):
         raise FormatError(
-            f"{files.url}/commits: {len(numbers)} commits, the highest is {max(numbers)}; some are missing"
+            f"{files.url}/commits: {len(numbers)} commits, but the highest number is {max(numbers)}; some are missing"
         )
     return len(numbers)
 
@@ -95,14 +95,14 @@ def read_commit(files: Files, number: int) -> Commit:
     data = files.read(commit_path(number))
     commit = replace(parse(Commit, load_document(data, where), where), sha256=sha256(data))
     if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
-        raise FormatError(f"{where}: contradicts itself")
+        raise FormatError(f"{where}: contradicts itself (its number, id type, rows or index)")
     return commit
 
 
 def check_parent(files: Files, commit: Commit, digest: str | None) -> None:
-    """Raise IntegrityError unless a commit's parent is the one before it, whose file has the SHA-256 `digest`.
+    """Raise IntegrityError unless a commit names the commit before it as its parent.
 
-    None stands for no commit before it.
+    `digest` is the SHA-256 of that commit's file, None if this is the first commit.
     """
     expected = None if digest is None else ParentCommit(number=commit.number - 1, sha256=digest)
     if commit.parent != expected:
@@ -110,10 +110,10 @@ def check_parent(files: Files, commit: Commit, digest: str | None) -> None:
 
 
 def publish(files: Files, commit: Commit) -> Commit | None:
-    """Publish a commit in one atomic create; return it as it then is on disk, None if another commit has the number.
+    """Publish a commit in one atomic create; return it as it is on disk, or None if another commit has its number.
 
-    Raises CommitStateUnknown if the storage cannot tell whose it is. Nothing is deleted in any case, so that the build
-    can be run again.
+    Raises CommitStateUnknown if the storage fails and then cannot tell whether the commit exists; StorageError if it
+    could not be published. Nothing is ever deleted, so the build can be run again.
     """
     path = commit_path(commit.number)
     data = dump_document(commit.to_json())
@@ -125,7 +125,7 @@ def publish(files: Files, commit: Commit) -> Commit | None:
     try:
         there = files.read(path)
     except FileNotFoundError as e:
-        raise refused or StorageError(f"{files.url}/{path}: gone right after it was written") from e
+        raise refused or StorageError(f"{files.url}/{path}: disappeared right after it was written") from e
     except StorageError as e:
         raise CommitStateUnknown(
             f"{files.url}/{path}: it is not known whether this commit was published ({refused or e}); "

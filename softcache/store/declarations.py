@@ -1,6 +1,6 @@
 """JSON objects that travel between a build, receipts and commits (docs/format.md, sections 3, 6 and 9).
 
-Members that are not listed here are kept as they are, so that an older softcache loses nothing of a newer one.
+Members that are not listed here are kept unchanged, so that an older softcache loses nothing that a newer one wrote.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _open = with_config(ConfigDict(extra="allow"))
 
 @_open
 class AugmentationDeclaration(TypedDict):
-    """What decides the views of a cache: the transform, its arguments and source files, its column and the seed."""
+    """What determines the views of a cache: the transform, its arguments, source files and column, and the seed."""
 
     transform: str
     arguments: dict[str, Any]
@@ -26,7 +26,7 @@ class AugmentationDeclaration(TypedDict):
 
 @_open
 class AugmentationRecord(TypedDict):
-    """How the views of a cache were made, and each set of library versions that made some of them."""
+    """How the views of a cache were made, and every set of library versions that made some of them."""
 
     declaration: AugmentationDeclaration
     versions: Annotated[list[dict[str, str]], Field(min_length=1)]
@@ -34,7 +34,7 @@ class AugmentationRecord(TypedDict):
 
 @_open
 class TargetDeclaration(TypedDict):
-    """What a target's fingerprint is made of: task, teacher, codec and shard format, as JSON."""
+    """What a target's fingerprint covers: task, teacher, codec and shard format, as JSON."""
 
     task: dict[str, Any]
     teacher: dict[str, Any]
@@ -45,7 +45,7 @@ class TargetDeclaration(TypedDict):
 
 @_open
 class RowsDeclaration(TypedDict):
-    """What the fingerprint of `rows` is made of: the id type, and the kept columns with their Arrow types."""
+    """What the fingerprint of `rows` covers: the id type, and the kept columns with their Arrow types."""
 
     id: str
     keep: dict[str, str]
@@ -57,7 +57,7 @@ Declaration = TargetDeclaration | RowsDeclaration
 
 @_open
 class ParentCommit(TypedDict):
-    """The commit before: its number and the SHA-256 of its file."""
+    """The previous commit: its number and the SHA-256 of its file."""
 
     number: int
     sha256: str

@@ -21,9 +21,9 @@ _ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
-    """Return `data` as the dataclass `kind`, every member checked; members that it does not know are passed over.
+    """Return `data` as the dataclass `kind`. Every member is checked; members that `kind` lacks are ignored.
 
-    Raises FormatError naming `where` and the first member that is wrong.
+    Raises FormatError, which names `where` and the first member that is wrong.
     """
     try:
         parsed: T = _adapter(cast(Any, kind)).validate_python(data)
@@ -40,28 +40,29 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def dump_document(body: dict[str, Any]) -> bytes:
-    """Return `body` (not empty, without a member `sha256`) as a file's bytes, a line for each of its members."""
+    """Return `body` as a file's bytes, one line per member. `body` is not empty and has no member `sha256`."""
     lines = (f"  {json.dumps(name)}: {_ENCODER.encode(body[name])}" for name in sorted(body))
     head = ("{\n" + ",\n".join(lines)).encode()
     return head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode()
 
 
 def load_document(data: bytes, path: str) -> dict[str, Any]:
-    """Check and parse a file's bytes; `path` names it in errors. The member `sha256` is left out.
+    """Check and parse a file's bytes; return its object without the member `sha256`. `path` names the file in errors.
 
-    Raises IntegrityError if the hash does not match, FormatError if it is no such file at all.
+    Raises IntegrityError if the file does not end with the hash of its content, FormatError if it is too large or is
+    not JSON.
     """
     if len(data) > MAX_BYTES:
-        raise FormatError(f"{path}: {len(data):,} bytes; at most {MAX_BYTES:,} are read")
+        raise FormatError(f"{path}: {len(data):,} bytes; softcache reads at most {MAX_BYTES:,}")
     ending = _ENDING.search(data[-_ENDING_BYTES:])
     if ending is None:
         raise IntegrityError(f"{path}: truncated, or not a softcache file: it does not end with its sha256")
     if sha256(data[:-_ENDING_BYTES]) != ending[1].decode():
         raise IntegrityError(f"{path}: its content does not match the sha256 at its end; it was changed after writing")
     try:
-        body: dict[str, Any] = json.loads(data)  # nothing but an object has that ending
+        body: dict[str, Any] = json.loads(data)  # only an object can have that ending
         if _SURROGATE.search(data):
-            json.dumps(body, ensure_ascii=False).encode()  # half of a pair is no text: no path, no card can hold it
+            json.dumps(body, ensure_ascii=False).encode()  # half a pair is not text: no path or card can hold it
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: not JSON: {e}") from e
     del body["sha256"]

@@ -1,4 +1,4 @@
-"""`softcache gc`: garbage collection, the only thing that deletes."""
+"""`softcache gc`: garbage collection, the only operation that deletes files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAY = 24 * HOUR
 
 @dataclass(frozen=True)
 class Garbage:
-    """A file that nothing needs, its size, and why."""
+    """A file that nothing needs, its size in bytes, and why nothing needs it."""
 
     path: str
     bytes: int
@@ -32,25 +32,25 @@ class Garbage:
 
 @dataclass(frozen=True)
 class Collection:
-    """Files that nothing needs. `deleted` says whether they are gone now."""
+    """Files that nothing needs. `deleted` says whether they have been deleted."""
 
     path: str
     deleted: bool
     files: list[Garbage]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the collection as an object."""
+        """Return the collection as a JSON object."""
         return asdict(self)
 
 
 def gc(
     url: str | os.PathLike[str], *, delete: bool = False, abandon: bool = False, min_age_hours: float = 24.0
 ) -> Collection:
-    """List, or with `delete` delete, the files of a cache that no commit and no unfinished build needs.
+    """List the files of a cache that no commit and no unfinished build needs; delete them if `delete` is set.
 
-    With `abandon` the work of unfinished builds is given up too. Other files younger than `min_age_hours` stay, because
-    a running build may be about to name them. Raises FormatError if there is no cache, UnsupportedVersion,
-    StorageError.
+    Set `abandon` to give up the work of unfinished builds as well. All other files younger than `min_age_hours` stay,
+    because a running build may be about to name them. Raises FormatError if there is no cache, UnsupportedVersion if
+    the cache needs a newer softcache, and StorageError.
 
     Examples:
         >>> softcache.gc("runs/digits").files
@@ -64,9 +64,9 @@ def gc(
 def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -> list[Garbage]:
     """Return what may be deleted, in the order in which to delete it.
 
-    Kept is everything that any commit names, and what an unfinished build needs: its plan, its receipts and their
-    shards. With `abandon` the latter is given up. Files younger than `min_age` seconds are left, since a running build
-    may be about to name them; what `abandon` gives up goes at any age.
+    Everything that any commit names is kept, and so is what an unfinished build needs: its plan, its receipts and their
+    shards. `abandon` gives up the unfinished builds, whatever the age of their files. All other files younger than
+    `min_age` seconds are kept, since a running build may be about to name them.
     """
     needed, given_up = _needed(files, abandon=abandon)
     now = time.time()
@@ -75,7 +75,7 @@ def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -
         if path in needed:
             continue
         if path in given_up:
-            found.append(Garbage(path, size, "of an unfinished build that is given up"))
+            found.append(Garbage(path, size, "part of an unfinished build that is given up"))
         elif now - changed >= min_age and _is_ours(path):
             unfinished = path.rsplit("/", 1)[-1].startswith(TEMPORARY)
             found.append(
@@ -85,9 +85,9 @@ def find_garbage(files: Files, *, min_age: float = DAY, abandon: bool = False) -
 
 
 def collect(files: Files, *, min_age: float = DAY, abandon: bool = False) -> list[Garbage]:
-    """Delete garbage and return it: receipts first, so that no receipt ever names a shard that is gone.
+    """Delete garbage and return it. Receipts go first, so that no receipt ever names a shard that is gone.
 
-    Commits and receipts are read once more just before, for those that were published meanwhile.
+    Commits and receipts are read again just before, to spare what was published in the meantime.
     """
     garbage = find_garbage(files, min_age=min_age, abandon=abandon)
     needed, _ = _needed(files, abandon=abandon)
@@ -98,9 +98,9 @@ def collect(files: Files, *, min_age: float = DAY, abandon: bool = False) -> lis
 
 
 def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
-    """Return the files that are needed, and those that giving up unfinished builds sets free.
+    """Return the files that are needed, and those that are free only because `abandon` gives up unfinished builds.
 
-    Raises FormatError if this is no cache, UnsupportedVersion if a newer softcache may need more of it.
+    Raises FormatError if this is not a cache, UnsupportedVersion if a newer softcache may need other files.
     """
     require_marker(files, to_write=True)
     needed = {MARKER, CARD}
@@ -135,7 +135,7 @@ def _needed(files: Files, *, abandon: bool) -> tuple[set[str], set[str]]:
 
 
 def _is_ours(path: str) -> bool:
-    """Whether a file lies where softcache writes; what a user put beside the cache is left alone."""
+    """Whether a file lies where softcache writes. Files that a user put beside the cache are left alone."""
     folder, _, name = path.rpartition("/")
     top = folder.partition("/")[0]
     return name.startswith(TEMPORARY) or top in ("data", "plan", "receipts", "manifests", "index", "tables")

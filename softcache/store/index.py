@@ -16,13 +16,15 @@ MAX_SEGMENTS = 8
 
 
 class Segment:
-    """One sorted segment: `keys` int64 (ids) or uint64 (hashes of strings) and `rows` int64, [n], views of `data`.
+    """One sorted segment of n entries.
 
-    What a search compares on its way is unchecked; `take` checks the blocks of what it returns, once per process.
+    `keys` is int64 (ids) or uint64 (hashes of strings) [n], `rows` is int64 [n]; both share the memory of `data`. A
+    search does not check the keys that it passes; `take` checks the blocks of the entries that it returns, once per
+    process.
     """
 
     def __init__(self, data: bytes | pa.Buffer, key_type: pa.DataType, blocks: Sequence[int], where: str) -> None:
-        """Open a segment; `blocks` are its checksums, `where` names it in errors. Raises FormatError."""
+        """Open a segment; `blocks` are its block checksums, `where` names it in errors. Raises FormatError."""
         whole = pa.py_buffer(data)
         batch = arrow.load(whole, where)
         if batch.schema.names != ["key", "row"] or batch.schema.types != [key_type, pa.int64()] or not batch.num_rows:
@@ -34,13 +36,13 @@ class Segment:
         self._first, self._last_place = self.keys[0], np.uint64(len(self.keys) - 1)
         self.data, self._blocks, self._where = np.frombuffer(whole, np.uint8), blocks, where
         self._offsets = [batch[name].buffers()[1].address - whole.address for name in ("key", "row")]
-        # What does not lie as Arrow wants it is copied, away from the bytes that the checksums are of.
+        # Arrow copies columns that are not aligned as it wants; the copies would not be the bytes that checksums cover.
         if any(not 0 <= offset <= len(whole) - 8 * len(self.keys) for offset in self._offsets):
-            raise FormatError(f"{where}: its columns do not lie in it as Arrow lays them")
+            raise FormatError(f"{where}: its columns are not laid out as Arrow writes them")
         self._checks, self._is_checked = BlockChecks(len(blocks)), False
 
     def take(self, places: Array) -> tuple[Array, Array]:
-        """Return keys and rows [n] by place, int64 [n]. Raises IntegrityError if their blocks are not as written."""
+        """Return the keys and rows [n] at `places`, int64 [n]. Raises IntegrityError if their blocks have changed."""
         if not self._is_checked:
             for offset in self._offsets:
                 blocks = (offset + 8 * places) // BLOCK_BYTES
@@ -49,7 +51,10 @@ class Segment:
         return self.keys[places], self.rows[places]
 
     def fill_in(self, keys: Array, rows: Array) -> None:
-        """Put into `rows`, int64 [n], the rows of those `keys`, int64 [n], that lie where they would without gaps."""
+        """Fill in the rows of those `keys` that lie where they would if the ids had no gaps; leave the others.
+
+        Both are int64 [n]; `rows` is changed in place.
+        """
         places = np.minimum((keys - self._first).view(np.uint64), self._last_place).view(np.int64)
         there, found = self.take(places)
         np.copyto(rows, found, where=there == keys)
@@ -60,7 +65,7 @@ class Segment:
 
 
 def dump_segment(keys: Array, rows: Array) -> memoryview:
-    """Return a segment as a file's bytes."""
+    """Return the bytes of a segment's file, its entries sorted by key and then by row."""
     if not (keys[1:] > keys[:-1]).all():
         order = np.lexsort((rows, keys))
         keys, rows = keys[order], rows[order]
@@ -68,16 +73,17 @@ def dump_segment(keys: Array, rows: Array) -> memoryview:
 
 
 def merge(segments: Sequence[Segment]) -> tuple[Array, Array]:
-    """Return all keys and rows of several segments, not sorted."""
+    """Return the keys and rows of several segments, one segment after the other, not sorted."""
     return np.concatenate([s.keys for s in segments]), np.concatenate([s.rows for s in segments])
 
 
 def candidates(segments: Sequence[Segment], keys: Array) -> Iterator[tuple[Array, Array]]:
     """Yield the rows of each key's entries, as (positions in `keys`, rows).
 
-    One pair per segment comes first; further ones, where neighbours share a key, follow only if they are asked for.
+    Each segment first gives one pair, with at most one entry per key. Pairs with more entries of the same keys follow,
+    and are computed only if the caller asks for them.
     """
-    order = np.argsort(keys)  # ascending, a search walks the segment instead of jumping about in it
+    order = np.argsort(keys)  # in this order a search walks through the segment instead of jumping about in it
     begun = []
     for segment in segments:
         at = np.searchsorted(segment.keys, keys[order])
@@ -91,7 +97,7 @@ def candidates(segments: Sequence[Segment], keys: Array) -> Iterator[tuple[Array
 
 
 def _equal(segment: Segment, at: Array, keys: Array, positions: Array) -> tuple[Array, Array, Array]:
-    """Return the places, positions and rows where the segment does have the key."""
+    """Return the places in the segment that hold the key looked for, with the positions in `keys` and the rows."""
     there, rows = segment.take(np.minimum(at, len(segment.keys) - 1))
     same = (there == keys[positions]) & (at < len(segment.keys))
     return at[same], positions[same], rows[same]

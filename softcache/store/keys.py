@@ -1,4 +1,4 @@
-"""Sample ids as arrays, keys hashes, and the keys of the index (docs/format.md, sections 3 and 8)."""
+"""Sample ids as arrays, the keys hash of a fragment, and the keys of the index (docs/format.md, sections 3 and 8)."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _M2 = np.uint64(0x94D049BB133111EB)
 def id_array(ids: Any) -> pa.Array:
     """Return sample ids, given as a tensor, array or sequence, as an int64 or string Arrow array.
 
-    Raises AlignmentError for anything that is not all integers in int64 or all non-empty strings.
+    Raises AlignmentError unless they are all integers within int64 or all non-empty strings.
     """
     if isinstance(ids, pa.ChunkedArray):
         ids = ids.combine_chunks()
     if isinstance(ids, (str, bytes)):
-        raise AlignmentError(f"sample ids are the one string {ids!r}; give a list")
+        raise AlignmentError(f"sample ids are a single string, {ids!r}; give a list")
     try:
         if isinstance(ids, pa.Array):
             array = ids
@@ -60,7 +60,7 @@ def id_array(ids: Any) -> pa.Array:
 
 
 def duplicates(ids: pa.Array) -> list[Any]:
-    """Return the ids that occur more than once. Takes 16 bytes of memory per id, however long the ids are."""
+    """Return the ids that occur more than once. Uses 16 bytes of memory per id, however long the ids are."""
     keys = np.concatenate([index_keys(ids[i : i + _CHUNK]) for i in range(0, max(len(ids), 1), _CHUNK)])
     ordered = np.sort(keys)
     shared = ordered[1:][ordered[1:] == ordered[:-1]]
@@ -92,7 +92,7 @@ def keys_digest(sample_ids: pa.Array, first_view: int, views: int, contents: Arr
 
 
 def index_keys(sample_ids: pa.Array) -> Array:
-    """Return the keys under which the index has samples: their ids (int64 [n]), or hashes of strings (uint64 [n])."""
+    """Return the index keys of samples: integer ids themselves (int64 [n]), or hashes of string ids (uint64 [n])."""
     if pa.types.is_int64(sample_ids.type):
         return sample_ids.to_numpy()  # type: ignore[no-any-return]
     with np.errstate(over="ignore"):
@@ -100,12 +100,12 @@ def index_keys(sample_ids: pa.Array) -> Array:
 
 
 def key_type(id_type: str) -> pa.DataType:
-    """Return the type of the index's keys for ids of a type, `int64` or `string`."""
+    """Return the Arrow type of the index's keys for an id type, `int64` or `string`."""
     return pa.int64() if id_type == "int64" else pa.uint64()
 
 
 def mix(x: Array) -> Array:
-    """Return uint64 numbers with their bits mixed, modulo 2^64 (docs/format.md, section 8)."""
+    """Return uint64 numbers with their bits mixed, modulo 2^64: `mix` of docs/format.md, section 8."""
     x = (x ^ (x >> np.uint64(30))) * _M1
     x = (x ^ (x >> np.uint64(27))) * _M2
     mixed: Array = x ^ (x >> np.uint64(31))
@@ -113,7 +113,7 @@ def mix(x: Array) -> Array:
 
 
 def _hash_strings(sample_ids: pa.Array) -> Array:
-    """One round of mixing per 8 bytes, over all strings that are long enough at once."""
+    """Hash every string, uint64 [n]. Each round mixes in 8 more bytes of all strings that are long enough, at once."""
     data, offsets = string_buffers(sample_ids)
     starts, lengths = offsets[:-1], np.diff(offsets)
     hashes = mix(lengths.astype(np.uint64) + _G)

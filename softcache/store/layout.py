@@ -28,7 +28,7 @@ def is_name_part(part: str) -> bool:
 
 
 def is_split_name(name: str) -> bool:
-    """Whether `name` can name a split; `all` cannot, since `datasets` means every split by it."""
+    """Whether `name` can name a split. `all` cannot, since it means every split to `datasets`."""
     return name != "all" and _SPLIT.match(name) is not None
 
 
@@ -41,10 +41,10 @@ def check_path(path: str) -> str:
 
 
 def commit_path(number: int) -> str:
-    """Return the path of commit `number` (from 1)."""
+    """Return the path of commit `number`, counted from 1."""
     return f"commits/{number:020d}.json"
 
 
 def shard_stem(target: str, split: str, fragment: int) -> str:
-    """Return a shard's path up to its hash."""
+    """Return the part of a shard's path before its hash."""
     return f"data/{target}/{split}-{fragment:06d}"

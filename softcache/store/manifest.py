@@ -75,10 +75,11 @@ class LiveShard:
 class TargetShards:
     """All live shards of one target as arrays, ordered by first row.
 
-    With n shards, F files and K columns a shard: `first_row`, `rows`, `fragments`, `first_views`, `views` int64 [n];
-    `keys` (keys hashes) and `splits` Arrow [n]; `file_bytes` int64 [n, F]; `columns` the K names, dtypes and file
-    positions; `offsets`, `sizes` int64 [n, K]. Block checksums of file (i, f) are
-    `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, with `block_starts` int64 [n, F + 1].
+    For n shards with F files and K columns each: `first_row`, `rows`, `fragments`, `first_views` and `views` are int64
+    [n]; `keys` (keys hashes) and `splits` are Arrow arrays [n]; `paths` and `digests` are Arrow arrays [n * F], one
+    shard after the other; `file_bytes` is int64 [n, F]; `columns` has K entries (name, dtype, position of the file);
+    `offsets` and `sizes`, in bytes, are int64 [n, K]. The block checksums of file f of shard i are
+    `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, where `block_starts` is int64 [n, F + 1].
     """
 
     target: str
@@ -104,11 +105,11 @@ class TargetShards:
         return int(self.first_row[-1] + self.rows[-1]) if len(self.rows) else 0
 
     def column(self, name: str) -> int | None:
-        """Return the position of a column, None if it is not listed."""
+        """Return the position of a column in `columns`, None if it is not listed."""
         return next((k for k, (n, _, _) in enumerate(self.columns) if n == name), None)
 
     def path(self, shard: int, file: int) -> str:
-        """Return a file's path inside the cache, unchecked."""
+        """Return a file's path inside the cache. The path is not checked."""
         return str(self.paths[shard * self.file_bytes.shape[1] + file].as_py())
 
     def digest(self, shard: int, file: int) -> str:
@@ -117,10 +118,10 @@ class TargetShards:
 
 
 class Manifest:
-    """A manifest's table, opened without reading it row by row."""
+    """A manifest, opened without reading its table row by row."""
 
     def __init__(self, data: bytes | pa.Buffer, where: str) -> None:
-        """Open checked bytes; `where` names them in errors. Raises FormatError."""
+        """Open a manifest whose hash has been compared; `where` names it in errors. Raises FormatError."""
         self._where = where
         self._batch = arrow.load(data, where)
         types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
@@ -128,17 +129,17 @@ class Manifest:
             raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
 
     def targets(self) -> dict[str, TargetShards]:
-        """Return the shards of each target, checked against the shards of `rows`. Raises FormatError."""
+        """Return the shards of each target by name, checked against those of `rows`. Raises FormatError."""
         found = self._by_target()
         rows = found.get(ROWS)
         if rows is None or rows.first_row[0] != 0 or (rows.first_row[1:] != rows.first_row[:-1] + rows.rows[:-1]).any():
-            raise FormatError(f"{self._where}: the shards of rows do not cover the rows from 0 without a gap")
+            raise FormatError(f"{self._where}: the shards of rows do not cover all rows from 0 without gap or overlap")
         for shards in found.values():
             self._check_place(shards, rows)
         return found
 
     def shards_of(self, target: str) -> TargetShards:
-        """Return the shards of one target, unchecked against `rows`."""
+        """Return the shards of one target, not checked against those of `rows`."""
         return self._by_target()[target]
 
     def _by_target(self) -> dict[str, TargetShards]:
@@ -160,7 +161,7 @@ class Manifest:
         return {key.hex() for key in self._batch["unit_key"].to_pylist()}
 
     def live(self) -> Iterator[LiveShard]:
-        """Yield every live shard, in order."""
+        """Yield every live shard, in the order of the manifest. Raises FormatError."""
         try:
             for row in self._batch.to_pylist():
                 described = {
@@ -238,7 +239,7 @@ class Manifest:
                 raise self._bad(s.target, f"column {column} lies outside its file")
 
     def _check_place(self, s: TargetShards, rows: TargetShards) -> None:
-        """Check that each shard has the place and the keys of its fragment."""
+        """Raise FormatError unless each shard has the rows, keys and split of its fragment."""
         at = np.searchsorted(rows.first_row, s.first_row).clip(max=len(rows.first_row) - 1)
         same = (rows.first_row[at] == s.first_row) & (rows.rows[at] == s.rows) & (rows.fragments[at] == s.fragments)
         places = pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)])
@@ -250,7 +251,7 @@ class Manifest:
 
 
 def dump_manifest(shards: Sequence[LiveShard]) -> memoryview:
-    """Return the manifest of `shards` as a file's bytes."""
+    """Return the bytes of the manifest file of `shards`."""
     ordered = sorted(shards, key=lambda s: (s.shard.target, s.first_row))
     rows = [
         {

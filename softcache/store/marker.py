@@ -17,7 +17,7 @@ FEATURES: frozenset[str] = frozenset()
 
 @dataclass(frozen=True)
 class Marker:
-    """A checked marker; `sha256` is that of its file."""
+    """A marker that has been checked; `sha256` is the hash of its file."""
 
     sha256: str
 
@@ -25,7 +25,8 @@ class Marker:
 def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
     """Return the marker, None if there is none.
 
-    Raises UnsupportedVersion if this version of softcache may not read the cache (or, with `to_write`, not write it).
+    Raises UnsupportedVersion if this version of softcache may not read the cache (with `to_write`: or not write to it),
+    FormatError or IntegrityError if the file is not a valid marker.
     """
     try:
         data = files.read(MARKER)
@@ -41,13 +42,13 @@ def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
         raise UnsupportedVersion(
             f"{where}: needs format version {version!r}"
             + (f" with {', '.join(sorted(unknown))}" if unknown else "")
-            + f"; this softcache knows version {VERSION}: install a newer one"
+            + f"; this softcache supports version {VERSION}: install a newer one"
         )
     return Marker(sha256(data))
 
 
 def require_marker(files: Files, *, to_write: bool = False) -> Marker:
-    """Return the marker. Raises FormatError if there is none, and as `read_marker`."""
+    """Return the marker. Raises FormatError if there is none, and whatever `read_marker` raises."""
     marker = read_marker(files, to_write=to_write)
     if marker is None:
         raise FormatError(f"{files.url}: not a softcache cache: it has no {MARKER}")
@@ -55,9 +56,9 @@ def require_marker(files: Files, *, to_write: bool = False) -> Marker:
 
 
 def ensure_marker(files: Files) -> Marker:
-    """Return the marker, written first if the cache is new. Whoever writes it first wins.
+    """Return the marker; write it first if the cache is new. If several builders write it at once, the first one wins.
 
-    Raises StorageError if the storage cannot create without overwriting.
+    Raises StorageError if the storage cannot create a file without overwriting an existing one.
     """
     files.check_create_only()
     marker = read_marker(files, to_write=True)
@@ -73,7 +74,7 @@ def ensure_marker(files: Files) -> Marker:
     files.create(MARKER, dump_document(body))
     marker = read_marker(files, to_write=True)
     if marker is None:
-        raise FormatError(f"{files.url}/{MARKER}: gone right after it was written")
+        raise FormatError(f"{files.url}/{MARKER}: disappeared right after it was written")
     return marker
 
 

@@ -36,7 +36,7 @@ _TYPES = {
 class Fragment:
     """A fixed range of samples x a range of views: the unit of work, of retry and of receipt.
 
-    `sample_ids` is an int64 or string Arrow array, `contents` the content hashes, uint8 [samples, 32].
+    `sample_ids` is an int64 or string Arrow array [samples]; `contents` are the content hashes, uint8 [samples, 32].
     """
 
     number: int
@@ -58,7 +58,7 @@ class Fragment:
         first_view: int = 0,
         views: int = 1,
     ) -> Fragment:
-        """Return a fragment with its keys hash computed."""
+        """Return a fragment, and compute its keys hash."""
         digest = keys_digest(sample_ids, first_view, views, contents)
         return cls(
             number=number,
@@ -72,11 +72,11 @@ class Fragment:
 
     @property
     def rows(self) -> int:
-        """Rows: samples x views."""
+        """The number of rows: samples x views."""
         return len(self.sample_ids) * self.views
 
     def row_ids(self) -> pa.Array:
-        """Return the sample id of each row."""
+        """Return the sample id of each row, an Arrow array [rows]."""
         return self.sample_ids.take(pa.array(np.repeat(np.arange(len(self.sample_ids)), self.views)))
 
     def row_views(self) -> Array:
@@ -87,7 +87,7 @@ class Fragment:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The fragments in force, by number, and the columns that their content hashes cover."""
+    """The fragments in force, by number, and the columns that their content hashes cover. `head` is the plan's hash."""
 
     head: str | None
     content: tuple[str, ...]
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def id_type(self) -> pa.DataType | None:
-        """The type of the sample ids, None while there are none."""
+        """The Arrow type of the sample ids, None while there are none."""
         return next((f.sample_ids.type for f in self.fragments.values()), None)
 
 
@@ -114,7 +114,10 @@ def empty_plan(content: Sequence[str]) -> Plan:
 
 
 def extend_plan(files: Files, plan: Plan, fragments: Sequence[Fragment]) -> Plan:
-    """Write `fragments`, new or with changed samples, as an extension of `plan`; return the plan then in force."""
+    """Write a plan that extends `plan` by `fragments`; return the plan that is then in force.
+
+    The fragments are new, or replace those of the same number, whose samples have changed.
+    """
     data = _dump(fragments, plan.head, plan.content)
     head = sha256(data)
     files.put(f"plan/{head}.arrow", data)
@@ -122,7 +125,7 @@ def extend_plan(files: Files, plan: Plan, fragments: Sequence[Fragment]) -> Plan
 
 
 def read_plan(files: Files, head: str) -> Plan:
-    """Read a plan and its ancestors. Raises IntegrityError or FormatError naming the file."""
+    """Read a plan and its ancestors. Raises IntegrityError or FormatError, which name the file."""
     chain = read_plan_chain(files, head)
     fragments: dict[int, Fragment] = {}
     for one in chain.values():
@@ -131,7 +134,7 @@ def read_plan(files: Files, head: str) -> Plan:
 
 
 def read_plan_chain(files: Files, head: str) -> dict[str, PlanFile]:
-    """Read a plan and its ancestors, newest first, by hash. Raises as `read_plan`."""
+    """Return the files of a plan and its ancestors by hash, newest first. Raises what `read_plan` raises."""
     chain: dict[str, PlanFile] = {}
     at: str | None = head
     while at is not None:
@@ -141,7 +144,7 @@ def read_plan_chain(files: Files, head: str) -> dict[str, PlanFile]:
 
 
 def extensions(files: Files, parent: str | None) -> list[str]:
-    """Return the plans on disk that extend `parent`, as an unfinished build leaves them."""
+    """Return the hashes of the plans on disk that extend `parent`; an unfinished build leaves one behind."""
     heads = [name.removesuffix(".arrow") for name in files.names("plan") if name.endswith(".arrow")]
     return [head for head in heads if _read_one(files, head).parent == parent]
 
@@ -174,7 +177,7 @@ def _read_one(files: Files, head: str) -> PlanFile:
     try:
         data = files.read(path)
     except FileNotFoundError as e:
-        raise IntegrityError(f"{where}: missing; a commit or a plan needs it") from e
+        raise IntegrityError(f"{where}: missing; a commit or another plan needs it: restore the file") from e
     if sha256(data) != head:
         raise IntegrityError(f"{where}: its sha256 is not its name; it was changed after writing")
     batch = arrow.load(data, where)
@@ -196,7 +199,7 @@ def _fragment(batch: pa.RecordBatch, i: int) -> Fragment:
     raw = np.frombuffer(contents.buffers()[1], np.uint8)[start : start + 32 * len(contents)]
     first_view, views = batch["first_view"][i].as_py(), batch["views"][i].as_py()
     if not len(contents) or len(contents) != len(batch["sample_id"][i].values) or first_view < 0 or views < 1:
-        raise ValueError(f"fragment {i} has no rows, or not one content hash for each sample")
+        raise ValueError(f"fragment {i} has no rows, or not exactly one content hash per sample, or views out of range")
     if first_view + views > 2**31:
         raise ValueError(f"fragment {i} has views beyond int32")
     return Fragment(

@@ -16,7 +16,7 @@ from softcache.store.shards import Shard
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A shard, and how it came about: the target's declaration and fingerprint, what was skipped, library versions."""
+    """A shard and where it comes from: its target's declaration and fingerprint, skipped samples, library versions."""
 
     shard: Shard
     fingerprint: str
@@ -26,7 +26,10 @@ class Receipt:
 
 
 def unit_key(keys_sha256: str, target_fingerprint: str, *rows_only: str) -> str:
-    """Return the unit key of a target's shard for a fragment; `rows` adds its kept values' hash and its split."""
+    """Return the unit key of a target's shard for a fragment (docs/format.md, section 3).
+
+    For the target `rows`, `rows_only` is the hash of the fragment's kept hashes, and its split.
+    """
     return fingerprint(["softcache", 1, keys_sha256, target_fingerprint, *rows_only])
 
 
@@ -41,7 +44,7 @@ def short_declaration(declaration: Declaration) -> Declaration:
 
 
 def write_receipt(files: Files, receipt: Receipt) -> Receipt:
-    """Publish a receipt; return the one in force, which is another writer's if that was first."""
+    """Publish a receipt; return the one in force, which is another writer's if that writer was first."""
     shard = receipt.shard
     body = {
         "target": shard.target,
@@ -62,7 +65,7 @@ def write_receipt(files: Files, receipt: Receipt) -> Receipt:
 
 
 def read_receipt(files: Files, key: str) -> Receipt:
-    """Read the receipt of a unit. Raises FileNotFoundError, IntegrityError, FormatError."""
+    """Read the receipt with a unit key. Raises FileNotFoundError, IntegrityError, FormatError."""
     path = _path(key)
     where = f"{files.url}/{path}"
     body = load_document(files.read(path), where)

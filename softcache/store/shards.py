@@ -1,4 +1,4 @@
-"""Shards: what is recorded of each, and how columns become files. Knows columns, never what they mean."""
+"""Shards: what is recorded about each, and how columns become files. Knows columns, never what they mean."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = ("arrow", "zarr")
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a cache: its path, size and SHA-256."""
+    """One file of a cache: its path, size in bytes and SHA-256. Raises FormatError if the path is not valid."""
 
     path: str
     bytes: int
@@ -31,13 +31,13 @@ class StoredFile:
         check_path(self.path)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the file as in receipts and commits."""
+        """Return the file as receipts and commits hold it."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class CheckedFile(StoredFile):
-    """A file of which single blocks can be checked: `blocks` are their CRC-32C."""
+    """A file whose blocks can be checked one at a time: `blocks` are their CRC-32C."""
 
     blocks: tuple[int, ...]
 
@@ -46,14 +46,15 @@ class CheckedFile(StoredFile):
 
 
 def describe_file(path: str, data: Bytes) -> CheckedFile:
-    """Describe a file that is about to be written."""
+    """Return the path, size, hash and block checksums of a file that is about to be written."""
     return CheckedFile(path, len(data), sha256(data), tuple(block_checksums(data, own_checksum_bytes(path))))
 
 
 def own_checksum_bytes(path: str) -> int:
-    """Return how many bytes at a file's end are its own CRC-32C, as in a Zarr chunk. Block checksums leave them out.
+    """Return how many bytes at a file's end are its own CRC-32C: 4 for a Zarr chunk, otherwise 0.
 
-    The CRC of any bytes and their own CRC is one and the same number, which would tell no chunk from another.
+    Block checksums leave these bytes out: the CRC of any data followed by their CRC is always the same number, and
+    could not tell one chunk from another.
     """
     return 4 if "/c/" in path.partition(".zarr/")[2] else 0
 
@@ -72,7 +73,7 @@ class Shard:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all files."""
+        """The size of all files together, in bytes."""
         return sum(f.bytes for f in self.files)
 
 
@@ -87,11 +88,12 @@ def write_shard(
     attributes: Mapping[str, Any],
     fills: Mapping[str, float | int],
 ) -> tuple[tuple[CheckedFile, ...], tuple[Buffer, ...]]:
-    """Write one target's shard durably; return its files and where its columns lie in them.
+    """Write one target's shard durably; return its files, and where its columns lie in them.
 
-    `form` is `arrow` or `zarr`, `stem` the path up to the hash. `values` [rows, ...] are the codec's columns in order,
-    lists in Arrow shards alone; `valid` bool [rows], `sample_ids` int64 or string [rows], `views` int32 [rows].
-    `attributes` go to a Zarr group, `fills` (by column) are its arrays' fill values.
+    `form` is `arrow` or `zarr`; `stem` is the path before the hash. `values` are the codec's columns in order, each
+    [rows, ...]; only Arrow shards can hold lists. `valid` is bool [rows], `sample_ids` int64 or string [rows], `views`
+    int32 [rows]. `attributes` become the attributes of a Zarr group, and `fills`, by column, the fill values of its
+    arrays; an Arrow shard has neither.
     """
     if form == "arrow":
         data, columns = arrow.encode(values, valid, sample_ids, views)
@@ -108,7 +110,7 @@ def write_shard(
 
 
 def put_file(files: Files, stem: str, data: Bytes) -> CheckedFile:
-    """Write an Arrow file called `stem` and the hash of its content."""
+    """Write an Arrow file; its path is `stem` followed by the hash of its content and `.arrow`."""
     digest = sha256(data)
     file = CheckedFile(f"{stem}{digest}.arrow", len(data), digest, tuple(block_checksums(data)))
     files.put(file.path, data)

@@ -1,4 +1,4 @@
-"""The state that a commit publishes: its marker, commit and manifest, checked against each other."""
+"""The state that a commit publishes: marker, commit and manifest, checked against each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def committed_unit_keys(files: Files) -> set[str]:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """One commit of a cache, and its manifest."""
+    """One commit of a cache, with the marker and the manifest."""
 
     marker: Marker
     commit: Commit
@@ -36,10 +36,10 @@ class State:
 
 
 def read_state(files: Files, number: int | None = None) -> State:
-    """Read a commit, by default the newest, and its manifest.
+    """Read commit `number`, by default the newest, and its manifest.
 
-    Raises FormatError if this is no cache, IncompleteCache if nothing is committed yet, IntegrityError where hashes
-    do not match.
+    Raises FormatError if this is not a cache or has no such commit, IncompleteCache if nothing is committed yet,
+    IntegrityError if hashes do not match.
     """
     marker = require_marker(files)
     latest = latest_number(files)
@@ -60,7 +60,10 @@ def read_state(files: Files, number: int | None = None) -> State:
 
 
 def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: bool = True) -> pa.Buffer:
-    """Map a file that a commit names. Raises IntegrityError if it is missing, short, or (with `check`) changed."""
+    """Map a file that a commit names.
+
+    Raises IntegrityError if it is missing or has another size, or with `check` if its content has changed.
+    """
     where = f"{files.url}/{reference.path}"
     try:
         with pa.memory_map(files.local(reference.path, reference.sha256, reference.bytes)) as f:

@@ -1,4 +1,4 @@
-"""What all shards of a target share: tables that are stored once (docs/format.md, section 6.1)."""
+"""Tables that all shards of a target share, stored once (docs/format.md, section 6.1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softcache.store.state import read_reference
 
 @dataclass(frozen=True)
 class TargetTables:
-    """The tables of the target with a fingerprint, each a file."""
+    """The tables of one target: a file for each, by name."""
 
     target: str
     fingerprint: str
@@ -25,12 +25,12 @@ class TargetTables:
 
 
 def tables_path(fingerprint: str) -> str:
-    """Return the path of what names a target's tables."""
+    """Return the path of the JSON file that names a target's tables."""
     return f"tables/{fingerprint}.json"
 
 
 def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, pa.RecordBatch]) -> TargetTables:
-    """Publish a target's tables; return those in force, which are another writer's if that was first."""
+    """Publish a target's tables; return those in force, which are another writer's if that writer was first."""
     stored = {
         name: put_file(files, "tables/", arrow.dump(dict(zip(table.schema.names, table.columns, strict=True))))
         for name, table in tables.items()
@@ -39,7 +39,7 @@ def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[st
 
 
 def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, CheckedFile]) -> TargetTables:
-    """Publish which tables a target has, unless that is there already; return what is in force."""
+    """Publish which tables a target has, unless that is published already; return the tables in force."""
     body = {
         "target": target,
         "fingerprint": fingerprint,
@@ -51,9 +51,9 @@ def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[
 
 
 def keep_tables(files: Files, tables: TargetTables) -> TargetTables:
-    """Make tables new again for garbage collection: it may be that no receipt names their target yet.
+    """Touch the files of a target's tables, so that garbage collection spares them, and return `tables`.
 
-    Raises IntegrityError if one is lost.
+    Perhaps no receipt names the target yet. Raises IntegrityError if a file is lost.
     """
     for path in (tables_path(tables.fingerprint), *(file.path for file in tables.tables.values())):
         try:
@@ -66,7 +66,7 @@ def keep_tables(files: Files, tables: TargetTables) -> TargetTables:
 
 
 def read_tables(files: Files, fingerprint: str) -> TargetTables:
-    """Read what names a target's tables. Raises FileNotFoundError, IntegrityError, FormatError."""
+    """Return the tables of the target with a fingerprint. Raises FileNotFoundError, IntegrityError, FormatError."""
     where = f"{files.url}/{tables_path(fingerprint)}"
     found = parse(TargetTables, load_document(files.read(tables_path(fingerprint)), where), where)
     if found.fingerprint != fingerprint:
@@ -75,5 +75,5 @@ def read_tables(files: Files, fingerprint: str) -> TargetTables:
 
 
 def open_table(files: Files, file: CheckedFile) -> pa.RecordBatch:
-    """Return a table, memory-mapped, compared with its hash. Raises IntegrityError, FormatError."""
+    """Return a table, memory-mapped and compared with its hash. Raises IntegrityError, FormatError."""
     return arrow.load(read_reference(files, file), f"{files.url}/{file.path}")

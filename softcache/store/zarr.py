@@ -1,6 +1,6 @@
-"""Zarr v3 shards of one uncompressed chunk per array (docs/format.md, section 4.2).
+"""Zarr v3 shards with one uncompressed chunk per array (docs/format.md, section 4.2).
 
-The layout is small and fixed, so it is written here, without the zarr package; plain zarr reads it.
+The layout is small and fixed, so this module writes it without the zarr package. Plain zarr reads it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def encode(
     attributes: Mapping[str, Any],
     fills: Mapping[str, float | int],
 ) -> tuple[dict[str, bytes], tuple[Buffer, ...]]:
-    """Return a shard's files by path inside its directory, and where its columns lie.
+    """Return a shard's files by path inside its directory, and where its columns lie in them.
 
-    Arguments as for `store.shards.write_shard`.
+    Takes the arguments of `store.shards.write_shard`.
     """
     arrays: dict[str, Array] = dict(values) | {"valid": valid, "view": views.astype(np.int32)}
     parts = {
@@ -57,7 +57,7 @@ def encode(
 
 
 def listing(digests: Mapping[str, str]) -> bytes:
-    """Return a directory's listing, whose hash names it: `<sha256>  <path>` lines ordered by path."""
+    """Return the listing whose hash names a shard's directory: lines of `<sha256>  <path>`, ordered by path."""
     return "".join(f"{digests[path]}  {path}\n" for path in sorted(digests)).encode()
 
 

@@ -1,4 +1,4 @@
-"""Replayable augmentation: what a transform makes of a sample is the same wherever it is made (docs/format.md, 3.1)."""
+"""Replayable augmentation: a view of a sample is the same wherever it is made (docs/format.md, section 3.1)."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ Parameters = dict[str, Any]
 
 
 class Augmentation:
-    """A transform of the user's, made replayable.
+    """A user's transform, made replayable.
 
-    It is one of three:
+    The transform is one of these:
 
-    - a callable of a value. It draws from its argument `rng`, a `numpy.random.Generator`, or where it has none of that
-      name, from the global generators of Python, NumPy and PyTorch, which are seeded for each view and afterwards as
-      they were.
-    - an object with `draw(value, rng)`, which returns parameters (JSON: numbers, strings, lists), and
-      `apply(value, **parameters)`. The parameters are stored. Where `apply` has an argument `partner`, another sample
-      is drawn to be mixed in, and its value given.
-    - an object with `set_random_seed(seed)`, which is called as `transform(image=value)["image"]`, as albumentations
-      are.
+    - A callable that takes a value. If it has an argument `rng`, it draws from that `numpy.random.Generator`. Otherwise
+      it draws from the global generators of Python, NumPy and PyTorch, which are seeded for each view and restored
+      afterwards.
+    - An object with `draw(value, rng)`, which returns parameters (JSON: numbers, strings, lists), and
+      `apply(value, **parameters)`. The parameters are stored. If `apply` has an argument `partner`, another sample is
+      drawn to be mixed in, and `partner` is its value.
+    - An object with `set_random_seed(seed)`, called as `transform(image=value)["image"]`. Transforms of albumentations
+      work this way.
 
-    A value is what `column` holds, or without `column` the whole sample, a dict, of which a transform returns those
-    columns that it changes.
+    A value is what the sample's `column` holds. Without `column` it is the whole sample, a dict, and the transform
+    returns a dict of the columns that it changes.
     """
 
     def __init__(self, transform: Any, *, seed: int = 0, column: str | int | None = None) -> None:
-        """Raises AugmentationError for a transform that is none of the three."""
+        """Take a transform. Raises AugmentationError if it is none of the above."""
         self._transform, self._seed, self.column = transform, seed, column
         self.draws = callable(getattr(transform, "draw", None)) and callable(getattr(transform, "apply", None))
         if not self.draws and not callable(transform):
             raise AugmentationError(
-                f"a {type(transform).__name__} is no transform: it can't be called, and has no draw and apply"
+                f"a {type(transform).__name__} is no transform: it is not callable, and does not have draw and apply"
             )
         self.mixes = self.draws and PARTNER in _arguments(transform.apply)
         self._takes_rng = not self.draws and "rng" in _arguments(transform)
-        own = self.draws or self._takes_rng or hasattr(transform, "set_random_seed")
-        self.uses_global_generators = not own
+        is_given_randomness = self.draws or self._takes_rng or hasattr(transform, "set_random_seed")
+        self.uses_global_generators = not is_given_randomness
 
     def parameters(self, sample: Any, sample_id: Any, view: int, ids: Any) -> Parameters:
-        """Draw a view's parameters; `ids` are the samples (an Arrow array) of which one may be mixed in.
+        """Draw a view's parameters. `ids`, an Arrow array, are the samples from which a partner is drawn.
 
-        Raises AugmentationError for parameters that are no JSON, and whatever `draw` raises.
+        Raises AugmentationError unless they are a dict that can be stored as JSON, and whatever `draw` raises.
         """
         rng = np.random.Generator(np.random.PCG64(view_seed(self._seed, sample_id, view)))
         drawn = self._transform.draw(self.value(sample), rng)
@@ -70,10 +70,10 @@ class Augmentation:
     def view(
         self, sample: Any, sample_id: Any, view: int, parameters: Parameters | None = None, partner: Any = None
     ) -> Any:
-        """Make a view: by its parameters where the transform draws them, else with generators seeded for it.
+        """Make a view: from its parameters if the transform draws them, otherwise with generators seeded for the view.
 
-        `partner` is the sample that is mixed in. Call it under `kept_generators`. Whatever the transform raises comes
-        through.
+        `partner` is the sample that is mixed in. Call this inside `kept_generators`. Errors of the transform pass
+        through unchanged.
         """
         value = self.value(sample)
         if not self.draws:
@@ -82,9 +82,9 @@ class Augmentation:
         return self._transform.apply(value, **((parameters or {}) | mixed))
 
     def place(self, sample: Any, made: Any) -> Any:
-        """Return a sample, a dict or a tuple, with a view in place of what it was made of.
+        """Return a sample, a dict or a tuple, with the view `made` in place of the value that it was made from.
 
-        Raises AugmentationError where a whole sample's view is no dict.
+        Raises AugmentationError if the view of a whole sample is not a dict.
         """
         if self.column is None:
             if not isinstance(made, Mapping):
@@ -98,7 +98,7 @@ class Augmentation:
         return tuple(values)
 
     def value(self, sample: Any) -> Any:
-        """Return what of a sample the transform takes."""
+        """Return the value of a sample that the transform takes."""
         return dict(sample) if self.column is None else sample[self.column]
 
     def _seeded(self, value: Any, seed: int) -> Any:
@@ -115,7 +115,7 @@ class Augmentation:
 
 
 def generator_states() -> tuple[object, ...]:
-    """Return the states of the global generators of Python, NumPy and PyTorch (on the CPU), to be compared."""
+    """Return the states of the global generators of Python, NumPy and PyTorch (on the CPU), to compare them."""
     numpy = np.random.get_state(legacy=False)
     words = numpy["state"]["key"].tobytes(), numpy["state"]["pos"], numpy["has_gauss"]
     return random.getstate(), words, torch.default_generator.get_state().numpy().tobytes()
@@ -123,7 +123,7 @@ def generator_states() -> tuple[object, ...]:
 
 @contextmanager
 def kept_generators() -> Iterator[None]:
-    """Leave the global generators of Python, NumPy and PyTorch (on the CPU) as they were, whatever happens inside."""
+    """Restore the global generators of Python, NumPy and PyTorch (on the CPU) on leaving, whatever happens inside."""
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         yield
@@ -152,7 +152,7 @@ def _arguments(function: Callable[..., Any]) -> set[str]:
 
 
 def _as_json(value: Any) -> Any:
-    """Return numpy's and torch's numbers and arrays as Python's."""
+    """Return a NumPy number or array, or a tensor, as Python numbers and lists. Raises TypeError for anything else."""
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} is not JSON")

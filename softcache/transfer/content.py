@@ -1,6 +1,6 @@
-"""Content hashes: what a sample was, independent of how it was stored (docs/format.md, section 3).
+"""Content hashes: they identify a sample's content, independent of how it was stored (docs/format.md, section 3).
 
-A row's encoding depends on its own value and its column's type, never on the rows beside it.
+A row's encoding depends on its own value and its column's type, never on other rows.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from softcache.errors import TransferSetError
 
 
 def hash_rows(table: pa.Table, rows: int) -> Array:
-    """Return the content hash of each of a table's `rows` rows over all its columns, ordered by name: uint8 [rows, 32].
+    """Return the content hash of each row of a table, uint8 [rows, 32]. It covers all columns, ordered by name.
 
-    Raises TransferSetError naming a column whose type has no encoding.
+    `rows` is the number of rows, since a table of no columns has none. Raises TransferSetError, which names the column,
+    if a column's type has no encoding.
     """
     digests = [hashlib.sha256() for _ in range(rows)]
     for name in sorted(table.column_names):
@@ -37,9 +38,9 @@ def hash_rows(table: pa.Table, rows: int) -> Array:
 
 
 def fixed_numbers(array: pa.Array) -> Array | None:
-    """Return a column of numbers, or of (nested) fixed-size lists of them, as one array [rows, ...].
+    """Return a column of numbers, or of (nested) fixed-size lists of numbers, as one array [rows, ...].
 
-    None for a column of another type, or with anything missing in it.
+    Return None if the column has another type, or if anything in it is missing.
     """
     shape = _fixed_shape(array.type)
     if shape is None or array.null_count:
@@ -54,7 +55,7 @@ def fixed_numbers(array: pa.Array) -> Array | None:
 
 
 def _fixed_shape(kind: pa.DataType) -> tuple[int, ...] | None:
-    """Return the sizes of nested fixed-size lists of numbers, () for numbers, None for any other type."""
+    """Return the sizes of nested fixed-size lists of numbers, outermost first; () for numbers; None for other types."""
     shape = []
     while kinds.is_fixed_size_list(kind):
         shape.append(kind.list_size)
@@ -120,16 +121,16 @@ def _structs(array: pa.Array) -> list[bytes]:
 
 
 def _floats(array: pa.Array) -> list[bytes]:
-    """Return each float with its own size, bit for bit (also NaN)."""
+    """Return the encoding of each float: its size and its exact bits, NaN included."""
     size = array.type.bit_width // 8
     numbers = np.frombuffer(array.buffers()[1], f"<f{size}", len(array), array.offset * size)
     head = b"f" + bytes([numbers.itemsize])
     valid = array.is_valid().to_pylist()
-    return [head + number.tobytes() if there else b"n" for number, there in zip(numbers, valid, strict=True)]
+    return [head + number.tobytes() if present else b"n" for number, present in zip(numbers, valid, strict=True)]
 
 
 def array_head(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return what comes before the values of an array."""
+    """Return the encoding of an array up to its values: its dtype and shape."""
     return b"a" + text(dtype.name) + struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
 
 
@@ -148,6 +149,6 @@ def _scalar(value: Any, kind: pa.DataType) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """Return a string's length and UTF-8."""
+    """Return a string's length and UTF-8 bytes: docs/format.md calls this "as a string"."""
     data = value.encode()
     return struct.pack("<Q", len(data)) + data

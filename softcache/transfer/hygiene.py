@@ -1,4 +1,4 @@
-"""What a person should know of a transfer set before a teacher is paid to look at it."""
+"""What you should know about a transfer set before you pay for a teacher to answer it."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ NO_LABEL = -1
 
 @dataclass
 class Finding:
-    """How many samples something is wrong with, and the first few of them by id."""
+    """The number of samples that have one problem, and the ids of the first `LISTED` of them."""
 
     count: int = 0
     ids: list[Any] = field(default_factory=list)
 
     def add(self, ids: Sequence[Any]) -> None:
-        """Count samples."""
+        """Add samples that have the problem."""
         self.count += len(ids)
         self.ids += list(ids)[: LISTED - len(self.ids)]
 
 
 @dataclass(kw_only=True)
 class Hygiene:
-    """A transfer set, looked at.
+    """What an inspection of a transfer set found.
 
     Attributes:
-        samples: how many there are.
-        decoded: of how many it was tried whether they can be decoded.
-        duplicates: samples with the content of an earlier one.
-        contradictions: those of them with another label, by label column.
+        samples: the number of samples.
+        decoded: the number of samples that the inspection tried to decode.
+        duplicates: samples with the same content as an earlier one.
+        contradictions: duplicates whose label differs from the earlier one's, by label column.
         missing: samples without a value, by column.
         not_finite: samples with NaN or an infinity in a column of numbers, by column.
-        not_classes: samples whose label is no class (-1 stands for no label), by label column.
-        undecodable: samples that cannot be decoded, by why.
+        not_classes: samples whose label is not a class (-1 stands for no label), by label column.
+        undecodable: samples that cannot be decoded, by reason.
         ranges: the lowest and the highest finite number, by column of numbers.
-        labels: how many samples each label has, by label column.
+        labels: the number of samples of each label, by label column.
     """
 
     samples: int
@@ -63,7 +63,7 @@ class Hygiene:
     labels: dict[str, dict[Any, int]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as an object."""
+        """Return the findings as a JSON object."""
         return asdict(self)
 
 
@@ -74,11 +74,11 @@ def inspect(
     decode: int | None = None,
     progress: Callable[[int], object] = lambda samples: None,
 ) -> Hygiene:
-    """Look at a transfer set that has been scanned.
+    """Inspect a transfer set that has been scanned.
 
-    `labels` says of each label column whether a value is a class, or no label on purpose; `decode` is how many samples
-    to decode, evenly over the set, all by default; `progress` is called with the number of samples decoded since.
-    Raises MissingExtra where a library is missing.
+    `labels` maps each label column to a function that says whether a value is allowed: a class, or the value that
+    stands for no label. `decode` is how many samples to decode, spread evenly over the set; by default all. `progress`
+    is called with the number of samples decoded since its last call. Raises MissingExtra if a library is missing.
     """
     found = Hygiene(samples=len(transfer_set))
     values: dict[str, list[Any]] = {column: [] for column in labels}
@@ -98,14 +98,14 @@ def inspect(
 
 
 def _look_at(found: Hygiene, name: str, column: pa.Array, ids: pa.Array) -> None:
-    """Note values that are missing, and numbers that are not finite."""
+    """Record missing values, numbers that are not finite, and the range of the finite ones."""
     if arrow.null_count(column):
         absent = [i for i in range(len(column)) if arrow.null_count(column.slice(i, 1))]
         found.missing.setdefault(name, Finding()).add(ids.take(pa.array(absent)).to_pylist())
-    numbers, of = _numbers(column)
+    numbers, rows = _numbers(column)
     finite = np.isfinite(numbers) if numbers.dtype.kind == "f" else np.ones(len(numbers), np.bool_)
     if not finite.all():
-        bad = np.unique(of[~finite])
+        bad = np.unique(rows[~finite])
         found.not_finite.setdefault(name, Finding()).add(ids.take(pa.array(bad)).to_pylist())
     if finite.any():
         low, high = (float(f(numbers[finite])) for f in (np.min, np.max))
@@ -114,7 +114,7 @@ def _look_at(found: Hygiene, name: str, column: pa.Array, ids: pa.Array) -> None
 
 
 def _numbers(column: pa.Array) -> tuple[Array, Array]:
-    """Return all numbers of a column that are there, also those in (nested) lists, and the row that each belongs to."""
+    """Return the numbers of a column that are not missing, also those in (nested) lists, and each one's row."""
     rows: Array = np.arange(len(column))
     while kinds.is_list(column.type) or kinds.is_large_list(column.type) or kinds.is_fixed_size_list(column.type):
         rows = rows[pc.list_parent_indices(column).to_numpy()]
@@ -136,12 +136,15 @@ def _look_at_labels(
 
 
 def _label(value: Any) -> Any:
-    """Return a label as something that is equal to itself, can be counted, and has a place in JSON."""
+    """Return a label as a value that equals itself, can be counted, and can be written as JSON."""
     return value if value is None or (isinstance(value, str | int | float) and value == value) else str(value)
 
 
 def _look_for_duplicates(found: Hygiene, scan: Scan, labels: Mapping[str, list[Any]]) -> None:
-    """Note samples whose content is an earlier one's. Eight bytes of each hash are sorted, however many there are."""
+    """Record samples with the content of an earlier one.
+
+    Only eight bytes of each hash are sorted, to save memory; candidates are then compared by their whole hash.
+    """
     short = scan.contents[:, :8].copy().view(np.uint64)[:, 0]
     order = np.argsort(short, kind="stable")
     ordered = short[order]
@@ -153,16 +156,17 @@ def _look_for_duplicates(found: Hygiene, scan: Scan, labels: Mapping[str, list[A
         content, sample_id = scan.contents[position].tobytes(), scan.sample_ids[position].as_py()
         if content in first:
             found.duplicates.add([sample_id])
-        said = first.setdefault(content, {})
+        known = first.setdefault(content, {})
         for name, values in labels.items():
-            if values[position] not in (None, NO_LABEL) and said.setdefault(name, values[position]) != values[position]:
+            label = values[position]
+            if label not in (None, NO_LABEL) and known.setdefault(name, label) != label:
                 found.contradictions.setdefault(name, Finding()).add([sample_id])
 
 
 def _decode(
     found: Hygiene, transfer_set: TransferSet, scan: Scan, count: int | None, progress: Callable[[int], object]
 ) -> None:
-    """Note samples that cannot be decoded."""
+    """Record samples that cannot be decoded, out of `count` spread evenly over the set; None for all."""
     wanted = len(transfer_set) if count is None else min(count, len(transfer_set))
     chosen = np.unique(np.linspace(0, len(transfer_set) - 1, wanted).astype(np.int64))
     found.decoded = len(chosen)

@@ -1,4 +1,4 @@
-"""Labels of a transfer set, as a teacher of its classes would answer them."""
+"""Labels of a transfer set, expressed as positions in a teacher's values."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softcache.transfer.hygiene import NO_LABEL
 
 
 def names_of_values(task: TaskSpec) -> list[str] | None:
-    """Return the names of what a teacher's values are for, None where classes have none."""
+    """Return what each of a teacher's values stands for, by name; None if the classes have no names."""
     if task.labels is None:
         return None
     known = [task.labels[i] for i in task.known or range(task.label_space)]
@@ -21,10 +21,11 @@ def names_of_values(task: TaskSpec) -> list[str] | None:
 
 
 def right_values(task: TaskSpec, labels: Sequence[Any]) -> Array | None:
-    """Return which of a teacher's values is right for each label, int64 [n], -1 where none is.
+    """Return the position, among a teacher's values, of the right value for each label: int64 [n], -1 for none.
 
-    A label is the number of a class, or where the first is one, its name. A class that the teacher does not know is
-    none of its values, or its dustbin; a number that is no class, such as -1, is no label. None if labels are neither.
+    Labels are numbers of classes, or all names if the first one is a string and the task has names. A class that the
+    teacher does not know has the position of the dustbin, or -1 without one. A number or name that is not a class, such
+    as -1, gives -1. Return None if the labels are neither numbers nor names.
     """
     truth = labels
     if task.labels is not None and len(truth) and isinstance(truth[0], str):

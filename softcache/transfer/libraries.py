@@ -1,4 +1,4 @@
-"""The versions of libraries, recorded beside what was made with them."""
+"""The versions of libraries, recorded beside what they made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from softcache.version import __version__ as softcache_version
 
 _ABSENT = "absent"
-# Distributions that make views, by the module that tells whether a transform uses them.
+# Distributions that may make views, by the module whose import shows that a transform uses them.
 _OF_TRANSFORMS = {
     "PIL": ("pillow",),
     "albumentations": ("albumentations",),
@@ -26,7 +26,7 @@ _OF_TRANSFORMS = {
 
 
 def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of softcache, Python, torch and NumPy, and of further distributions."""
+    """Return the versions of softcache, Python, torch, NumPy and the given distributions, by name."""
     return {
         "softcache": softcache_version,
         "python": platform.python_version(),
@@ -36,14 +36,17 @@ def versions(libraries: Iterable[str] = ()) -> dict[str, str]:
 
 
 def transform_versions() -> dict[str, str]:
-    """Return the versions of what may take part in making views: of libraries for it, those that are imported."""
+    """Return the versions of everything that may affect how views are made, and the machine's architecture.
+
+    Of the libraries that transforms use, only those that are imported are listed.
+    """
     imported = [names for module, names in _OF_TRANSFORMS.items() if module in sys.modules]
     found = versions(name for names in imported for name in names)
     return {name: number for name, number in found.items() if number != _ABSENT} | {"machine": platform.machine()}
 
 
 def versions_here(recorded: Mapping[str, str]) -> dict[str, str]:
-    """Return the versions that are here now of what `transform_versions` recorded."""
+    """Return the versions now installed of everything that `transform_versions` recorded; `absent` if there is none."""
     here = versions() | {"machine": platform.machine()}
     return {name: here[name] if name in here else _version(name) for name in recorded}
 

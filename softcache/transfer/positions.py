@@ -1,4 +1,4 @@
-"""Where samples are, by their ids."""
+"""Look up the positions of samples by id."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softcache.store.keys import index_keys
 
 
 class Positions:
-    """The positions of unique sample ids (an int64 or string Arrow array), found without Python objects for each."""
+    """The positions of unique sample ids, an int64 or string Arrow array. Makes no Python object per id."""
 
     def __init__(self, ids: pa.Array) -> None:
         self._ids, keys = ids, index_keys(ids)
@@ -19,7 +19,7 @@ class Positions:
         self._keys = keys[self._order]
 
     def find(self, sample_id: Any) -> int | None:
-        """Return where a sample is, None if it is not there."""
+        """Return the position of a sample, None if its id is unknown."""
         key = index_keys(pa.array([sample_id], self._ids.type))[0]
         at = int(self._keys.searchsorted(key))
         while at < len(self._keys) and self._keys[at] == key:

@@ -1,6 +1,6 @@
 """Functions that a recipe names as `module:function`.
 
-A recipe is trusted: this imports and runs its code. Nothing read from a cache ever comes here.
+Recipes are trusted: this module imports and runs their code. It never handles anything read from a cache.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "p
 
 @contextmanager
 def recipe_modules(folder: Path) -> Iterator[None]:
-    """Let modules of `folder` be imported, before installed ones, while a recipe is at work.
+    """Make the modules of `folder` importable, ahead of installed ones, while a recipe is at work.
 
-    They are read from their sources now and forgotten afterwards: two recipes may both have a `model.py`, and the code
-    that is hashed is the code that runs. Whatever else was imported stays, or is back in its place afterwards. Imports
-    belong to the whole process, so recipes in several threads take turns. Code that asks the interpreter to exit is a
-    RecipeError.
+    Modules of the folder are always read from source, and are forgotten afterwards: two recipes may both have a
+    `model.py`, and the code that is hashed is the code that runs. All other imported modules stay; those that were
+    hidden meanwhile are restored. Imports belong to the whole process, so recipes in several threads take turns. Raises
+    RecipeError if code of the recipe asks the interpreter to exit.
     """
     folder = folder.resolve()
     names = {p.stem for p in folder.glob("*.py")} | {p.parent.name for p in folder.glob("*/__init__.py")}
@@ -55,13 +55,13 @@ def recipe_modules(folder: Path) -> Iterator[None]:
 
 
 def _own_modules(names: set[str]) -> list[str]:
-    """Return the imported modules below some top-level names, but for the running script and what is installed."""
+    """Return the imported modules below some top-level names, except the running script and installed modules."""
     tops = {name for name in names if name != "__main__" and not _is_installed(sys.modules.get(name))}
     return [name for name in sys.modules if name.partition(".")[0] in tops]
 
 
 def _is_installed(module: ModuleType | None) -> bool:
-    """Whether a module is the interpreter's, a library's, or softcache's: these are never taken out."""
+    """Whether a module belongs to the interpreter, a library or softcache. Such modules are never removed."""
     file = getattr(module, "__file__", None)
     if module is not None and not isinstance(file, str):
         return True
@@ -71,16 +71,16 @@ def _is_installed(module: ModuleType | None) -> bool:
 
 
 def _lies_in(name: str, folder: Path) -> bool:
-    """Whether an imported module is a file below a folder, and not installed there."""
+    """Whether an imported module is a file below a folder, but not one installed there."""
     module = sys.modules[name]
     file = getattr(module, "__file__", None)
     return isinstance(file, str) and Path(file).resolve().is_relative_to(folder) and not _is_installed(module)
 
 
 def resolve(folder: Path, text: str) -> Path:
-    """Return a path that a recipe in `folder` names: relative to it, or `package:NAME/...`, inside a Python package.
+    """Return the path that `text` means in a recipe: relative to `folder`, or `package:NAME/...` in a Python package.
 
-    Raises RecipeError if there is no such package.
+    Raises RecipeError if no such package is installed.
     """
     if not text.startswith(PACKAGE):
         return folder / text
@@ -95,7 +95,7 @@ def resolve(folder: Path, text: str) -> Path:
 
 
 def load_object(reference: str) -> Any:
-    """Return what `module:name` names. Raises RecipeError if it cannot be imported."""
+    """Return the object that `module:name` names. Raises RecipeError if it cannot be imported."""
     module_name, _, function_name = reference.partition(":")
     if not module_name or not function_name:
         raise RecipeError(f"{reference!r}: expected module:function")
@@ -117,7 +117,7 @@ def load_callable(reference: str) -> Callable[..., Any]:
 
 
 def source_files(reference: str) -> list[Path]:
-    """Return the source files of the module in `module:function`, and of the function if that lies elsewhere."""
+    """Return the source files of the module in `module:function`, and of the function if it is defined elsewhere."""
     function = load_object(reference)
     found = {sys.modules[reference.partition(":")[0]].__file__}
     for part in (function, getattr(function, "func", None)):

@@ -1,6 +1,6 @@
 """Where samples come from: Arrow tables, `datasets` datasets, image folders.
 
-A source gives samples in two forms: as stored, for hashes and kept columns, and decoded, for teachers.
+A source gives samples in two forms: as stored, for hashes and kept columns; and decoded, for teachers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILE_FORMATS = {".parquet": "parquet", ".arrow": "arrow", ".json": "json", ".jso
 
 
 class Source(ABC):
-    """Samples at positions 0 … len-1, with named columns."""
+    """Samples at the positions 0 … len - 1, with named columns."""
 
     columns: tuple[str, ...]
 
@@ -35,14 +35,14 @@ class Source(ABC):
 
     @abstractmethod
     def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
-        """Return columns of samples as stored (images and audio as their files' bytes)."""
+        """Return columns of the samples at `positions`, int64 [n], as stored: images and audio as bytes of files."""
 
     def labels(self, column: str) -> Sequence[str] | None:
-        """Return the names of a column's numbers, in their order, None where it says none."""
+        """Return the class names of a column of class numbers, in order; None if the source does not know them."""
         return None
 
     def decode(self, table: pa.Table) -> list[Sample]:
-        """Decode what `read` returned, one dict a sample: numbers as numpy arrays, images as PIL images."""
+        """Return what `read` returned as one dict per sample: numbers as NumPy arrays, images as PIL images."""
         columns = {name: self._decode_column(name, table[name].combine_chunks()) for name in table.column_names}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -56,7 +56,7 @@ class Source(ABC):
 
 
 class TableSource(Source):
-    """An Arrow table in memory or mapped."""
+    """An Arrow table, in memory or memory-mapped."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -73,7 +73,7 @@ class TableSource(Source):
 
 
 class DatasetSource(Source):
-    """A `datasets.Dataset`. Image and audio columns are read as bytes and decoded by their feature."""
+    """A `datasets.Dataset`. Image and audio columns are read as bytes, and decoded by their features."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset.with_format("arrow")
@@ -140,10 +140,10 @@ class ImageFolder(Source):
 
 
 def from_object(made: Any) -> Source:
-    """Return the source for what a callable made: a `datasets.Dataset`, an Arrow table, or a mapping of columns.
+    """Return a source for what a callable made: a `datasets.Dataset`, an Arrow table, or a mapping of columns.
 
-    A column is a sequence, array or tensor with one entry per sample; an array of n dimensions becomes fixed-size
-    lists.
+    A column is a sequence, array or tensor with one entry per sample. An array of several dimensions becomes fixed-size
+    lists. Raises TransferSetError for anything else.
     """
     if isinstance(made, Source):
         return made
@@ -177,7 +177,10 @@ def _column(values: Any) -> pa.Array:
 
 
 def open_dataset(path: str, name: str | None, split: str) -> Source:
-    """Open a `datasets` dataset: a folder made by `save_to_disk`, or anything that `load_dataset` takes."""
+    """Open a `datasets` dataset: a folder made by `save_to_disk`, or anything that `load_dataset` takes.
+
+    Raises TransferSetError if it cannot be loaded, MissingExtra without `datasets`.
+    """
     datasets = _datasets()
     try:
         if os.path.exists(os.path.join(path, "state.json")):
@@ -190,7 +193,11 @@ def open_dataset(path: str, name: str | None, split: str) -> Source:
 
 
 def open_files(paths: Sequence[str], folder: Path) -> Source:
-    """Open Parquet, Arrow, JSON (lines) or CSV files, all of one format; `paths` may hold wildcards."""
+    """Open Parquet, Arrow, JSON (lines) or CSV files, all of one format.
+
+    `paths` are relative to `folder` and may have wildcards. Raises TransferSetError if a file is missing or cannot be
+    read, MissingExtra without `datasets`.
+    """
     found = [match for p in paths for match in sorted(glob.glob(str(folder / p), recursive=True)) or [str(folder / p)]]
     absent = [p for p in found if not os.path.isfile(p)]
     if absent:

@@ -1,4 +1,4 @@
-"""Subsets of a source: those samples that an expression holds for, and as many of every class."""
+"""Subsets of a source: samples for which an expression is true, or equally many samples of every class."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ class Subset(Source):
 
 
 def where(source: Source, expression: str) -> Source:
-    """Return the samples that an expression over the columns holds for, as `pandas.DataFrame.query` reads it.
+    """Return the samples for which an expression over the columns is true, as `pandas.DataFrame.query` reads it.
 
-    Raises TransferSetError for an expression that is none, or not of truth; MissingExtra without pandas.
+    Raises TransferSetError if the expression is not valid, is not true or false for each sample, or is true for none;
+    MissingExtra without pandas.
     """
     try:
         import pandas
@@ -43,34 +44,34 @@ def where(source: Source, expression: str) -> Source:
         raise MissingExtra("transfer_set.where needs pandas: pip install 'softcache[hf]'") from e
     named = [c for c in source.columns if re.search(rf"(?<!\w){re.escape(c)}(?!\w)", expression)]
     if not named:
-        raise TransferSetError(f"where: {expression!r} names no column; there are {', '.join(source.columns)}")
+        raise TransferSetError(f"where: {expression!r} names no column; the columns are {', '.join(source.columns)}")
     try:
         frame: pandas.DataFrame = source.read(np.arange(len(source)), named).to_pandas()
-        held = frame.eval(expression, engine="python")
+        holds = frame.eval(expression, engine="python")
     except Exception as e:
         raise TransferSetError(f"where: {expression!r}: {type(e).__name__}: {e}") from e
-    if not isinstance(held, pandas.Series) or held.dtype != np.bool_ or len(held) != len(source):
+    if not isinstance(holds, pandas.Series) or holds.dtype != np.bool_ or len(holds) != len(source):
         raise TransferSetError(f"where: {expression!r} is not true or false for each sample")
-    found = np.flatnonzero(held.to_numpy())
-    if not len(found):
+    positions = np.flatnonzero(holds.to_numpy())
+    if not len(positions):
         raise TransferSetError(f"where: {expression!r} holds for none of {counted(len(source), 'sample')}")
-    return Subset(source, found)
+    return Subset(source, positions)
 
 
 def balanced(source: Source, by: str, each: int | None) -> Source:
-    """Return the first `each` samples of every value of a column; by default as many as the rarest value has.
+    """Return the first `each` samples of every value of column `by`; by default as many as the rarest value has.
 
-    Raises TransferSetError where a value has fewer, or a sample none.
+    Raises TransferSetError if a value has fewer samples, or a sample has no value.
     """
     if by not in source.columns:
-        raise TransferSetError(f"balance: no column {by}; there are {', '.join(source.columns)}")
+        raise TransferSetError(f"balance: no column {by}; the columns are {', '.join(source.columns)}")
     try:
         column = source.read(np.arange(len(source)), [by])[by].combine_chunks()
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         kind = pa.string() if pa.types.is_string_view(kind) else kind
         coded = column.cast(kind).dictionary_encode()
     except pa.ArrowException as e:
-        raise TransferSetError(f"balance: column {by} cannot be told apart: {e}") from e
+        raise TransferSetError(f"balance: the values of column {by} cannot be counted: {e}") from e
     if coded.null_count:
         raise TransferSetError(f"balance: {counted(coded.null_count, 'sample')} without {by}")
     codes = coded.indices.to_numpy()

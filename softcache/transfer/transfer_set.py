@@ -23,14 +23,14 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """Every sample's id (int64 or string [n]), content hash and kept hash (uint8 [n, 32])."""
+    """The id of every sample (int64 or string [n]), its content hash and its kept hash (both uint8 [n, 32])."""
 
     sample_ids: pa.Array
     contents: Array
     kept: Array
 
     def samples(self, positions: Array) -> tuple[pa.Array, Array]:
-        """Return the ids and content hashes of samples at ascending positions, not copied where they are neighbours."""
+        """Return the ids and content hashes of samples at ascending positions; contiguous ones are not copied."""
         first, count = int(positions[0]), len(positions)
         if int(positions[-1]) - first == count - 1:
             return self.sample_ids.slice(first, count), self.contents[first : first + count]
@@ -39,15 +39,15 @@ class Scan:
 
 @dataclass(frozen=True, eq=False)
 class TransferSet:
-    """The ordered samples that teachers label.
+    """The ordered samples that teachers label. Raises TransferSetError if a column is missing or there are no samples.
 
     Attributes:
-        source: where they are.
+        source: where the samples come from.
         id: the id column, or `content-hash`.
-        keep: columns stored beside the ids.
+        keep: columns that are stored beside the ids.
         content: columns that the content hash covers: those that teachers read.
         split: the split of the cache that the samples go to.
-        limit: take only the first so many samples.
+        limit: the number of samples to take, from the first; None for all.
     """
 
     source: Source
@@ -74,10 +74,10 @@ class TransferSet:
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
 
     def scan(self, progress: Callable[[int], object] = lambda rows: None) -> Scan:
-        """Read every sample once, undecoded; `progress` is called with the number of samples read since.
+        """Read every sample once, undecoded. `progress` is called with the number of samples read since its last call.
 
         Raises AlignmentError for missing or duplicate ids, TransferSetError for samples that cannot be read,
-        StorageError where the folder for temporary files is full.
+        StorageError if the folder for temporary files is full.
         """
         ids: list[pa.Array] = []
         contents, kept = _on_disk(len(self)), _on_disk(len(self))
@@ -96,12 +96,12 @@ class TransferSet:
         return Scan(sample_ids, contents, kept)
 
     def table(self, positions: Array, columns: Sequence[str]) -> pa.Table:
-        """Return columns of samples as they are stored, undecoded."""
-        # A dataset of no columns has no rows either.
+        """Return columns of the samples at `positions` as they are stored, undecoded."""
+        # A dataset without columns would have no rows either.
         return self.source.read(positions, columns) if columns else pa.table({})
 
     def samples(self, positions: Array, columns: Sequence[str]) -> list[Sample]:
-        """Return decoded samples, one dict each. Whatever the decoder raises comes through."""
+        """Return decoded samples, one dict each. Errors of the decoder pass through unchanged."""
         return self.source.decode(self.source.read(positions, columns))
 
     def _read(self, positions: Array) -> pa.Table:
@@ -120,7 +120,7 @@ class TransferSet:
         try:
             return id_array(column)
         except AlignmentError as e:
-            raise AlignmentError(f"id column {self.id!r}, rows from {begin}: {e}") from e
+            raise AlignmentError(f"id column {self.id!r}, rows from {begin} onwards: {e}") from e
 
     def _check_unique(self, sample_ids: pa.Array) -> None:
         repeated = duplicates(sample_ids)
@@ -130,16 +130,16 @@ class TransferSet:
             first = np.flatnonzero(pc.equal(sample_ids, pa.scalar(repeated[0])).to_numpy(zero_copy_only=False))
             rows = f"rows {name_some(first.tolist())} have equal content"
             raise AlignmentError(
-                f"{len(repeated):,} contents occur more than once ({rows}); remove them, or name an id column"
+                f"{len(repeated):,} contents occur more than once ({rows}); remove the duplicates, or name an id column"
             )
         raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated)}")
 
 
 def _on_disk(rows: int) -> Array:
-    """Return room for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows.
+    """Return an array for hashes, uint8 [rows, 32], in a nameless temporary file: memory must not grow with the rows.
 
-    Raises StorageError if there is no room. The file is written first, since a mapped page that finds a full disk only
-    when it is used ends the process.
+    The file is filled before it is mapped: if a mapped page met a full disk only when it was used, that would kill the
+    process. Raises StorageError if there is no room.
     """
     try:
         with tempfile.TemporaryFile() as file:
@@ -150,7 +150,7 @@ def _on_disk(rows: int) -> Array:
     except OSError as e:
         raise StorageError(
             f"{tempfile.gettempdir()}: {e.strerror or e}; hashes of {rows:,} samples need {32 * rows:,} bytes there, "
-            "twice; make room, or set TMPDIR to another folder"
+            "twice over; make room, or set TMPDIR to another folder"
         ) from e
 
 

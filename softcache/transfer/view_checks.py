@@ -1,4 +1,4 @@
-"""Checks of views: an exact checksum, and a sketch that tells rounding from another view (docs/format.md, 3.1)."""
+"""Checks of views: a checksum, and a sketch that tells rounding from a different view (docs/format.md, section 3.1)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ CHECK_BYTES = 8
 NO_VIEW = bytes(CHECK_BYTES)
 _NUMBERS, _APART = 4, 3
 _START = crc32c(b"view")
-# How far a view that is twice as bright moves each number: never all of them by a multiple of 256.
+# How far each number moves if a view gets twice as bright: never all of them by a multiple of 256.
 _SCALES = np.array([128, 115, 102, 89])
 _G = np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_of(made: Any) -> bytes:
-    """Return the check of a view: 8 bytes, never `NO_VIEW`. Raises AugmentationError for what has no bytes."""
+    """Return the check of a view: 8 bytes, never `NO_VIEW`. Raises AugmentationError unless it is numbers or text."""
     parts = _parts(made)
     return _checksum(parts) + _sketch(parts)
 
 
 def agrees(made: Any, check: bytes, *, exact: bool) -> bool:
-    """Whether a view is the one that a check was made of; unless `exact`, or but for rounding."""
+    """Whether a check was made from this very view or, unless `exact`, from one that differs only by rounding."""
     parts = _parts(made)
     if _checksum(parts) == check[:4]:
         return True
@@ -44,12 +44,12 @@ def agrees(made: Any, check: bytes, *, exact: bool) -> bool:
 
 
 def described(made: Any) -> str:
-    """Return what a view is, for messages: dtypes and shapes."""
-    found = []
+    """Describe a view for messages: its dtypes and shapes."""
+    descriptions = []
     for name, value in _parts(made).items():
         what = "text" if isinstance(value, str) else f"{value.dtype} {list(value.shape)}"
-        found.append(f"{name}: {what}" if name else what)
-    return ", ".join(found)
+        descriptions.append(f"{name}: {what}" if name else what)
+    return ", ".join(descriptions)
 
 
 def _checksum(parts: dict[str, Array | str]) -> bytes:
@@ -63,7 +63,7 @@ def _checksum(parts: dict[str, Array | str]) -> bytes:
 
 
 def _head(name: str, value: Array | str) -> bytes:
-    """Return what a part is but for an array's numbers."""
+    """Return the encoding of a part, without the numbers of an array."""
     return text(name) + (b"s" + text(value) if isinstance(value, str) else array_head(value.dtype, value.shape))
 
 
@@ -73,7 +73,7 @@ def _parts(made: Any) -> dict[str, Array | str]:
 
 
 def _as_array(value: Any) -> Array | str:
-    """Return a tensor, an image, an array or numbers as an array in C order; text as it is."""
+    """Return a tensor, an image, an array or numbers as an array in C order; return text unchanged."""
     try:
         if isinstance(value, str):
             value.encode()
@@ -90,7 +90,7 @@ def _as_array(value: Any) -> Array | str:
 
 
 def _sketch(parts: dict[str, Array | str]) -> bytes:
-    """Return four numbers that hardly change when a view is rounded otherwise, and otherwise do."""
+    """Return four numbers that hardly change if a view is rounded differently, but do if it is another view."""
     structure = _START
     for name, value in parts.items():
         structure = crc32c(_head(name, value), structure)
@@ -103,7 +103,7 @@ def _sketch(parts: dict[str, Array | str]) -> bytes:
 
 
 def _numbers(arrays: list[Array]) -> tuple[Array, float]:
-    """Return all numbers, float32 [n], in units, and the unit; what is not finite is 0."""
+    """Return all numbers, float32 [n], divided by a unit, and the unit. Numbers that are not finite become 0."""
     if all(a.dtype.kind in "biu" for a in arrays):
         flat = [a.reshape(-1).astype(np.float32) for a in arrays]
         return (flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.float32), *flat])), 1.0
@@ -116,7 +116,7 @@ def _numbers(arrays: list[Array]) -> tuple[Array, float]:
 
 @lru_cache(maxsize=4)
 def _signs(count: int) -> Array:
-    """Return pseudo-random signs, float32 [4, count]."""
+    """Return pseudo-random signs, -1 or 1, as float32 [4, count]."""
     with np.errstate(over="ignore"):
         hashes = mix(np.arange(count, dtype=np.uint64) + _G)
     bits = hashes >> np.arange(_NUMBERS, dtype=np.uint64)[:, None] & np.uint64(1)

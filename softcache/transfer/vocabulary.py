@@ -1,4 +1,4 @@
-"""What a tokenizer's ids mean: its identity, whatever it is called (docs/format.md, section 3.2)."""
+"""What a tokenizer's ids mean. This identifies it, whatever its name is (docs/format.md, section 3.2)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _SHOWN = 5
 
 
 def vocabulary(tokenizer: Any) -> pa.RecordBatch:
-    """Return a transformers tokenizer's mapping: columns `id` (int32), `token`, `added`, ordered by id, then token.
+    """Return the mapping of a transformers tokenizer, ordered by id and then by token.
 
-    Raises TaskError for anything else, or where tokens are not text.
+    The columns are `id` (int32), `token` (string) and `added` (bool). Raises TaskError for anything else, or if tokens
+    are not text.
     """
     try:
         mapping, added = tokenizer.get_vocab(), tokenizer.get_added_vocab()
@@ -30,7 +31,7 @@ def vocabulary(tokenizer: Any) -> pa.RecordBatch:
 
 
 def vocabulary_hash(table: pa.RecordBatch) -> str:
-    """Return the identity of a tokenizer from its vocabulary."""
+    """Return the hash of a vocabulary, which identifies its tokenizer."""
     columns = (table[name].to_pylist() for name in ("id", "token", "added"))
     return fingerprint([list(entry) for entry in zip(*columns, strict=True)])
 
@@ -41,7 +42,7 @@ def vocabulary_size(table: pa.RecordBatch) -> int:
 
 
 def vocabulary_differences(teacher: pa.RecordBatch, student: pa.RecordBatch) -> str:
-    """Return how a student's vocabulary differs from a teacher's, the first few ids by themselves."""
+    """Describe how a student's vocabulary differs from a teacher's. The first few ids that differ are listed."""
     ours, theirs = _by_id(teacher), _by_id(student)
     different = [number for number in sorted({*ours, *theirs}) if ours.get(number) != theirs.get(number)]
     shown = ", ".join(f"{n}: {_named(ours.get(n))} -> {_named(theirs.get(n))}" for n in different[:_SHOWN])

@@ -1,6 +1,6 @@
-"""The only place that touches a disk or fsspec.
+"""The only package that touches a disk or fsspec.
 
-Nothing is ever opened for writing in place: `create` publishes whole files and never overwrites one.
+No file is ever written in place: `create` publishes whole files and never overwrites one.
 """
 
 from softcache.store.files.base import Files

@@ -1,4 +1,4 @@
-"""What every storage must do. tests/contract/test_files.py holds it for each."""
+"""What every storage must do. tests/contract/test_files.py tests it for each of them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from softcache.store.checksums import Bytes, sha256
 
 
 class Files(ABC):
-    """The files below one root. Paths are those of docs/format.md, checked on every call.
+    """The files below one root. Paths are those of docs/format.md, section 1, and are checked on every call.
 
-    Every method raises StorageError where the storage refuses.
+    Every method raises StorageError if the storage refuses.
     """
 
     def __init__(self, url: str) -> None:
@@ -24,11 +24,11 @@ class Files(ABC):
 
     @abstractmethod
     def size(self, path: str) -> int | None:
-        """Return a file's size in bytes, None if there is none."""
+        """Return a file's size in bytes, None if it does not exist."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Return the sorted names in a folder; an absent folder has none."""
+        """Return the names in a folder, sorted; none if the folder does not exist."""
 
     @abstractmethod
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
@@ -36,38 +36,44 @@ class Files(ABC):
 
     @abstractmethod
     def create(self, path: str, data: Bytes) -> bool:
-        """Publish a whole file, durably. Returns False, and changes nothing, if the name is taken."""
+        """Publish a whole file durably. Returns False, and changes nothing, if the name is taken."""
 
     @abstractmethod
     def replace(self, path: str, data: Bytes) -> None:
-        """Publish a whole file in place of another. For the card and local copies: all else is create-only."""
+        """Publish a whole file, replacing any other. Only for the card and local copies: all else is create-only."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete a file, if it is there. For garbage collection alone."""
+        """Delete a file if it exists. Only for garbage collection, and for the probe of `check_create_only`."""
 
     @abstractmethod
     def local(self, path: str, digest: str, size: int) -> str:
-        """Return a path on this machine of a file, by its SHA-256 and size; a remote one is fetched and checked."""
+        """Return a path on this machine for a file with the SHA-256 `digest` and `size` bytes.
+
+        A remote file is fetched and compared with its hash. Raises IntegrityError if it differs.
+        """
 
     @abstractmethod
     def check_create_only(self) -> None:
-        """Raise StorageError unless `create` really refuses a name that is taken."""
+        """Raise StorageError unless `create` refuses a name that is taken."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Return the free space, None where there is no such thing."""
+        """Return the free space in bytes, None if the storage has no such limit."""
 
     @abstractmethod
     def touch(self, path: str) -> None:
-        """Make a file young again where the storage can, so that garbage collection leaves it to its next user."""
+        """Mark a file as changed now, if the storage can, so that garbage collection spares it for its next user."""
 
     @abstractmethod
     def settle(self, folder: str) -> None:
-        """Make the names in a folder durable: whoever created them may have died before that."""
+        """Make the names in a folder durable: the process that created them may have died before it did so."""
 
     def put(self, path: str, data: Bytes) -> None:
-        """Publish a file whose path contains its hash; one that is already there is read back, compared and touched."""
+        """Publish a file whose path contains its hash. If it already exists, touch it and compare its content.
+
+        Raises IntegrityError if the content differs.
+        """
         if self.create(path, data):
             return
         self.touch(path)

@@ -1,4 +1,4 @@
-"""Files of a cache, wherever it is."""
+"""Open the files of a cache at a path or URL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softcache.store.files.remote import RemoteFiles
 
 
 def connect(url: str | os.PathLike[str]) -> Files:
-    """Return the files at a path or fsspec URL. Nothing is read or created."""
+    """Return the files at a path or fsspec URL. Reads and creates nothing. Raises StorageError for other text."""
     text = os.fspath(url)
     if not text or "\0" in text:
         raise StorageError(f"{text!r} is not the path or URL of a cache")

@@ -19,7 +19,7 @@ from softcache.store.layout import TEMPORARY, check_path
 
 
 class LocalFiles(Files):
-    """Files on a local disk. `create` is temporary file, fsync, link, fsync of the directory."""
+    """Files on a local disk. `create` writes a temporary file, then calls fsync, link, and fsync of the directory."""
 
     def __init__(self, root: str) -> None:
         super().__init__(os.path.abspath(root))
@@ -64,7 +64,7 @@ class LocalFiles(Files):
                 return False
             finally:
                 os.unlink(temporary)
-                # Also where the name was taken: whoever took it may have died before this.
+                # Also if the name was taken: the process that took it may have died before this.
                 _sync_folder(final.parent)
 
     def touch(self, path: str) -> None:
@@ -81,7 +81,7 @@ class LocalFiles(Files):
         file = self.root / path
         with self._storage(path):
             file.unlink(missing_ok=True)
-        # An emptied Zarr shard must not look like one; other folders stay, since a builder may be about to write there.
+        # An empty folder must not look like a Zarr shard. Other folders stay: a builder may be about to write there.
         if ".zarr/" in path:
             with contextlib.suppress(OSError):
                 for folder in itertools.takewhile(lambda p: ".zarr" in p.as_posix(), file.parents):
@@ -95,7 +95,7 @@ class LocalFiles(Files):
         return str(self._at(path))
 
     def check_create_only(self) -> None:
-        """`link` refuses a name that is taken on every POSIX filesystem that has it."""
+        """Nothing to check: wherever a POSIX filesystem has `link`, it refuses a name that is taken."""
 
     def free_bytes(self) -> int | None:
         existing = next(p for p in (self.root, *self.root.parents) if p.exists())
@@ -106,7 +106,7 @@ class LocalFiles(Files):
 
     @contextlib.contextmanager
     def _staged(self, final: Path, data: Bytes) -> Iterator[Path]:
-        """Write `data` durably beside `final`; leave nothing behind if that fails."""
+        """Write `data` durably to a temporary file beside `final`; leave nothing behind if that fails."""
         self._make_folders(final.parent)
         temporary = final.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
@@ -121,7 +121,10 @@ class LocalFiles(Files):
             raise
 
     def _make_folders(self, folder: Path) -> None:
-        """Make a folder and its parents, durably; up to the root also those that another may still be making."""
+        """Make a folder and its parents durable.
+
+        Below the root this covers folders that exist too: the process that made them may not have synced them yet.
+        """
         if folder in self._durable_folders and folder.is_dir():
             return
         if self.root in folder.parents or not folder.parent.is_dir():
@@ -132,7 +135,7 @@ class LocalFiles(Files):
 
     @contextlib.contextmanager
     def _storage(self, path: str, writing: int | None = None) -> Iterator[None]:
-        """Turn the system's errors into StorageError; a file that is absent stays so unless bytes are being written."""
+        """Turn OSError into StorageError. FileNotFoundError passes unchanged unless bytes are being written."""
         try:
             yield
         except OSError as e:
@@ -147,7 +150,7 @@ class LocalFiles(Files):
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Open a file without waiting, as a pipe in its place would make one do."""
+    """Open a regular file; refuse anything else. Opening never blocks, as it would on a pipe."""
     handle = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)

@@ -16,7 +16,7 @@ from softcache.store.layout import TEMPORARY, check_path
 
 
 class RemoteFiles(Files):
-    """Files on an fsspec filesystem. `create` is one whole put that must fail if the name is taken."""
+    """Files on an fsspec filesystem. `create` is one put of the whole file, which must fail if the name is taken."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url.rstrip("/"))
@@ -59,7 +59,7 @@ class RemoteFiles(Files):
         except FileExistsError:
             return False
         except StorageError:
-            # Backends report a taken name each in their own way: ask, and never take a failure for a success.
+            # Every backend reports a taken name in its own way, so ask, and never take a failure for a success.
             if self.size(path) is None:
                 raise
             return False
@@ -68,7 +68,7 @@ class RemoteFiles(Files):
     def check_create_only(self) -> None:
         if not puts_whole_files(type(self._filesystem()[0])):
             raise StorageError(
-                f"{self.url}: this storage can only stream files, not publish them whole, so that a failure would "
+                f"{self.url}: this storage can only stream files, not publish them whole, so a failure would "
                 "leave half a file; build on a local disk and copy the finished cache there"
             )
         probe = f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -78,7 +78,7 @@ class RemoteFiles(Files):
             self.delete(probe)
         if not honoured:
             raise StorageError(
-                f"{self.url}: this storage overwrites files that must only be created, so that two builders could "
+                f"{self.url}: this storage overwrites files that must only be created, so two builders could "
                 "destroy each other's commits; build on a local disk and copy the finished cache there"
             )
 
@@ -86,10 +86,10 @@ class RemoteFiles(Files):
         self._call(path, lambda fs, p: fs.pipe_file(p, bytes(data)))
 
     def touch(self, path: str) -> None:
-        """Object stores cannot; their garbage collection has the age floor and its second look at the receipts."""
+        """Do nothing: object stores cannot. The minimum age and the second look at receipts protect files from `gc`."""
 
     def settle(self, folder: str) -> None:
-        """What a put has published is durable."""
+        """Do nothing: what a put has published is durable."""
 
     def delete(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -110,7 +110,7 @@ class RemoteFiles(Files):
         return None
 
     def _filesystem(self) -> tuple[Any, str]:
-        """Return the filesystem and the root's path on it, new in every process: clients do not survive a fork."""
+        """Return the filesystem and the root's path on it. A forked process opens its own: clients do not survive."""
         if self._open is None or self._open[0] != os.getpid():
             import fsspec
 
@@ -121,7 +121,7 @@ class RemoteFiles(Files):
                 extra = (
                     "pip install 'softcache[s3]'"
                     if scheme in ("s3", "s3a")
-                    else f"a package that gives fsspec {scheme!r}"
+                    else f"a package that gives fsspec the protocol {scheme!r}"
                 )
                 raise MissingExtra(f"{self.url}: {e}; install {extra}") from e
             except ValueError as e:
@@ -141,7 +141,7 @@ class RemoteFiles(Files):
 
 
 def puts_whole_files(filesystem: type) -> bool:
-    """Whether an fsspec filesystem has a put of its own; fsspec's default streams into an open file."""
+    """Whether an fsspec filesystem puts whole files in one step; fsspec's default streams into an open file instead."""
     from fsspec.asyn import AsyncFileSystem
     from fsspec.spec import AbstractFileSystem
 
