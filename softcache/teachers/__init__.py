@@ -1,4 +1,4 @@
-"""Teachers: the protocol, fingerprints, and one adapter a module."""
+"""Teachers: the protocol, fingerprints, and one adapter per module."""
 
 from softcache.teachers.adapter import Adapter, Description, OutputSpec
 from softcache.teachers.causal_lm import CausalLMAdapter

@@ -1,4 +1,4 @@
-"""What an adapter is: the settings of a recipe that lead to a teacher, and what is known of it before it is loaded."""
+"""Adapters: a teacher's settings in a recipe, and what is known about it before it is loaded."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from softcache.teachers.protocol import Fingerprint, Teacher
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """What is known of one of a teacher's outputs; None where it is not. A task that says otherwise is refused.
+    """What is known about one of a teacher's outputs; None where it is unknown. A task that contradicts it is refused.
 
     Attributes:
-        kind: the kind of task that it answers.
-        shape: the shape of one row, of lists that of one item.
-        classes: how many classes it has.
-        labels: their names in order.
-        value_kind: what its numbers are.
+        kind: the kind of task that the output answers.
+        shape: the shape of one row, or for lists of one item.
+        classes: the number of classes.
+        labels: the names of the classes, in order.
+        value_kind: what the numbers are: `logits`, `log_probs` or `probs`.
     """
 
     kind: str | None = None
@@ -36,13 +36,13 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Description:
-    """A teacher as it declares itself.
+    """What an adapter says about its teacher.
 
     Attributes:
         fingerprint: what decides its answers.
-        outputs: what is known about its outputs, by name; it may have further outputs.
-        vocabulary: of a language model, its tokenizer's mapping (docs/format.md, section 3.2).
-        libraries: the distributions, besides torch and numpy, whose versions are recorded.
+        outputs: what is known about its outputs, by name. The teacher may have others.
+        vocabulary: for a language model, its tokenizer's mapping (docs/format.md, section 3.2).
+        libraries: the distributions whose versions are recorded, besides torch and numpy.
     """
 
     fingerprint: Fingerprint
@@ -52,33 +52,33 @@ class Description:
 
 
 class Adapter(Settings):
-    """The settings of one teacher. Paths in them are relative to `folder`, the recipe's, or `package:NAME`.
+    """The settings of one teacher. Paths in them are relative to `folder`, the recipe's own, or `package:NAME`.
 
-    To make an adapter is to subclass this; a recipe names it as `adapter: module:Class`.
+    To write an adapter, subclass this. A recipe then names it as `adapter: module:Class`.
     """
 
     adapter: str
 
     @property
     def columns(self) -> list[str] | None:
-        """The columns of the transfer set that it reads; None for all but the id and the kept ones."""
+        """The columns of the transfer set that the teacher reads; None for all but the id and the kept columns."""
         return None
 
     @abstractmethod
     def describe(self, folder: Path) -> Description:
-        """Return what is known of the teacher without loading it.
+        """Return what is known about the teacher without loading it.
 
-        Raises RecipeError or TeacherError if something of it cannot be read, MissingExtra where a library is missing.
+        Raises RecipeError or TeacherError if a part of it cannot be read, MissingExtra if a library is not installed.
         """
 
     @abstractmethod
     def load(self, folder: Path, device: str) -> Teacher:
-        """Load the teacher on a device. Raises as `describe`."""
+        """Load the teacher on a device. Raises the same errors as `describe`."""
 
     def output_for(self, kind: str, codec: str) -> str | None:
-        """Return which output answers a task that names none, None for the one called like the task."""
+        """Return the output for a task that names none; None means the output with the task's own name."""
         return None
 
     def declares(self, output: str, codec: str) -> dict[str, Any]:
-        """Return what further settings decide an output's answers in a codec, to be declared with that target alone."""
+        """Return settings that decide this output's answers in this codec. Only that target declares them."""
         return {}

@@ -1,4 +1,4 @@
-"""Teachers that are causal language models of the transformers library."""
+"""Teachers that are causal language models from the transformers library."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _PROBE_TOLERANCE = 1e-2
 class CausalLMAdapter(TokenAdapter):
     """A causal language model of the transformers library, and the column of text or token ids that it reads.
 
-    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `gguf` a file in it.
-    Samples are cut at `max_length` tokens; without it, one that is longer than the model's context is a bad sample.
-    `loss_mask` is a column of 0 and 1 beside the token ids: position t is stored where token t + 1 has a 1.
+    `model` is a folder, which may be in a Python package (`package:NAME`), or a name on the Hub; `gguf` names a file in
+    it. Samples are cut to `max_length` tokens. Without it, a sample longer than the model's context is a bad sample.
+    `loss_mask` is a column with a 0 or a 1 for each token id: position t is stored if token t + 1 has a 1.
+    `tokens_at_once` is about how many tokens, padding included, the model runs on at the same time.
     """
 
     adapter: Literal["causal_lm"] = "causal_lm"
@@ -60,7 +61,7 @@ class CausalLMAdapter(TokenAdapter):
 
     def load(self, folder: Path, device: str) -> CausalLMTeacher:
         source = model_source(folder, self.model, self.gguf, self.revision)
-        with loading(source, "a causal language model"):
+        with loading(source, "it as a causal language model"):
             model = transformers().AutoModelForCausalLM.from_pretrained(
                 source.model, dtype=DTYPES[self.dtype], **source.options()
             )
@@ -77,10 +78,10 @@ class CausalLMAdapter(TokenAdapter):
 
 
 class CausalLMTeacher:
-    """Answers with the logits of every next token. A batch is run in parts of samples of similar length."""
+    """Answers with the logits of every next token. A batch runs in parts of samples of similar length."""
 
     def __init__(self, model: Any, tokenizer: Any, settings: CausalLMAdapter, *, device: str = "cpu") -> None:
-        """Take a model and its tokenizer. Raises TeacherError if its output head cannot be applied by itself."""
+        """Take a model and its tokenizer. Raises TeacherError if its output head cannot be applied separately."""
         self._model = model.to(device).eval().requires_grad_(False)
         self._tokenizer, self._inputs, self._tokens_at_once = tokenizer, settings, settings.tokens_at_once
         self._device, self._head = torch.device(device), _head(model)
@@ -88,11 +89,11 @@ class CausalLMTeacher:
         self._check_head()
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[tuple[Array, Array]]:
-        """Return each sample's token ids and which positions are to be stored, int32."""
+        """Return each sample's token ids and the positions to store, both int32."""
         return [self._encode(sample) for sample in samples]
 
     def predict(self, batch: list[tuple[Array, Array]]) -> dict[str, Sequences]:
-        """Return `logits` [n, classes] and `hidden` [n, d], what the output layer reads, of every stored position."""
+        """Return `logits` [n, classes] and `hidden` [n, d], the output layer's input, for every stored position."""
         tokens, positions = [t for t, _ in batch], [p for _, p in batch]
         lengths = [len(p) for p in positions]
         parts = _Once(self._hidden_parts(tokens, positions))
@@ -106,13 +107,15 @@ class CausalLMTeacher:
         return sum(p.numel() for p in self._model.parameters())
 
     def output_layer(self) -> dict[str, torch.Tensor]:
-        """Return `weight` [classes, d] and, where there is one, `bias` [classes] of the layer that makes the logits.
+        """Return `weight` [classes, d] and, if it has one, `bias` [classes] of the layer that computes the logits.
 
-        Raises TeacherError for a model that does more than a linear layer does.
+        Raises TeacherError if the model changes the logits after this layer.
         """
         config, output = self._model.config, self._model.get_output_embeddings()
         if _scale(config) != 1 or _cap(config) is not None:
-            raise TeacherError(f"{type(self._model).__name__} changes its logits after its last layer; store logits")
+            raise TeacherError(
+                f"{type(self._model).__name__} changes its logits after its last layer; store logits, not hidden states"
+            )
         bias = getattr(output, "bias", None)
         layer = {"weight": output.weight[: self._classes]}
         return layer if bias is None else layer | {"bias": bias[: self._classes]}
@@ -144,7 +147,7 @@ class CausalLMTeacher:
                 yield places[begin : begin + at_once], logits
 
     def _parts(self, tokens: Sequence[Array]) -> Iterator[list[int]]:
-        """Yield samples of similar length together, as many as have so many tokens when padded."""
+        """Yield groups of samples of similar length: up to `tokens_at_once` tokens when padded, or else one sample."""
         order = sorted(range(len(tokens)), key=lambda i: -len(tokens[i]))
         while order:
             count = max(self._tokens_at_once // len(tokens[order[0]]), 1)
@@ -152,7 +155,7 @@ class CausalLMTeacher:
             order = order[count:]
 
     def _hidden(self, tokens: Sequence[Array], positions: Sequence[Array]) -> torch.Tensor:
-        """Return the last hidden states of the stored positions of some samples, one after the other, [n, d]."""
+        """Return the last hidden states at the samples' stored positions, one sample after another, [n, d]."""
         longest = max(map(len, tokens))
         ids, mask = np.zeros((len(tokens), longest), np.int64), np.zeros((len(tokens), longest), np.int64)
         for i, sample in enumerate(tokens):
@@ -168,28 +171,30 @@ class CausalLMTeacher:
             return found[torch.from_numpy(rows), torch.from_numpy(columns)]  # type: ignore[no-any-return]
 
     def _check_head(self) -> None:
-        """Compare the logits of a few tokens with those that the model itself gives."""
+        """Compare the head's logits of a few tokens with the model's own. Raises TeacherError if they differ."""
         tokens = np.arange(min(_PROBE, self._classes), dtype=np.int32)
         with self._inputs.numerics.applied(self._device):
             expected = self._model(torch.from_numpy(tokens[None].astype(np.int64)).to(self._device)).logits[0].float()
             found = self._head(self._hidden([tokens], [np.arange(len(tokens), dtype=np.int32)])).float()
         if expected.shape[1] < self._classes:
-            raise TeacherError(f"the model answers {expected.shape[1]:,} tokens, its tokenizer has {self._classes:,}")
+            raise TeacherError(
+                f"the model has logits for {expected.shape[1]:,} tokens, but its tokenizer has {self._classes:,}"
+            )
         if not torch.allclose(found, expected, atol=_PROBE_TOLERANCE, rtol=_PROBE_TOLERANCE):
             raise TeacherError(
-                f"{type(self._model).__name__} does more to its logits than softcache knows of; give it as a torch "
-                "teacher that answers softcache.teachers.Sequences"
+                f"{type(self._model).__name__} computes its logits in a way that softcache does not know; use "
+                "adapter: torch, with a module that returns softcache.teachers.Sequences"
             )
 
 
 @lru_cache(maxsize=8)
 def vocabulary_of(source: ModelSource, contents: tuple[str, ...]) -> pa.RecordBatch:
-    """Return the vocabulary of a model's tokenizer, read once while the hashes of the model's files stay the same."""
+    """Return the vocabulary of a model's tokenizer. It is read again only if `contents`, the files' hashes, change."""
     return vocabulary(load_tokenizer(source))
 
 
 class _Once(Iterable[Chunk]):
-    """What a generator yields, for several who ask: made once, when it is first asked for."""
+    """A generator's items, for several readers: each item is computed once, when it is first read."""
 
     def __init__(self, chunks: Iterator[Chunk]) -> None:
         self._chunks, self._made = chunks, list[Chunk]()
@@ -210,7 +215,10 @@ def _cap(config: Any) -> float | None:
 
 
 def _head(model: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return what turns hidden states [n, d] into logits [n, C]: the output matrix, and what models do after it."""
+    """Return the function from hidden states [n, d] to logits [n, C]: the output layer, and the model's scale and cap.
+
+    Raises TeacherError if the model has no output layer.
+    """
     output, config = model.get_output_embeddings(), model.config
     if output is None:
         raise TeacherError(f"{type(model).__name__} has no output head")

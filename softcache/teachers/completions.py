@@ -1,4 +1,4 @@
-"""Teachers behind an OpenAI-compatible completions endpoint: the k likeliest next tokens, as they are served."""
+"""Teachers behind an OpenAI-compatible completions endpoint, which serves the k likeliest next tokens."""
 
 from __future__ import annotations
 
@@ -40,15 +40,17 @@ _ID_TEXT = "token_id:"
 class CompletionsAdapter(TokenAdapter):
     """A model served at `url` (ending in `/v1`), asked for the `k` likeliest next tokens after each token.
 
-    Prompts are sent as token ids, made by the tokenizer of `tokenizer` (a folder, `package:NAME`, or a name on the Hub;
-    `gguf` a file in it), and the answers must name tokens by id: a server that names them by text alone is refused.
-    With `prompt_logprobs` one request answers a whole sample (vLLM); without, there is one for each position
-    (llama.cpp), which a server that keeps its cache of the prompt answers quickly.
+    Samples are tokenized here, and prompts are sent as token ids. `tokenizer` is a folder, `package:NAME`, or a name on
+    the Hub; `gguf` names a file in it. The server must name tokens by id: one that names them only by text is refused.
+    With `prompt_logprobs`, one request answers a whole sample (vLLM). Without it, each position takes a request
+    (llama.cpp), which is fast if the server caches the prompt.
 
-    What is served cannot be hashed from here: `model` is its name there, and `weights`, a file that you serve, may
-    stand for it. Requests are repeated up to `retries` times where the server is busy, fails or is not there, with
-    pauses that grow; `requests_per_minute` limits them, `at_once` is how many are under way. `key_variable` is the
-    environment variable with the key.
+    The served model cannot be hashed from here. Its fingerprint has `model`, the model's name on the server, and, if
+    you name the file that you serve as `weights`, the hash of that file.
+
+    A request waits up to `timeout` seconds. It is repeated up to `retries` times, after growing pauses, if the server
+    is busy, fails or cannot be reached. `requests_per_minute` limits the rate, and `at_once` how many requests run at
+    the same time. `key_variable` names the environment variable that holds the API key.
     """
 
     adapter: Literal["completions"] = "completions"
@@ -77,7 +79,7 @@ class CompletionsAdapter(TokenAdapter):
     def load(self, folder: Path, device: str) -> CompletionsTeacher:
         key = None if self.key_variable is None else os.environ.get(self.key_variable)
         if self.key_variable is not None and not key:
-            raise TeacherError(f"the environment has no {self.key_variable}, the key of {self.url}")
+            raise TeacherError(f"environment variable {self.key_variable} is not set; set it to the key of {self.url}")
         source = model_source(folder, self.tokenizer, self.gguf, self.revision)
         return CompletionsTeacher(self, load_tokenizer(source), key)
 
@@ -92,7 +94,7 @@ class CompletionsAdapter(TokenAdapter):
 
 
 class CompletionsTeacher(NoOutputLayer):
-    """A served model."""
+    """A model behind a completions endpoint."""
 
     def __init__(self, settings: CompletionsAdapter, tokenizer: Any, key: str | None) -> None:
         self._settings, self._tokenizer = settings, tokenizer
@@ -105,7 +107,7 @@ class CompletionsTeacher(NoOutputLayer):
         return [settings.cut(settings.encode(sample, self._tokenizer), self._classes) for sample in samples]
 
     def predict(self, batch: list[Array]) -> dict[str, Sequences]:
-        """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
+        """Return `log_probs`: the k likeliest tokens at every position and their log-probabilities, [n, 2, k]."""
         positions = [np.arange(len(tokens) - 1, dtype=np.int32) for tokens in batch]
         lengths = [len(p) for p in positions]
         return {OUTPUT: Sequences(lengths, self._chunks(batch), tokens=batch, positions=positions)}
@@ -118,7 +120,7 @@ class CompletionsTeacher(NoOutputLayer):
                 done += len(served)
 
     def _steps(self, pool: ThreadPoolExecutor, batch: list[Array]) -> Iterator[list[list[list[float]]]]:
-        """Yield a sample's answers, asked for position by position."""
+        """Yield each sample's answers, from one request for each position."""
         for tokens in batch:
             prompts = [tokens[: end + 1].tolist() for end in range(len(tokens) - 1)]
             yield list(pool.map(self._next, prompts))
@@ -135,13 +137,16 @@ class CompletionsTeacher(NoOutputLayer):
         choice = self._endpoint.ask(tokens.tolist(), {"prompt_logprobs": self._settings.k})
         served = choice.get("prompt_logprobs")
         if not isinstance(served, list) or len(served) != len(tokens):
-            raise self._endpoint.failed("gives no prompt_logprobs of the prompt's length; leave prompt_logprobs out")
+            raise self._endpoint.failed("returns no prompt_logprobs for the whole prompt; set prompt_logprobs: false")
         return [self._highest({int(i): entry["logprob"] for i, entry in s.items()}) for s in served[1:]]
 
     def _highest(self, served: dict[Any, float]) -> list[list[float]]:
-        """Return the ids and log-probabilities of the k likeliest tokens. Raises TeacherError for fewer."""
+        """Return the ids and log-probabilities of the k likeliest tokens.
+
+        Raises TeacherError if fewer are served, or if a token has no id.
+        """
         if None in served:
-            raise self._endpoint.failed("names tokens by text alone, which does not say which ids are meant")
+            raise self._endpoint.failed("names tokens only by text; softcache needs a server that returns token ids")
         try:
             return highest(served, self._settings.k)
         except ValueError as e:
@@ -149,14 +154,14 @@ class CompletionsTeacher(NoOutputLayer):
 
 
 class _NoRedirects(HTTPRedirectHandler):
-    """Refuses to be sent elsewhere: the key is for this server, and so are the samples."""
+    """Refuses redirects: the key and the samples are meant for this server only."""
 
     def redirect_request(self, *args: Any) -> None:
         return None
 
 
 class _Endpoint:
-    """The server: one request after the other, or a few at once, with patience."""
+    """The server. Limits the rate of requests, and repeats those that fail for a while."""
 
     def __init__(self, settings: CompletionsAdapter, key: str | None) -> None:
         self._settings, self._url = settings, f"{settings.url.rstrip('/')}/completions"
@@ -168,7 +173,10 @@ class _Endpoint:
         self._opener = build_opener(_NoRedirects)
 
     def ask(self, prompt: list[int], further: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the first choice of a completion of one token. Raises TeacherError."""
+        """Ask for a completion of one token and return its first choice.
+
+        Raises TeacherError if the server refuses, keeps failing, or returns something else.
+        """
         body = {"model": self._settings.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, **further}
         post = partial(Request, self._url, json.dumps(body).encode(), self._headers)
         for attempt in range(self._settings.retries + 1):
@@ -184,13 +192,13 @@ class _Endpoint:
             except (URLError, HTTPException, OSError) as e:
                 why, headers = f"{type(e).__name__}: {e}", None
             except (ValueError, KeyError, IndexError, TypeError) as e:
-                raise self.failed(f"answers what is no completion: {e!r}") from e
+                raise self.failed(f"returned something that is not a completion: {e!r}") from e
             if attempt < self._settings.retries:
                 time.sleep(_pause(attempt, headers))
-        raise self.failed(f"did not answer {self._settings.retries + 1} times; the last time: {why}")
+        raise self.failed(f"failed {self._settings.retries + 1} times; the last time: {why}")
 
     def failed(self, why: str) -> TeacherError:
-        """Return the error for what the server does."""
+        """Return the error that says what is wrong with the server."""
         return TeacherError(f"{self._url} ({self._settings.model}) {why}")
 
     def _wait_for_turn(self) -> None:
@@ -202,7 +210,7 @@ class _Endpoint:
 
 
 def _pause(attempt: int, headers: Message | None) -> float:
-    """Return how many seconds to wait: what the server says, or twice as long each time, at random."""
+    """Return how many seconds to wait: as the server says, or a random time that doubles with each attempt."""
     asked = None if headers is None else headers.get("Retry-After")
     try:
         wanted = float(asked) if asked is not None else 2.0**attempt * random.uniform(0.25, 0.5)
@@ -212,6 +220,6 @@ def _pause(attempt: int, headers: Message | None) -> float:
 
 
 def _token_id(text: str) -> int | None:
-    """Return the id in `token_id:N`, None where a token is named otherwise."""
+    """Return the id in `token_id:N`; None if the token is named differently."""
     number = text.removeprefix(_ID_TEXT)
     return int(number) if text.startswith(_ID_TEXT) and number.isdecimal() else None

@@ -1,4 +1,4 @@
-"""The hashes of a teacher's files."""
+"""Hashes of a teacher's files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from softcache.errors import TeacherError
 
 
 def file_sha256(path: Path) -> str:
-    """Return a file's SHA-256. Raises TeacherError if it cannot be read."""
+    """Return a file's SHA-256 in hex. Raises TeacherError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Intermediate features: what a module of a model returns, by its dotted name."""
+"""Intermediate features: the outputs of modules inside a model, by dotted name."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from softcache.settings import Settings
 
 
 class Hook(Settings):
-    """A module whose output, of its last run, is an output of the teacher, and how it is pooled.
+    """A module whose output becomes an output of the teacher, and how it is pooled. Its last run counts.
 
-    `pool` is `none`; `places`, the mean over all that follows the first two axes, [B, C, ...] to [B, C]; `tokens`, the
-    mean over the second axis, [B, L, D] to [B, D], of those that are no padding; `first`, the first of the second axis.
+    `pool` is one of:
+
+    - `none`: the output as it is;
+    - `places`: the mean over all axes after the first two, [B, C, ...] to [B, C];
+    - `tokens`: the mean over the second axis, without padding, [B, L, D] to [B, D];
+    - `first`: the first entry of the second axis that is not padding, [B, L, D] to [B, D].
     """
 
     module: str
@@ -28,10 +32,10 @@ Hooks = dict[str, Hook]
 
 @contextmanager
 def hooked(model: torch.nn.Module, hooks: Mapping[str, Hook], mask: torch.Tensor | None) -> Iterator[dict[str, Any]]:
-    """Collect outputs of modules while the model runs, pooled, by the hooks' names.
+    """Collect the modules' outputs while the model runs, pooled, by the hooks' names.
 
-    `mask` [B, L] is 0 where a token is padding. Raises TeacherError for a module that is not there, or whose output
-    cannot be pooled so.
+    `mask` [B, L] is 0 where a token is padding. Raises TeacherError if a module does not exist, does not run, or has an
+    output that cannot be pooled this way.
     """
     found: dict[str, torch.Tensor] = {}
     with ExitStack() as stack:
@@ -48,20 +52,20 @@ def hooked(model: torch.nn.Module, hooks: Mapping[str, Hook], mask: torch.Tensor
 
 
 def declared_hook(hooks: Mapping[str, Hook], output: str) -> dict[str, Any]:
-    """Return what is declared of a target whose answer is a hook's: other targets do not depend on it."""
+    """Return what to declare for a target whose answer comes from a hook. Other targets do not depend on the hook."""
     return {"hook": hooks[output].model_dump()} if output in hooks else {}
 
 
 def with_hooks(answers: dict[str, Any], collected: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """Return a model's answers and what its hooks have collected. Raises TeacherError where both have a name."""
+    """Return a model's answers and what its hooks collected. Raises TeacherError if a name is in both."""
     both = sorted(answers.keys() & collected.keys())
     if both:
-        raise TeacherError(f"hooks: {', '.join(both)} is an output of the model too; give the hook another name")
+        raise TeacherError(f"hooks: {', '.join(both)} is also an output of the model; give the hook another name")
     return answers | collected
 
 
 def module_named(model: torch.nn.Module, name: str) -> torch.nn.Module:
-    """Return a module by its dotted name. Raises TeacherError naming those that are near."""
+    """Return the module with a dotted name. Raises TeacherError that lists its neighbours if it does not exist."""
     try:
         return model.get_submodule(name)
     except AttributeError as e:
@@ -85,10 +89,10 @@ def _pooled(hook: Hook, output: Any, mask: torch.Tensor | None) -> torch.Tensor:
     if not isinstance(values, torch.Tensor):
         raise TeacherError(f"hooks: {hook.module} returns {type(output).__name__}; expected a tensor")
     if hook.pool == "none":
-        return values.clone()  # the next module may work in place
+        return values.clone()  # the next module may change it in place
     if values.ndim < 3:
         raise TeacherError(
-            f"hooks: {hook.module} returns {list(values.shape)}, which cannot be pooled by {hook.pool!r}"
+            f"hooks: {hook.module} returns shape {list(values.shape)}, which pool {hook.pool!r} does not take; use none"
         )
     if hook.pool == "places":
         return values.flatten(2).mean(2)
@@ -96,8 +100,8 @@ def _pooled(hook: Hook, output: Any, mask: torch.Tensor | None) -> torch.Tensor:
         return values[:, 0] if hook.pool == "first" else values.mean(1)
     if mask.shape != values.shape[:2]:
         raise TeacherError(
-            f"hooks: {hook.module} returns {list(values.shape)} for inputs of {list(mask.shape)}: where its padding is "
-            "cannot be told; use batch_size 1, or pool: none"
+            f"hooks: {hook.module} returns shape {list(values.shape)} for inputs of shape {list(mask.shape)}, so its "
+            "padding is unknown; use batch_size 1, or pool: none"
         )
     if hook.pool == "first":
         return values[torch.arange(len(values), device=values.device), mask.long().argmax(1)]

@@ -1,4 +1,4 @@
-"""From samples to a model's inputs: the user's preprocessing, and stacking."""
+"""From samples to a model's inputs: the user's preprocessing, then stacking."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UNNAMED = "output"
 class Preprocessing(Adapter):
     """Settings of adapters whose samples are prepared by the user's code.
 
-    `preprocess(sample)` turns one sample, a dict of its columns, into an array or tensor, or a mapping of them by the
-    model's input names; inputs are stacked to [B, ...]. `postprocess(outputs)`, where it is given, turns the outputs of
-    a batch, a dict, into the answers. `reads` are the columns of a sample, `code` the source files that count, by
-    default those of the callables' modules.
+    `preprocess(sample)` turns one sample, a dict of its columns, into an array or tensor, or into a mapping of them by
+    the model's input names. Inputs are then stacked to [B, ...]. `postprocess(outputs)`, if given, turns the outputs of
+    a batch, a dict, into the answers. `reads` lists the columns that the code reads. `code` lists the source files that
+    enter the fingerprint, by default those of the callables' modules.
     """
 
     preprocess: str
@@ -39,19 +39,22 @@ class Preprocessing(Adapter):
         return self.reads
 
     def config(self) -> dict[str, Any]:
-        """Return what of these settings decides the answers."""
+        """Return those of these settings that decide the answers."""
         further = {} if self.postprocess is None else {"postprocess": self.postprocess}
         return {"preprocess": self.preprocess, "reads": self.reads} | further
 
     def sources(self, folder: Path, *callables: str) -> dict[str, str]:
-        """Return the hashes of the source files that count, by name. Raises RecipeError or TeacherError."""
+        """Return the SHA-256 of each source file that enters the fingerprint, by name.
+
+        Raises RecipeError or TeacherError if a file cannot be found or read.
+        """
         if self.code is not None:
             return source_hashes([resolve(folder, c) for c in self.code], folder)
         named = [*callables, self.preprocess, *([] if self.postprocess is None else [self.postprocess])]
         return source_hashes([file for reference in named for file in source_files(reference)], folder)
 
     def prepared(self) -> Prepared:
-        """Import the callables. Raises RecipeError."""
+        """Import the callables. Raises RecipeError if one cannot be imported."""
         return Prepared(
             load_callable(self.preprocess), None if self.postprocess is None else load_callable(self.postprocess)
         )
@@ -59,7 +62,7 @@ class Preprocessing(Adapter):
     @model_validator(mode="after")
     def _check_reads(self) -> Self:
         if self.reads is not None and len(set(self.reads)) != len(self.reads):
-            raise ValueError("reads: a column is there twice")
+            raise ValueError("reads: a column is listed twice")
         return self
 
 
@@ -70,25 +73,25 @@ class Prepared:
         self._preprocess, self._postprocess = preprocess, postprocess
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
-        """Return the samples' inputs, stacked."""
+        """Return the samples' inputs, stacked to [B, ...]."""
         made = [self._preprocess(sample) for sample in samples]
         if not isinstance(made[0], Mapping):
             return torch.stack([_tensor(inputs) for inputs in made])
         return {str(name): torch.stack([_tensor(inputs[name]) for inputs in made]) for name in made[0]}
 
     def answers(self, outputs: Any) -> dict[str, Any]:
-        """Return a model's outputs as answers by name. Raises TeacherError for what is neither."""
+        """Return the answers by name, postprocessed. Raises TeacherError for an unexpected type."""
         found = named_outputs(outputs)
         return found if self._postprocess is None else named_outputs(self._postprocess(found))
 
 
 def _tensor(given: Any) -> torch.Tensor:
-    """Return an input as a tensor. Samples lie in memory that is not to be written, of which torch would warn."""
+    """Return an input as a tensor. A read-only array is copied, because torch would warn about sharing its memory."""
     return torch.as_tensor(given.copy() if isinstance(given, np.ndarray) and not given.flags.writeable else given)
 
 
 def named_outputs(answer: Any) -> dict[str, Any]:
-    """Return what a model answers as outputs by name. Raises TeacherError for what is neither."""
+    """Return a model's outputs by name. Raises TeacherError unless they are a tensor, `Sequences` or a mapping."""
     if isinstance(answer, torch.Tensor | Sequences):
         return {UNNAMED: answer}
     if isinstance(answer, Mapping):
@@ -99,14 +102,14 @@ def named_outputs(answer: Any) -> dict[str, Any]:
 
 
 def on_device(inputs: Inputs, device: torch.device) -> Inputs:
-    """Return inputs on a device."""
+    """Return the inputs, moved to a device."""
     if isinstance(inputs, torch.Tensor):
         return inputs.to(device)
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 def source_hashes(paths: Sequence[Path], folder: Path) -> dict[str, str]:
-    """Return each file's hash by its name relative to `folder`; files outside go by their own name alone."""
+    """Return each file's SHA-256 by its path relative to `folder`, or by its bare name if it lies outside."""
     found: dict[str, str] = {}
     for path in sorted({p.resolve() for p in paths}):
         inside = path.is_relative_to(folder.resolve())

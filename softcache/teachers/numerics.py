@@ -1,4 +1,4 @@
-"""How a torch teacher computes: in which precision, and the same way each time."""
+"""How a torch teacher computes: in which precision, and deterministically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 class Numerics(Settings):
     """The precision of a torch teacher's operations: `autocast` to a lower dtype, and `tf32` on devices that have it.
 
-    Both are off unless they are asked for, and are part of the teacher's fingerprint.
+    Both are off by default, and both are part of the teacher's fingerprint.
     """
 
     autocast: Literal["off", "float16", "bfloat16"] = "off"
@@ -26,7 +26,7 @@ class Numerics(Settings):
 
     @contextmanager
     def applied(self, device: torch.device) -> Iterator[None]:
-        """Compute so, without gradients, on a device; whatever was set before is set again afterwards."""
+        """Compute in this precision and without gradients on a device. Restores the previous settings afterwards."""
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         try:
@@ -40,7 +40,7 @@ class Numerics(Settings):
             torch.set_float32_matmul_precision(before)
 
     def kept(self, answers: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """Return answers of which those that are worked out later are then worked out in the same way."""
+        """Return answers; lazy ones (`Sequences`) are computed in the same precision when they are read."""
         return {
             name: replace(answer, chunks=self._later(answer.chunks, device))
             if isinstance(answer, Sequences)
@@ -58,5 +58,5 @@ class Numerics(Settings):
             yield chunk
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is not as usual, for fingerprints."""
+        """Return the settings that differ from the defaults, for fingerprints."""
         return self.model_dump(exclude_defaults=True)

@@ -1,4 +1,4 @@
-"""Teachers that are ONNX models, run by ONNX Runtime."""
+"""Teachers that are ONNX models, run with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OnnxAdapter(Preprocessing):
-    """An `.onnx` file, with its external weights beside or below it where it has some.
+    """An `.onnx` file. If it has external weights, they lie beside or below it.
 
-    Where the model has several inputs, `preprocess` returns a mapping by their names. The answers are the model's
-    outputs by their names, or what `postprocess` makes of them. `threads` is how many ONNX Runtime uses, by default as
-    many as it likes.
+    If the model has several inputs, `preprocess` returns a mapping by their names. The answers are the model's outputs
+    by name, or what `postprocess` makes of them. `threads` is how many threads ONNX Runtime uses; with 0, the default,
+    it decides.
     """
 
     adapter: Literal["onnx"] = "onnx"
@@ -43,7 +43,7 @@ class OnnxAdapter(Preprocessing):
         provider = PROVIDERS.get(torch.device(device).type)
         if provider not in runtime.get_available_providers():
             raise TeacherError(
-                f"device {device!r} cannot be used: ONNX Runtime has {runtime.get_available_providers()}"
+                f"device {device!r} cannot be used: this ONNX Runtime has {runtime.get_available_providers()}"
             )
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = self.threads, 3
@@ -55,7 +55,7 @@ class OnnxAdapter(Preprocessing):
 
 
 class OnnxTeacher(NoOutputLayer):
-    """A session of ONNX Runtime."""
+    """An ONNX Runtime session."""
 
     def __init__(self, session: Any, prepared: Prepared) -> None:
         self._session, self._prepared = session, prepared
@@ -63,11 +63,11 @@ class OnnxTeacher(NoOutputLayer):
         self._outputs = [output.name for output in session.get_outputs()]
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
-        """Return preprocessed samples, [B, ...]."""
+        """Return the preprocessed samples, stacked to [B, ...]."""
         return self._prepared.collate(samples)
 
     def predict(self, batch: Inputs) -> dict[str, Any]:
-        """Return the model's outputs. Raises TeacherError where `preprocess` gives other inputs than it takes."""
+        """Return the model's outputs. Raises TeacherError unless `preprocess` gives exactly the model's inputs."""
         given = {self._inputs[0]: batch} if isinstance(batch, torch.Tensor) else batch
         if set(given) != set(self._inputs):
             raise TeacherError(f"preprocess gives {', '.join(given)}; the model takes {', '.join(self._inputs)}")
@@ -77,9 +77,9 @@ class OnnxTeacher(NoOutputLayer):
 
 
 def _files(model: Path) -> list[Path]:
-    """Return a model's file and those of its external weights. Raises TeacherError if it cannot be read.
+    """Return a model's file and the files of its external weights. Raises TeacherError if the model cannot be read.
 
-    The model names each of these in an entry `location` of its protocol buffer.
+    The model names each of the weights files in an entry `location` of its protocol buffer.
     """
     try:
         data = model.read_bytes()
@@ -90,7 +90,7 @@ def _files(model: Path) -> list[Path]:
 
 
 def _location(name: str) -> bytes:
-    """Return how a model says that weights are in a file: a key (field 1) and, its length first, a value (field 2)."""
+    """Return the bytes that name a weights file in a model: a key (field 1), then a value (field 2) after its length."""
     value, size = name.encode(), b""
     left = len(value)
     while left > 127:

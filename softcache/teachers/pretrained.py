@@ -1,4 +1,4 @@
-"""Models of the transformers library: where they are, their files, their tokenizers."""
+"""Models of the transformers library: their locations, files and tokenizers."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ CODE = (".json", ".txt", ".model", ".jinja")
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model and its tokenizer are: a folder or a name on the Hub, and in it perhaps a GGUF file."""
+    """Where a model and its tokenizer are: a folder or a name on the Hub, and optionally a GGUF file in it."""
 
     model: str
     gguf: str | None = None
     revision: str | None = None
 
     def options(self) -> dict[str, Any]:
-        """Return what `from_pretrained` is told."""
+        """Return the keyword arguments for `from_pretrained`."""
         given = {"gguf_file": self.gguf, "revision": self.revision}
         return {name: value for name, value in given.items() if value is not None}
 
 
 def model_source(folder: Path, model: str, gguf: str | None = None, revision: str | None = None) -> ModelSource:
-    """Return where the model is that a recipe in `folder` names: a folder, `package:NAME`, or a name on the Hub."""
+    """Return the source of a model that a recipe in `folder` names: a folder, `package:NAME`, or a name on the Hub."""
     local = resolve(folder, model)
     return ModelSource(str(local) if local.is_dir() else model, gguf, revision)
 
@@ -39,9 +39,10 @@ def model_source(folder: Path, model: str, gguf: str | None = None, revision: st
 def model_files(
     source: ModelSource, *, nested: bool = False, weightless: bool = False
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return the hashes of a model's weights, and of its other files by name; where `nested`, of inner folders too.
+    """Return the SHA-256 of each of a model's weights files, and of its other files by name.
 
-    Raises TeacherError if it has no weights, unless it may be `weightless`, a tokenizer alone.
+    With `nested`, files in inner folders count too. Raises TeacherError if the model has no weights, unless it may be
+    `weightless`, as a folder with only a tokenizer is.
     """
     folder = _folder(source)
     if source.gguf:
@@ -50,13 +51,13 @@ def model_files(
     found = sorted(path for path in (folder.rglob("*") if nested else folder.iterdir()) if path.is_file())
     weights = [path for path in found if path.suffix in WEIGHTS and not (path.suffix == ".bin" and _is_state(path))]
     if not weights and not weightless:
-        raise TeacherError(f"{source.model}: no weights ({', '.join(WEIGHTS)}) in it")
+        raise TeacherError(f"{source.model}: no weights in it; expected a file that ends in {', '.join(WEIGHTS)}")
     others = {path.relative_to(folder).as_posix(): path for path in found if path.suffix in CODE}
     return tuple(map(file_sha256, weights)), {name: file_sha256(path) for name, path in others.items()}
 
 
 def _is_state(path: Path) -> bool:
-    """Whether a `.bin` file is what a trainer leaves beside the weights."""
+    """Return whether a `.bin` file is state that a trainer saved beside the weights."""
     return path.stem in ("training_args", "optimizer", "scheduler")
 
 
@@ -68,15 +69,15 @@ def load_tokenizer(source: ModelSource) -> Any:
 
 @contextmanager
 def loading(source: ModelSource, what: str) -> Iterator[None]:
-    """Turn what the transformers library raises while it loads something into TeacherError."""
+    """Raise TeacherError for what a library raises while it loads `what`."""
     try:
         yield
     except (OSError, ValueError, RuntimeError, ImportError, AssertionError, KeyError) as e:
-        raise TeacherError(f"{source.model}: {what} cannot be loaded: {e}") from e
+        raise TeacherError(f"{source.model}: cannot load {what}: {e}") from e
 
 
 def transformers() -> Any:
-    """Return the transformers library, made quiet. Raises MissingExtra without it."""
+    """Return the transformers library, without its progress bars and messages. Raises MissingExtra without it."""
     try:
         import transformers
     except ImportError as e:
@@ -87,7 +88,7 @@ def transformers() -> Any:
 
 
 def _folder(source: ModelSource) -> Path:
-    """Return the folder with a model's files, fetched from the Hub if it is a name there."""
+    """Return the folder with a model's files, downloaded if the model is a name on the Hub. Raises TeacherError."""
     if Path(source.model).is_dir():
         return Path(source.model)
     transformers()
@@ -97,4 +98,4 @@ def _folder(source: ModelSource) -> Path:
     try:
         return Path(snapshot_download(source.model, revision=source.revision, allow_patterns=patterns))
     except Exception as e:
-        raise TeacherError(f"{source.model}: no folder, and not to be had from the Hub: {e}") from e
+        raise TeacherError(f"{source.model}: not a local folder, and cannot be fetched from the Hub: {e}") from e

@@ -1,4 +1,4 @@
-"""The adapters by name."""
+"""The adapters, by name."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ ADAPTERS: dict[str, type[Adapter]] = {
 
 
 def find_adapter(name: str) -> type[Adapter]:
-    """Return an adapter by its name, or by `module:Class` one of the user's own. Raises RecipeError."""
+    """Return the adapter with this name, or for `module:Class` one of the user's own.
+
+    Raises RecipeError if there is none, or if the class is not a complete adapter.
+    """
     if name in ADAPTERS:
         return ADAPTERS[name]
     if ":" not in name:
-        raise RecipeError(f"{name!r} is none of {', '.join(ADAPTERS)}, nor module:Class")
+        raise RecipeError(f"{name!r} is not an adapter; expected one of {', '.join(ADAPTERS)}, or module:Class")
     found = load_callable(name)
     if not (isinstance(found, type) and issubclass(found, Adapter)):
-        raise RecipeError(f"{name!r} is no subclass of softcache.teachers.Adapter")
+        raise RecipeError(f"{name!r} is not a subclass of softcache.teachers.Adapter")
     if inspect.isabstract(found):
-        raise RecipeError(f"{name!r} lacks {' and '.join(sorted(found.__abstractmethods__))}")
+        raise RecipeError(f"{name!r} does not define {' and '.join(sorted(found.__abstractmethods__))}")
     return found

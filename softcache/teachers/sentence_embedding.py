@@ -1,4 +1,4 @@
-"""Teachers that embed sentences: models of the sentence-transformers library."""
+"""Teachers from the sentence-transformers library, which embed sentences."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from softcache.teachers.protocol import Fingerprint, NoOutputLayer
 
 
 class SentenceTransformersAdapter(Adapter):
-    """A model of the sentence-transformers library; its answer to the text in `column` is called `embedding`.
+    """A model of the sentence-transformers library. It reads the text in `column`; its output is called `embedding`.
 
-    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub.
+    `model` is a folder, which may be in a Python package (`package:NAME`), or a name on the Hub. With `normalize`,
+    embeddings have length 1.
     """
 
     adapter: Literal["sentence_transformers"] = "sentence_transformers"
@@ -34,7 +35,7 @@ class SentenceTransformersAdapter(Adapter):
 
     def describe(self, folder: Path) -> Description:
         source = model_source(folder, self.model, revision=self.revision)
-        # Pooling and the like have folders of their own.
+        # Pooling and similar modules have their own folders.
         weights, files = model_files(source, nested=True)
         config = {"normalize": self.normalize, "column": self.column, "numerics": self.numerics.to_json()}
         fingerprint = Fingerprint("sentence_transformers", config, weights, files)
@@ -87,5 +88,5 @@ def _model(source: ModelSource, device: str) -> Any:
         raise MissingExtra(
             "this teacher needs sentence-transformers: pip install 'softcache[sentence-transformers]'"
         ) from e
-    with loading(source, "a model that embeds sentences"):
+    with loading(source, "it with sentence-transformers"):
         return SentenceTransformer(source.model, device=device, revision=source.revision)

@@ -1,4 +1,4 @@
-"""Teachers that are image models of the timm library, by name, with the preprocessing that their data config says."""
+"""Teachers from the timm library: image models by name, with the preprocessing of their data config."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from softcache.transfer.python import resolve
 
 
 class TimmAdapter(Adapter):
-    """A model of the timm library; its answer to the image in `column` is called `logits`.
+    """A model of the timm library. It reads the image in `column`, and its output is called `logits`.
 
-    Without `weights`, a file, they are the pretrained ones of that name, which timm fetches; the name, with its tag,
-    then stands for them.
+    `weights` is a file. Without it, timm downloads the pretrained weights of that name; the model's name with its tag
+    then identifies them in the fingerprint.
     """
 
     adapter: Literal["timm"] = "timm"
@@ -43,7 +43,7 @@ class TimmAdapter(Adapter):
         weights = () if self.weights is None else (file_sha256(resolve(folder, self.weights)),)
         pretrained = timm.get_pretrained_cfg(self.model)
         if pretrained is None and self.weights is None:
-            raise TeacherError(f"{self.model}: timm knows no pretrained weights of it; give weights")
+            raise TeacherError(f"{self.model}: timm has no pretrained weights for it; set weights to a file")
         config = {
             "model": self.model,
             "column": self.column,
@@ -62,7 +62,7 @@ class TimmAdapter(Adapter):
             model = timm.create_model(self.model, pretrained=self.weights is None, **options)
             transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
         except Exception as e:
-            raise TeacherError(f"{self.model}: timm cannot make it: {e}") from e
+            raise TeacherError(f"{self.model}: timm cannot create it: {e}") from e
         return TimmTeacher(model.to(device).eval().requires_grad_(False), transform, self, device)
 
     def declares(self, output: str, codec: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class TimmAdapter(Adapter):
 
 
 class TimmTeacher(NoOutputLayer):
-    """An image model in eval mode, without gradients."""
+    """An image model, run in eval mode and without gradients."""
 
     def __init__(self, model: torch.nn.Module, transform: Any, settings: TimmAdapter, device: str) -> None:
         self._model, self._transform, self._settings = model, transform, settings
@@ -84,11 +84,11 @@ class TimmTeacher(NoOutputLayer):
         return sum(p.numel() for p in self._model.parameters())
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-        """Return the images as the model's data config says, [B, 3, H, W]."""
+        """Return the images, preprocessed as the model's data config says, [B, 3, H, W]."""
         return torch.stack([self._transform(sample[self._settings.column].convert("RGB")) for sample in samples])
 
     def predict(self, batch: torch.Tensor) -> dict[str, Any]:
-        """Return `logits` and what the hooks collect."""
+        """Return `logits` and the outputs that the hooks collect."""
         with self._settings.numerics.applied(self._device), hooked(self._model, self._settings.hooks, None) as further:
             logits = self._model(batch.to(self._device))
         return with_hooks({"logits": logits}, further)

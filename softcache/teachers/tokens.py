@@ -1,4 +1,4 @@
-"""From a sample to token ids, and from served log-probabilities to the highest of them."""
+"""From a sample to token ids, and from served log-probabilities to the k highest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softcache.teachers.adapter import Adapter
 
 
 class TokenAdapter(Adapter):
-    """The settings of a teacher that reads a column of `text` or of `input_ids`, cut at `max_length` tokens."""
+    """Settings of a teacher that reads a column of `text` or of `input_ids`, cut to `max_length` tokens."""
 
     text: str | None = None
     input_ids: str | None = None
@@ -25,7 +25,7 @@ class TokenAdapter(Adapter):
         return [column for column in (self.text, self.input_ids) if column is not None]
 
     def declared(self) -> dict[str, Any]:
-        """Return what decides the tokens of a sample, but for the tokenizer."""
+        """Return the settings that decide a sample's tokens. The tokenizer is declared separately."""
         return {
             "columns": self.columns,
             "max_length": self.max_length,
@@ -33,7 +33,10 @@ class TokenAdapter(Adapter):
         }
 
     def encode(self, sample: Mapping[str, Any], tokenizer: Any) -> Array:
-        """Return all of a sample's token ids, int64 [n]. Raises TypeError or ValueError for what are none."""
+        """Return all of a sample's token ids, int64 [n].
+
+        Raises TypeError if the text column holds no text, ValueError if the ids are not a list of integers.
+        """
         if self.text is None:
             return integers("tokens", sample[str(self.input_ids)])
         text = sample[self.text]
@@ -42,34 +45,37 @@ class TokenAdapter(Adapter):
         return integers("tokens", tokenizer(text, add_special_tokens=self.add_special_tokens)["input_ids"])
 
     def cut(self, tokens: Array, classes: int, longest: int | None = None) -> Array:
-        """Return the first `max_length` of a sample's tokens, int32.
+        """Return the first `max_length` tokens of a sample, int32.
 
-        Raises ValueError for ids that are not below `classes`, and for more than the `longest` that the model takes.
+        Raises ValueError if an id is not in 0 to `classes` - 1, or if more than `longest` tokens remain, the most that
+        the model takes.
         """
         tokens = tokens[: self.max_length]
         if not 0 <= tokens.min() <= tokens.max() < classes:
-            raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected them from 0 to {classes - 1:,}")
+            raise ValueError(f"token ids {tokens.tolist()!r:.80}; expected ids from 0 to {classes - 1:,}")
         if longest is not None and len(tokens) > longest:
-            raise ValueError(f"{len(tokens):,} tokens; the model takes {longest:,}: set max_length, or cut the sample")
+            raise ValueError(
+                f"{len(tokens):,} tokens; the model takes {longest:,} at most: set max_length, or shorten the sample"
+            )
         return tokens.astype(np.int32)
 
     @model_validator(mode="after")
     def _check_columns(self) -> Self:
         if (self.text is None) == (self.input_ids is None):
-            raise ValueError("give text or input_ids, the column to read")
+            raise ValueError("give text or input_ids (the column to read), and not both")
         return self
 
 
 def highest(served: Mapping[int, float], k: int) -> list[list[float]]:
-    """Return the ids and the log-probabilities of the k likeliest tokens. Raises ValueError where there are fewer."""
+    """Return the ids and the log-probabilities of the k likeliest tokens. Raises ValueError if fewer are served."""
     found = sorted(served.items(), key=lambda item: -item[1])[:k]
     if len(found) < k:
-        raise ValueError(f"serves {len(found)} log-probabilities; k is {k}")
+        raise ValueError(f"serves {len(found)} log-probabilities, but k is {k}; lower k, or let the server return more")
     return [[float(i) for i, _ in found], [log_p for _, log_p in found]]
 
 
 def integers(name: str, given: Any) -> Array:
-    """Return a list of integers, at least one, as int64 [n]. Raises ValueError for anything else."""
+    """Return a list of at least one integer as int64 [n]. Raises ValueError for anything else."""
     numbers = np.asarray(given)
     is_mask = numbers.dtype.kind == "b" and name != "tokens"
     if numbers.ndim != 1 or not len(numbers) or (numbers.dtype.kind not in "iu" and not is_mask):

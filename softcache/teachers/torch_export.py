@@ -1,4 +1,4 @@
-"""Teachers that are programs of torch.export: a `.pt2` file, graph and weights together, no model code."""
+"""Teachers exported with torch.export: a `.pt2` file holds the graph and the weights, so no model code is needed."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from softcache.transfer.python import resolve
 
 
 class TorchExportAdapter(Preprocessing):
-    """A program that `torch.export.save` wrote, in eval mode and with a batch size that may vary.
+    """A program written by `torch.export.save`, exported in eval mode and with a dynamic batch size.
 
-    It is called as it was exported: with the input, or where `preprocess` returns a mapping with these as keywords.
+    It is called as it was exported: with the input, or with keyword arguments if `preprocess` returns a mapping.
     """
 
     adapter: Literal["torch_export"] = "torch_export"
@@ -36,12 +36,12 @@ class TorchExportAdapter(Preprocessing):
         try:
             module = torch.export.load(resolve(folder, self.program)).module().to(device)
         except Exception as e:
-            raise TeacherError(f"{self.program}: not a program of torch.export that loads here: {e}") from e
+            raise TeacherError(f"{self.program}: cannot be loaded as a torch.export program: {e}") from e
         return TorchExportTeacher(module, self.prepared(), device, self.numerics)
 
 
 class TorchExportTeacher(NoOutputLayer):
-    """An exported program, without gradients."""
+    """An exported program, run without gradients."""
 
     def __init__(self, module: torch.nn.Module, prepared: Prepared, device: str, numerics: Numerics) -> None:
         self._module, self._prepared, self._numerics = module, prepared, numerics
@@ -52,11 +52,11 @@ class TorchExportTeacher(NoOutputLayer):
         return sum(p.numel() for p in self._module.parameters())
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
-        """Return preprocessed samples, [B, ...]."""
+        """Return the preprocessed samples, stacked to [B, ...]."""
         return self._prepared.collate(samples)
 
     def predict(self, batch: Inputs) -> dict[str, Any]:
-        """Return the program's outputs on its device."""
+        """Return the program's outputs, on its device."""
         inputs = on_device(batch, self._device)
         with self._numerics.applied(self._device):
             answer = self._module(inputs) if isinstance(inputs, torch.Tensor) else self._module(**inputs)

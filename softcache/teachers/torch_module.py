@@ -1,4 +1,4 @@
-"""Teachers that are torch modules, made by a Python callable, with safetensors weights."""
+"""Teachers that are torch modules, created by a Python callable and filled with weights from a file."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from softcache.transfer.python import load_callable, resolve
 
 
 class TorchAdapter(Preprocessing):
-    """A torch module made by `model(**arguments)`.
+    """A torch module created by `model(**arguments)`.
 
-    `weights` fills it strictly: a safetensors file, or a state dict that `torch.save` wrote, of which nothing but
-    tensors is loaded. The module is called with the input, or where `preprocess` returns a mapping with these as
-    keywords, and returns a tensor [B, ...], `Sequences`, or a mapping of them. `output_layer` is the dotted name of the
-    linear module that makes the logits, for targets that store what it reads; `hooks` make outputs of other modules
-    outputs of the teacher.
+    `weights` is a safetensors file, or a state dict written by `torch.save`, from which only tensors are loaded. Its
+    names must match the module's exactly. The module is called with the input, or with keyword arguments if
+    `preprocess` returns a mapping. It returns a tensor [B, ...], `Sequences`, or a mapping of them. `output_layer` is
+    the dotted name of the linear module that computes the logits; targets that store that module's input need it.
+    `hooks` turn outputs of other modules into outputs of the teacher.
     """
 
     adapter: Literal["torch"] = "torch"
@@ -77,7 +77,7 @@ class TorchAdapter(Preprocessing):
 
 
 class TorchTeacher:
-    """A torch module in eval mode, without gradients."""
+    """A torch module, run in eval mode and without gradients."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class TorchTeacher:
         self._output_layer, self._hooks, self._numerics = output_layer, hooks, numerics
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Inputs:
-        """Return preprocessed samples, [B, ...]."""
+        """Return the preprocessed samples, stacked to [B, ...]."""
         return self._prepared.collate(samples)
 
     def predict(self, batch: Inputs) -> dict[str, Any]:
@@ -108,9 +108,9 @@ class TorchTeacher:
         return sum(p.numel() for p in self._module.parameters())
 
     def output_layer(self) -> dict[str, torch.Tensor]:
-        """Return `weight` [C, d] and, where there is one, `bias` [C] of the last layer.
+        """Return `weight` [C, d] and, if it has one, `bias` [C] of the last layer.
 
-        Raises TeacherError if it is not named, or is no linear module.
+        Raises TeacherError if the recipe does not name the layer, or if it is not a linear module.
         """
         layer = None if self._output_layer is None else module_named(self._module, self._output_layer)
         if not isinstance(layer, torch.nn.Linear):
@@ -119,5 +119,5 @@ class TorchTeacher:
 
 
 def _state_dict(path: Path) -> Any:
-    """Return a module's weights by name."""
+    """Return a module's weights, by parameter name."""
     return load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Teachers of the transformers library for text, images and audio."""
+"""Teachers from the transformers library for text, images and audio."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from softcache.teachers.numerics import DTYPES, Numerics
 from softcache.teachers.pretrained import ModelSource, load_tokenizer, loading, model_files, model_source, transformers
 from softcache.teachers.protocol import Fingerprint, NoOutputLayer, Sequences
 
-# What each task's model is loaded with, and what it reads.
+# For each task, the class that loads its model, and the kind of input that it reads.
 MODELS = {
     "sequence_classification": ("AutoModelForSequenceClassification", "text"),
     "token_classification": ("AutoModelForTokenClassification", "text"),
@@ -30,7 +30,7 @@ MODELS = {
     "image_features": ("AutoModel", "image"),
     "audio_features": ("AutoModel", "audio"),
 }
-# What prepares the model's inputs, and may prepare them otherwise in another version.
+# Libraries that prepare the model's inputs. Another version may prepare them differently.
 LIBRARIES = {"text": ("tokenizers",), "image": ("pillow", "torchvision"), "audio": ()}
 KIND_OF = {"token_classification": "sequence", "semantic_segmentation": "segmentation"}
 _UNNAMED_LABEL = "LABEL_0"
@@ -39,10 +39,11 @@ _UNNAMED_LABEL = "LABEL_0"
 class TransformersAdapter(Adapter):
     """A model of the transformers library with its own preprocessing.
 
-    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub. `column` is what it reads:
-    text, images, or audio as numbers at `sampling_rate`. Its answer is called `logits`: of token_classification one for
-    each token that the model sees, of object_detection one for each of its boxes, with `boxes` as the model gives them
-    (relative_cxcywh). The `*_features` answer by `hooks` alone, of which every model can have some.
+    `model` is a folder, which may be in a Python package (`package:NAME`), or a name on the Hub. `column` is the column
+    that it reads: text, images, or audio as numbers at `sampling_rate` (Hz). Its output is called `logits`. For
+    token_classification, that is a row for each token that the model sees. For object_detection, it is a row for each
+    box, with `boxes` as the model gives them (relative_cxcywh). The `*_features` tasks have no `logits` and answer only
+    through `hooks`, which every other task can have too.
     """
 
     adapter: Literal["transformers"] = "transformers"
@@ -85,7 +86,7 @@ class TransformersAdapter(Adapter):
 
     def load(self, folder: Path, device: str) -> TransformersTeacher:
         source, library = model_source(folder, self.model, revision=self.revision), transformers()
-        with loading(source, f"a model for {self.task}"):
+        with loading(source, f"it for {self.task}"):
             model = getattr(library, MODELS[self.task][0]).from_pretrained(
                 source.model, dtype=DTYPES[self.dtype], **source.options()
             )
@@ -106,7 +107,7 @@ class TransformersAdapter(Adapter):
         return getattr(transformers(), kind).from_pretrained(source.model, **source.options())
 
     def _answer(self, source: ModelSource) -> OutputSpec:
-        """Return what the model's configuration says of its classes; of detectors it does not say all."""
+        """Return what the model's configuration says about its classes. For a detector it does not say everything."""
         if self.task == "object_detection":
             return OutputSpec("detection", value_kind="logits")
         with loading(source, "its configuration"):
@@ -122,16 +123,16 @@ class TransformersAdapter(Adapter):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.task.endswith("_features") and not self.hooks:
-            raise ValueError(f"{self.task} needs hooks, which say what modules answer")
+            raise ValueError(f"{self.task} needs hooks, which name the modules whose outputs to store")
         if self.max_length is not None and self.reads_kind != "text":
-            raise ValueError("max_length is for text")
+            raise ValueError("max_length is only for tasks that read text")
         if (self.sampling_rate is not None) != (self.reads_kind == "audio"):
-            raise ValueError("sampling_rate is for audio, and audio needs it")
+            raise ValueError("sampling_rate is for audio tasks, which require it")
         return self
 
 
 class TransformersTeacher(NoOutputLayer):
-    """A model of the transformers library in eval mode, without gradients."""
+    """A model of the transformers library, run in eval mode and without gradients."""
 
     def __init__(self, model: torch.nn.Module, processor: Any, settings: TransformersAdapter, device: str) -> None:
         self._model, self._processor, self._settings = model, processor, settings
@@ -142,7 +143,7 @@ class TransformersTeacher(NoOutputLayer):
         return sum(p.numel() for p in self._model.parameters())
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Return the model's inputs, padded to the longest."""
+        """Return the model's inputs by name, text and audio padded to the longest sample."""
         settings = self._settings
         given = [_content(sample[settings.column], settings) for sample in samples]
         if settings.reads_kind == "text":
@@ -157,7 +158,7 @@ class TransformersTeacher(NoOutputLayer):
         return dict(found)
 
     def predict(self, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-        """Return `logits` and what the hooks collect."""
+        """Return `logits`, unless the task is features, and the outputs that the hooks collect."""
         inputs = {name: self._on_device(tensor) for name, tensor in batch.items()}
         mask = inputs.get("attention_mask")
         with self._settings.numerics.applied(self._device), hooked(self._model, self._settings.hooks, mask) as further:
@@ -172,7 +173,7 @@ class TransformersTeacher(NoOutputLayer):
         if self._settings.task != "token_classification":
             return answer.logits
         if mask is None:
-            raise TeacherError("the tokenizer gives no attention_mask, which says where samples end")
+            raise TeacherError("the tokenizer returns no attention_mask, so it is unknown where the samples end")
         rows = [values[there.bool()] for values, there in zip(answer.logits, mask, strict=True)]
         return Sequences.from_lists(rows)
 
@@ -182,7 +183,7 @@ class TransformersTeacher(NoOutputLayer):
 
 
 def _content(value: Any, settings: TransformersAdapter) -> Any:
-    """Return what a sample's column holds as the processors take it. Raises TypeError for what it should not hold."""
+    """Return what a sample's column holds, as the processors take it. Raises TypeError if it is the wrong thing."""
     if settings.reads_kind == "text":
         if not isinstance(value, str):
             raise TypeError(f"column {settings.column!r} is {type(value).__name__}; expected text")
@@ -191,5 +192,5 @@ def _content(value: Any, settings: TransformersAdapter) -> Any:
         return value.convert("RGB") if hasattr(value, "convert") else np.asarray(value)
     sound = np.asarray(value, np.float32)
     if sound.ndim != 1:
-        raise TypeError(f"column {settings.column!r} is {list(sound.shape)}; expected the numbers of one channel")
+        raise TypeError(f"column {settings.column!r} has shape {list(sound.shape)}; expected one channel of numbers")
     return sound

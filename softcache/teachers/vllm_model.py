@@ -1,4 +1,4 @@
-"""Teachers that vLLM runs in this process: the k likeliest next tokens of every position."""
+"""Teachers that vLLM runs in this process: the k likeliest next tokens at every position."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ OUTPUT = "log_probs"
 class VllmAdapter(TokenAdapter):
     """A causal language model that vLLM loads, and the column of text or token ids that it reads.
 
-    `model` is a folder, perhaps of a Python package (`package:NAME`), or a name on the Hub; `k` is how many
-    log-probabilities of each position are taken. `arguments` are further ones of `vllm.LLM`, such as
+    `model` is a folder, which may be in a Python package (`package:NAME`), or a name on the Hub. `k` is how many
+    log-probabilities to take at each position. `arguments` are passed on to `vllm.LLM`, for example
     `tensor_parallel_size` or `quantization`.
     """
 
@@ -51,9 +51,9 @@ class VllmAdapter(TokenAdapter):
     def load(self, folder: Path, device: str) -> VllmTeacher:
         source = model_source(folder, self.model, None, self.revision)
         library = _vllm()
-        # What is asked of a prompt must not be left out for the part of it that an earlier one shares.
+        # With prefix caching, a prefix shared with an earlier prompt could lack its log-probabilities.
         settings = {"enable_prefix_caching": False, "seed": 0} | dict(self.arguments)
-        with loading(source, "a model of vLLM"):
+        with loading(source, "it with vLLM"):
             model = library.LLM(
                 model=source.model,
                 revision=self.revision,
@@ -75,7 +75,7 @@ class VllmTeacher(NoOutputLayer):
     def __init__(self, model: Any, asked: Any, tokenizer: Any, settings: VllmAdapter) -> None:
         self._model, self._asked, self._tokenizer, self._settings = model, asked, tokenizer, settings
         self._classes = vocabulary_size(vocabulary(tokenizer))
-        # It is asked for one token more, which it throws away.
+        # vLLM always generates a token, which is thrown away. The context must have room for it.
         self._longest = model.llm_engine.model_config.max_model_len - 1
 
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> list[Array]:
@@ -84,7 +84,7 @@ class VllmTeacher(NoOutputLayer):
         return [settings.cut(settings.encode(s, self._tokenizer), self._classes, self._longest) for s in samples]
 
     def predict(self, batch: list[Array]) -> dict[str, Sequences]:
-        """Return `log_probs`: of every position the k likeliest tokens and their log-probabilities, [n, 2, k]."""
+        """Return `log_probs`: the k likeliest tokens at every position and their log-probabilities, [n, 2, k]."""
         prompts = [{"prompt_token_ids": tokens.tolist()} for tokens in batch]
         answers = self._model.generate(prompts, self._asked, use_tqdm=False)
         positions = [np.arange(len(tokens) - 1, dtype=np.int32) for tokens in batch]
@@ -94,14 +94,14 @@ class VllmTeacher(NoOutputLayer):
         return {OUTPUT: Sequences([len(p) for p in positions], chunks, tokens=batch, positions=positions)}
 
     def close(self) -> None:
-        """End the processes that vLLM has begun: a further teacher needs the memory that they reserve."""
+        """Stop the processes that vLLM started: the next teacher needs the memory that they reserve."""
         self._model.llm_engine.engine_core.shutdown()
 
     def _of(self, tokens: Array, answer: Any) -> list[list[list[float]]]:
-        """Return a sample's answers. Raises TeacherError unless there is one for each token but the first."""
+        """Return a sample's answers, one for each token but the first. Raises TeacherError if some are missing."""
         served = answer.prompt_logprobs or []
         if len(served) != len(tokens):
-            raise TeacherError(f"vLLM gives {len(served)} answers to a prompt of {len(tokens)} tokens")
+            raise TeacherError(f"vLLM returned prompt_logprobs for {len(served)} of a prompt's {len(tokens)} tokens")
         try:
             return [highest({i: entry.logprob for i, entry in one.items()}, self._settings.k) for one in served[1:]]
         except ValueError as e:

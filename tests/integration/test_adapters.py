@@ -173,7 +173,7 @@ def test_torch_export(tmp_path: Path) -> None:
     torch.export.save(program, tmp_path / "model.pt2")
     assert shop.print() != before
     (tmp_path / "model.pt2").write_bytes(b"none")
-    with pytest.raises(TeacherError, match=r"not a program of torch\.export"):
+    with pytest.raises(TeacherError, match=r"cannot be loaded as a torch\.export program"):
         Shop(tmp_path, photos(), teacher, IMAGENET).build("none")
 
 

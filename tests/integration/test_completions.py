@@ -202,7 +202,7 @@ def test_a_server_with_moods(served: Served) -> None:
     served.recipe["build"] = {"batch_size": 1, "fragment_rows": 1}
     positions = [len(served.tokenizer(text)["input_ids"]) - 1 for text in TEXTS]
     served.server.moods = ["429", "500", "good", "drop", "503", *["good"] * sum(positions[:3]), *["500"] * 99]
-    with pytest.raises(TeacherError, match=r"/v1/completions \(small\) did not answer 3 times; the last time: 500"):
+    with pytest.raises(TeacherError, match=r"/v1/completions \(small\) failed 3 times; the last time: 500"):
         served.run()
     served.server.moods, before = [], served.server.requests
     served.run()
@@ -216,18 +216,18 @@ def test_a_server_with_moods(served: Served) -> None:
     [
         ("content", ["401"], {}, r"refused: 401 Unauthorized: .*not now"),
         ("content", ["500", "500"], {"retries": 1}, "did not answer 2 times; the last time: 500 Internal Server Error"),
-        ("content", ["garbage"], {}, "answers what is no completion: IndexError"),
+        ("content", ["garbage"], {}, "returned something that is not a completion: IndexError"),
         ("content", ["elsewhere"], {}, "refused: 302"),
-        ("text", [], {}, "teacher t raised on samples 0, 1, 2, 3: .*names tokens by text alone"),
-        ("few", [], {}, "serves 4 log-probabilities; k is 5"),
-        ("short", [], {"prompt_logprobs": True}, "gives no prompt_logprobs of the prompt's length"),
+        ("text", [], {}, "teacher t raised on samples 0, 1, 2, 3: .*names tokens only by text"),
+        ("few", [], {}, "serves 4 log-probabilities, but k is 5"),
+        ("short", [], {"prompt_logprobs": True}, "returns no prompt_logprobs for the whole prompt"),
         (
             "content",
             [],
             {"url": "http://127.0.0.1:9/v1", "retries": 0},
             "did not answer 1 times; the last time: URLError",
         ),
-        ("content", [], {"key_variable": "NO_SUCH_KEY"}, "the environment has no NO_SUCH_KEY"),
+        ("content", [], {"key_variable": "NO_SUCH_KEY"}, "environment variable NO_SUCH_KEY is not set"),
         ("content", [], {"url": "ftp://x"}, "url must begin with http"),
         ("content", [], {"input_ids": "x"}, "give text or input_ids"),
     ],
