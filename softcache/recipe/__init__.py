@@ -1,6 +1,6 @@
-"""Recipes: YAML and KEY=VALUE overrides, read into frozen models. Every problem is reported at once.
+"""Recipes: YAML and KEY=VALUE overrides, read into frozen models. All problems are reported at once.
 
-A recipe names code that will be run: it is trusted. Nothing here runs it yet.
+A recipe names code that a build runs, so it must be trusted. Nothing in this package runs that code.
 """
 
 from softcache.recipe.loading import load_recipe

@@ -10,9 +10,9 @@ from softcache.errors import StorageError
 
 
 def init(path: str | os.PathLike[str] = "recipe.yaml") -> Path:
-    """Write a commented example of a recipe to a new file and return its path.
+    """Write a commented example recipe to a new file and return its path.
 
-    Raises StorageError if the file exists already or cannot be written.
+    Raises StorageError if the file already exists or cannot be written.
 
     Examples:
         >>> path = softcache.init("my/recipe.yaml")

@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML, overrides, and every problem at once."""
+"""Reading a recipe: YAML, overrides, and all problems at once."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ DEFAULT_ADAPTER = "torch"
 def load_recipe(
     path: str | os.PathLike[str], overrides: Sequence[str], find_adapter: Callable[[str], type[BaseModel]]
 ) -> Recipe:
-    """Read a recipe and apply overrides: `a.b=VALUE` sets (VALUE is YAML), `~a.b` removes.
+    """Read a recipe and apply overrides: `a.b=VALUE` sets a key (VALUE is YAML), `~a.b` removes it.
 
-    `find_adapter` returns the settings' model of an adapter by its name, or raises RecipeError. Raises RecipeError with
-    every problem found, each with its path in the file, the value and what was expected.
+    `find_adapter` returns the model for the settings of the adapter with a given name, or raises RecipeError. Raises
+    RecipeError with every problem found, each with its path in the file, the value and what was expected.
     """
     file = Path(path)
     try:
@@ -56,7 +56,7 @@ def load_recipe(
     except ValidationError as e:
         problems += [line for error in e.errors() for line in _explain(error)]
     if "folder" in data:
-        problems.append("folder: not a key of a recipe; paths are relative to the recipe's own folder")
+        problems.append("folder: not a key of recipes; paths are always relative to the recipe's own folder")
     if problems:
         raise RecipeError([f"{file}: {problem}" for problem in problems])
     return recipe
@@ -65,7 +65,7 @@ def load_recipe(
 def _teachers(
     given: Any, find_adapter: Callable[[str], type[BaseModel]], problems: list[str]
 ) -> dict[str, dict[Any, Any]]:
-    """Return the settings of each teacher, `teachers` being left as it is where that is no mapping."""
+    """Return the key `teachers` with each teacher's settings read; nothing if `teachers` is not a mapping."""
     if not isinstance(given, dict):
         return {}
     found = {}
@@ -88,7 +88,7 @@ def _teachers(
 
 
 def _check_names(data: dict[str, Any]) -> list[str]:
-    """Return what is wrong between the parts of a recipe, whether or not each part is right by itself."""
+    """Return the problems between a recipe's parts, whether or not each part is valid on its own."""
     teachers, tasks = _mapping(data.get("teachers")), _mapping(data.get("tasks"))
     keep = _list(_mapping(data.get("transfer_set")).get("keep"))
     problems = [
@@ -123,7 +123,7 @@ def _list(value: Any) -> list[Any]:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which YAML would keep the last in silence."""
+    """Refuses a key that appears twice; YAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Any] = set()
@@ -132,13 +132,13 @@ class _UniqueKeys(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is there twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} appears twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def _override(data: dict[str, Any], text: str) -> str | None:
-    """Apply one override in place; return what is wrong with it, if anything."""
+    """Apply one override in place. Return what is wrong with it, or None."""
     removing = text.startswith("~")
     path, equals, value = text.removeprefix("~").partition("=")
     if removing == bool(equals) or not path:
@@ -163,7 +163,7 @@ def _override(data: dict[str, Any], text: str) -> str | None:
 
 
 def _explain(error: Any, adapter: type[BaseModel] | None = None) -> list[str]:
-    """Return what a model says of its settings, `adapter` being the model where they are a teacher's."""
+    """Return a validation error as problems. `adapter` is the settings' model if they are a teacher's."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "value_error":
         lines = str(error["ctx"]["error"]).split("\n")
@@ -182,7 +182,7 @@ def _short(value: Any) -> str:
 
 
 def _known_keys(location: tuple[Any, ...], adapter: type[BaseModel] | None) -> Collection[str]:
-    """Return the keys that the model around an unknown key has."""
+    """Return the keys that are allowed where an unknown key was found."""
     sources: dict[str, type[BaseModel]] = {
         "python": PythonSource,
         "dataset": DatasetSource,

@@ -1,4 +1,4 @@
-"""The models of a recipe's parts."""
+"""Models for the parts of a recipe."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ class FilesSource(Settings):
 
 
 class ImagesSource(Settings):
-    """The images below a folder: columns `path`, `image`, `label`."""
+    """The images below a folder, as columns `path`, `image` and `label`."""
 
     type: Literal["images"]
     folder: str
 
 
 class BalanceRecipe(Settings):
-    """As many samples of every value of the column `by`: the first `each`, or as many as the rarest value has."""
+    """The same number of samples for each value of column `by`: the first `each`, or as many as the rarest has."""
 
     by: str
     each: int | None = Field(default=None, ge=1)
 
 
 class TransferSetRecipe(Settings):
-    """The samples, in order, and which columns say what.
+    """The samples, in order, and the roles of their columns.
 
-    `where` is an expression over the columns (of `pandas.DataFrame.query`) that holds for those samples that are taken;
-    of these `balance` takes as many of every class.
+    `where` is an expression over the columns, as for `pandas.DataFrame.query`; samples for which it does not hold are
+    left out. From the rest, `balance` takes the same number for every class.
     """
 
     source: Annotated[PythonSource | DatasetSource | FilesSource | ImagesSource, Field(discriminator="type")]
@@ -76,19 +76,19 @@ class TransferSetRecipe(Settings):
             raise ValueError(f"split {self.split!r}: expected letters, digits, _ and single dots between them")
         for name, columns in (("keep", self.keep), ("content", self.content or [])):
             if len(set(columns)) != len(columns):
-                raise ValueError(f"{name}: a column is there twice")
+                raise ValueError(f"{name}: a column is listed twice")
         reserved = sorted({"sample_id", "view", "split", "content", "valid", "check", "parameters"} & set(self.keep))
         if reserved:
-            raise ValueError(f"keep: {', '.join(reserved)} is a name of the format's own; rename the column")
+            raise ValueError(f"keep: {', '.join(reserved)} is reserved by the format; rename the column")
         return self
 
 
 class AugmentationRecipe(Settings):
     """How many views of each sample teachers see, and the transform that makes them (`transfer.augmentation`).
 
-    `transform` is `module:name`, a callable or an object, called or, if it is a class, made with `arguments`. `column`
-    is what it takes and gives back; without it that is a whole sample. `code` are the source files that count, by
-    default that of its module.
+    `transform` is `module:name`. A callable is called with `arguments`; a class is created with them. `column` is what
+    the transform takes and returns; without it, that is a whole sample. `code` lists the source files that enter the
+    fingerprint, by default that of its module.
     """
 
     transform: str
@@ -100,9 +100,10 @@ class AugmentationRecipe(Settings):
 
 
 class StoreRecipe(Settings):
-    """How a target is stored: the shards' format, the codec, and the codec's settings, each by default the codec's own.
+    """How a target is stored: the shards' format, the codec, and the codec's settings.
 
-    A build stops where the error that it measures (docs/format.md, section 6) exceeds `max_error`.
+    A setting that is left out has the codec's default. A build stops if the error that it measures (docs/format.md,
+    section 6) exceeds `max_error`.
     """
 
     format: str = "arrow"
@@ -118,7 +119,7 @@ class StoreRecipe(Settings):
     proposal: float | None = None
 
     def settings(self) -> dict[str, Any]:
-        """Return the codec's settings that are given."""
+        """Return those of the codec's settings that are given."""
         return self.model_dump(exclude={"format", "codec", "max_error"}, exclude_none=True)
 
     @model_validator(mode="after")
@@ -131,9 +132,10 @@ class StoreRecipe(Settings):
 class TaskRecipe(Settings):
     """What is predicted, by which teachers, and how the answers are stored.
 
-    `size` are a map's rows and columns. `parts` are further numbers to store that the kind does not always have, and
-    `boxes` says how boxes are given. `knows` names, for teachers that know only some of the classes, which (by name or
-    number, in the order of their values), and `dustbin` those of them that have one more value for all others.
+    `size` is [rows, columns] of a map. `parts` lists other numbers to store that are optional for the kind, and `boxes`
+    names the format of boxes. `knows` is for teachers that know only some of the classes: it maps a teacher to those
+    classes, by name or number, in the order of its values. `dustbin` lists those of them that have one more value, for
+    all other classes.
     """
 
     kind: str
@@ -155,9 +157,9 @@ class TaskRecipe(Settings):
     store: StoreRecipe = StoreRecipe()
 
     def spec(self, teacher: str | None = None, tokenizer: str | None = None) -> TaskSpec:
-        """Return the task as a teacher answers it, of causal_lm with its tokenizer's hash.
+        """Return the task as `teacher` answers it. For causal_lm, `tokenizer` is the hash of the tokenizer.
 
-        Raises TaskError where it contradicts itself.
+        Raises TaskError if the settings contradict each other.
         """
         if self.kind not in KINDS:
             raise TaskError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}")
@@ -184,9 +186,9 @@ class TaskRecipe(Settings):
         traits = KINDS[self.kind]
         if not traits.activations:
             if self.shape is None:
-                raise TaskError(f"{self.kind} needs shape, the sizes of one row, such as [64]")
+                raise TaskError(f"{self.kind} needs shape, the dimensions of one row, such as [64]")
             if self.classes is not None or self.size is not None:
-                raise TaskError(f"{self.kind} has no classes and no size; give shape")
+                raise TaskError(f"{self.kind} takes shape, not classes or size")
             return tuple(self.shape)
         if self.shape is not None:
             raise TaskError(f"{self.kind} takes classes or labels, not shape")
@@ -202,10 +204,10 @@ class TaskRecipe(Settings):
         return self.classes if self.classes is not None else len(self.labels or ())
 
     def _numbers(self, classes: list[int | str]) -> tuple[int, ...]:
-        """Return classes that are given by name or number as numbers. Raises TaskError."""
+        """Return classes, given by name or number, as numbers. Raises TaskError if a name is not among the labels."""
         strange = [c for c in classes if isinstance(c, str) and c not in (self.labels or ())]
         if strange:
-            raise TaskError(f"knows: {', '.join(map(repr, strange))} is none of the labels")
+            raise TaskError(f"knows: {', '.join(map(repr, strange))} is not among the labels")
         return tuple((self.labels or []).index(c) if isinstance(c, str) else c for c in classes)
 
     @model_validator(mode="after")
@@ -231,11 +233,11 @@ class TaskRecipe(Settings):
         except CodecError as e:
             raise ValueError(f"store: {e}") from e
         if spec.is_list and self.store.format != "arrow":
-            raise ValueError(f"store: {self.kind} targets are stored in Arrow shards alone")
+            raise ValueError(f"store: {self.kind} targets can be stored only with format: arrow")
 
 
 class BuildRecipe(Settings):
-    """How the work is cut and run. None of it is part of a target's fingerprint."""
+    """How the work is divided and run. None of it is part of a target's fingerprint."""
 
     batch_size: int = Field(default=64, ge=1)
     fragment_rows: int = Field(default=4096, ge=1)
@@ -244,9 +246,9 @@ class BuildRecipe(Settings):
 
 
 class Recipe(Settings):
-    """A whole recipe. `folder` is where its relative paths and modules are found.
+    """A whole recipe. `folder` is where its relative paths and modules are looked for.
 
-    `teachers` are the settings of adapters, which belong to the teachers and are made by whoever loads the recipe.
+    `teachers` holds each teacher's adapter settings. `load_recipe` reads them with the models that the adapters define.
     """
 
     transfer_set: TransferSetRecipe

@@ -90,7 +90,7 @@ def _files(model: Path) -> list[Path]:
 
 
 def _location(name: str) -> bytes:
-    """Return the bytes that name a weights file in a model: a key (field 1), then a value (field 2) after its length."""
+    """Return the bytes that name a weights file in a model: a key (field 1), then the length and a value (field 2)."""
     value, size = name.encode(), b""
     left = len(value)
     while left > 127:

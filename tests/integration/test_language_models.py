@@ -261,7 +261,7 @@ def test_bad_samples(language: Language) -> None:
 def test_recipes_that_are_wrong(language: Language) -> None:
     with pytest.raises(RecipeError, match=r"tasks.lm: classes is 299; teacher t answers 300"):
         language.build("tasks.lm.classes=299")
-    with pytest.raises(RecipeError, match="Arrow shards alone"):
+    with pytest.raises(RecipeError, match="only with format: arrow"):
         language.build("tasks.lm.store.format=zarr")
     with pytest.raises(RecipeError, match="give text or input_ids"):
         language.build("~teachers.t.text")

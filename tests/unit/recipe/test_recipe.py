@@ -69,7 +69,7 @@ def test_overrides(tmp_path: Path) -> None:
         ),
         ("tasks.digit.label=truth", "tasks.digit.label: 'truth' is not in transfer_set.keep"),
         ("tasks.digit.name=x@y", "name is for a task with one teacher"),
-        ("transfer_set.keep=[view]", "keep: view is a name of the format's own"),
+        ("transfer_set.keep=[view]", "keep: view is reserved by the format"),
         ("transfer_set.split=a/b", "split 'a/b': expected letters"),
         ("~transfer_set.id", "transfer_set.id: missing"),
         ("~transfer_set.ids", "there is no transfer_set.ids; did you mean 'id'?"),
