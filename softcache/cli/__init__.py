@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, print."""
+"""The command line: each command parses its arguments, calls one function and prints the result."""
 
 from softcache.cli.main import main
 

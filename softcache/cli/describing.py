@@ -1,4 +1,4 @@
-"""Targets in words: what they hold, and how far they are from their teachers."""
+"""What commands print about targets, teachers and transfer sets."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from typing import Any
 import click
 
 from softcache.cli.output import human_bytes, print_table
+from softcache.errors import counted
 
-_FIGURES = ("teacher", "accuracy", "top-5", "F1", "NLL", "ECE", "best T", "NLL there", "ECE there")
-_COSTS = ("", "entropy T=1", "T=2", "T=4", "T=8", "samples/s", "parameters", "memory")
+_FIGURES = ("teacher", "accuracy", "top-5", "F1", "NLL", "ECE", "best T", "NLL at best T", "ECE at best T")
+_COSTS = ("teacher", "entropy T=1", "T=2", "T=4", "T=8", "samples/s", "parameters", "memory")
 WORST, NAMED, LABELS = 3, 5, 12
 SHOWN = ("0.5", "1", "2", "4", "8", "20")
 MEASURES = {"tail_mass": "tail mass", "tv": "total variation", "kl": "KL"}
 
 
 def print_codecs(target: Any) -> None:
-    """Print what a target would take, and lose, in other codecs; the recipe's own is marked."""
+    """Print the size and the error of a target in each codec that was tried; the recipe's own is marked."""
     temperatures = list(target.codecs[0].kl)
-    click.echo(f"\n{target.name}, tried on a few answers (mean KL to the teacher, mean total variation)")
+    click.echo(
+        f"\n{target.name}: codecs tried on a few answers (mean KL and mean total variation, TV, from the teacher; "
+        "* marks the recipe's codec)"
+    )
     rows = [
         [
             "*" if trial.chosen else "",
@@ -30,37 +34,37 @@ def print_codecs(target: Any) -> None:
         ]
         for trial in target.codecs
     ]
-    header = ["", "codec", "bytes each", "in all"]
+    header = ["", "codec", "bytes/item", "total"]
     print_table(rows, [*header, *(f"KL T={t}" for t in temperatures), *(f"TV T={t}" for t in temperatures)])
 
 
 def print_candidates(evaluation: Any) -> None:
-    """Print what teachers are worth, a table for each task, and the classes that each finds least often."""
+    """Print the metrics and the costs of teachers for each task, and the classes that each recognises least often."""
     for task in dict.fromkeys(c.task for c in evaluation.candidates):
         own = [c for c in evaluation.candidates if c.task == task]
-        click.echo(f"{task}, on up to {max(c.samples for c in own):,} labelled samples")
+        click.echo(f"{task}, measured on up to {max(c.samples for c in own):,} labelled samples")
         print_table([_figures(c) for c in own], _FIGURES)
         print_table([_costs(c) for c in own], _COSTS)
         for candidate in (c for c in own if c.without_answer):
             click.echo(f"{candidate.teacher}: {candidate.without_answer:,} labelled samples without an answer")
         for candidate in own:
             worst = sorted(candidate.metrics.recall.items(), key=lambda pair: pair[1])[:WORST]
-            click.echo(f"lowest recall of {candidate.teacher}: {', '.join(f'{c}: {r:.3f}' for c, r in worst)}")
+            click.echo(f"lowest recall of {candidate.teacher}: {', '.join(f'{c} ({r:.3f})' for c, r in worst)}")
         click.echo("")
     for target, why in evaluation.left_out.items():
         click.echo(f"{target} is left out: {why}")
 
 
 def print_hygiene(found: Any) -> None:
-    """Print what is to be known of a transfer set, only what is not as it should be and the labels."""
+    """Print what was found in a transfer set: problems, the ranges of numbers, and the labels."""
     unread = "" if found.decoded == found.samples else f", {found.decoded:,} of them decoded"
-    click.echo(f"{found.samples:,} samples{unread}")
-    _print_finding("with the content of an earlier one", found.duplicates)
+    click.echo(f"{counted(found.samples, 'sample')}{unread}")
+    _print_finding("with the same content as an earlier one", found.duplicates)
     for what, by_name in (
-        ("with the content of an earlier one and another {}", found.contradictions),
-        ("without {}", found.missing),
-        ("with numbers in {} that are not finite", found.not_finite),
-        ("whose {} is no class", found.not_classes),
+        ("with the same content as an earlier one, but another {}", found.contradictions),
+        ("without a value in {}", found.missing),
+        ("with NaN or infinity in {}", found.not_finite),
+        ("whose {} is not a class", found.not_classes),
         ("that cannot be decoded ({})", found.undecodable),
     ):
         for name, finding in by_name.items():
@@ -105,14 +109,15 @@ def _error(error: float | None) -> str:
 
 
 def describe(target: Any) -> None:
-    """Print what a target is, how far from its teacher, and who that is."""
+    """Print what a target holds, its errors against the teacher, and where it comes from."""
     task, stats, declaration = target.task, target.stats, target.provenance["declaration"]
     values = _describe_values(task)
     settings = (f"{k}={v}" for k, v in declaration["codec"].items() if k != "name")
     codec = " ".join([declaration["codec"]["name"], *settings])
     click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
     positions = f", {stats['positions']:,} positions" if "positions" in stats else ""
-    click.echo(f"  {stats['rows']:,} rows, {stats['valid']:,} with an answer{positions}, {human_bytes(stats['bytes'])}")
+    rows = counted(stats["rows"], "row")
+    click.echo(f"  {rows}, {stats['valid']:,} with an answer{positions}, {human_bytes(stats['bytes'])}")
     if stats.get("count"):
         click.echo(
             f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
@@ -125,19 +130,20 @@ def describe(target: Any) -> None:
 
 
 def describe_views(views: int, augmentation: Any) -> None:
-    """Print how many views samples have, and what makes them."""
+    """Print how many views the samples have, and what makes the views."""
     declared = augmentation["declaration"]
     of = "whole samples" if declared.get("column") is None else f"column {declared['column']}"
     arguments = ", ".join(f"{name}={value!r}" for name, value in declared.get("arguments", {}).items())
     click.echo(
-        f"up to {views:,} views of each: {declared.get('transform')}({arguments}) of {of}, seed {declared['seed']}"
+        f"up to {counted(views, 'view')} of each sample: {declared.get('transform')}({arguments}) of {of}, "
+        f"seed {declared['seed']}"
     )
     for versions in augmentation["versions"]:
         click.echo(f"  made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
 
 def _describe_values(task: Any) -> str:
-    """Return what a task's numbers are, in words."""
+    """Return in words what a task's numbers are."""
     kind = f"{task.value_kind or 'values'}{' (sigmoid)' if task.activation == 'sigmoid' else ''}"
     known = "" if task.known is None else f" of {len(task.known):,} of {task.space:,} classes"
     parts = [f"{part} {task.boxes}" if part == "boxes" else part for part in task.parts]
@@ -149,7 +155,7 @@ def _describe_errors(errors: Any, unit: str) -> None:
         click.echo(f"  {errors.wide:,} {unit} have logits more than 60 nats apart")
     if not errors.rows:
         return
-    click.echo(f"  off the teacher, over {errors.rows:,} {unit}, at most (on average):")
+    click.echo(f"  error against the teacher over {errors.rows:,} {unit}, at most (on average):")
     for temperature in SHOWN:
         found = errors.at.get(temperature, {})
         shown = (f"{title} {_extent(*found[name])}" for name, title in MEASURES.items() if name in found)

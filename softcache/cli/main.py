@@ -9,21 +9,30 @@ import click
 import softcache
 from softcache.cli.describing import describe, describe_views, print_candidates, print_codecs, print_hygiene
 from softcache.cli.output import human_bytes, json_option, print_json, print_table
+from softcache.errors import counted
 
 RECIPE = click.argument("recipe", type=click.Path(exists=True, dir_okay=False))
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | ~KEY]...")
-OUTPUT = click.option("-o", "--output", required=True, metavar="DIR", help="Folder or fsspec URL of the cache.")
-LIMIT = click.option("--limit", type=click.IntRange(min=1), help="Take only the first N samples.")
-CACHE = click.argument("cache", metavar="DIR")
+OUTPUT = click.option("-o", "--output", required=True, metavar="CACHE", help="Folder or fsspec URL of the cache.")
+LIMIT = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Use only the first N samples.")
+CACHE = click.argument("cache", metavar="CACHE")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="softcache")
 def main() -> None:
-    """Run teachers once, keep what they said, train students at any temperature.
+    """Run teachers once, store their answers, and train students at any temperature.
 
-    Exit codes: 0 done, 1 failed or mismatch, 2 wrong usage or recipe, 3 incomplete but resumable, 4 incompatible, 5
-    storage or credentials.
+    RECIPE is a YAML file; KEY=VALUE sets a key of it, and ~KEY removes one. CACHE is a folder or an fsspec URL.
+
+    \b
+    Exit codes:
+      0  success
+      1  failure, or a check that found problems
+      2  wrong usage, or a mistake in the recipe
+      3  incomplete: run the same build again to continue it
+      4  incompatible with the cache, or with this version of softcache
+      5  storage or credentials
     """
 
 
@@ -34,8 +43,11 @@ def main() -> None:
 @LIMIT
 @json_option
 def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None, as_json: bool) -> None:
-    """Run a recipe's teachers and commit their answers. Run again, it goes on where it stopped.
+    """Run a recipe's teachers and store their answers.
 
+    If a build is interrupted, the same command continues where it stopped.
+
+    \b
     Example: softcache build recipes/digits/recipe.yaml build.batch_size=128 -o runs/digits
     """
     summary = softcache.build(recipe, output, overrides, limit=limit, progress=True)
@@ -44,8 +56,8 @@ def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | Non
         return
     rows = [[t.name, t.rows, t.valid, t.bytes, t.bytes_per_row, t.accuracy] for t in summary.targets]
     print_table(rows, ["target", "rows", "valid", "bytes", "bytes/row", "accuracy"])
-    done = "nothing was left to do" if summary.up_to_date else f"commit {summary.commit}"
-    click.echo(f"{done}: {summary.answered:,} samples answered in {summary.seconds:.1f} s")
+    done = "nothing left to do" if summary.up_to_date else f"commit {summary.commit}"
+    click.echo(f"{done}: teachers answered {counted(summary.answered, 'sample')} in {summary.seconds:.1f} s")
     click.echo(summary.path)
 
 
@@ -56,8 +68,11 @@ def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | Non
 @LIMIT
 @json_option
 def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None, as_json: bool) -> None:
-    """Say what a build would do and cost, from a trial on some samples, and what other codecs would. Writes nothing.
+    """Forecast what a build would do and cost. Writes nothing.
 
+    Tries each teacher on a few samples, and other codecs on a few of its answers.
+
+    \b
     Example: softcache plan recipes/digits/recipe.yaml -o runs/digits
     """
     forecast = softcache.plan(recipe, output, overrides, limit=limit)
@@ -65,16 +80,17 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
         print_json(forecast.to_json())
         return
     print_table(
-        [[t.name, t.rows, t.fragments, t.bytes] for t in forecast.targets], ["left to do", "rows", "fragments", "bytes"]
+        [[t.name, t.rows, t.fragments, t.bytes] for t in forecast.targets], ["to build", "rows", "fragments", "bytes"]
     )
     for target in forecast.targets:
         if target.codecs:
             print_codecs(target)
-    free = "no limit known" if forecast.free_bytes is None else f"{human_bytes(forecast.free_bytes)} free"
+    free = "free space unknown" if forecast.free_bytes is None else f"{human_bytes(forecast.free_bytes)} free"
     click.echo(
-        f"{forecast.samples:,} samples, {forecast.fragments:,} fragments, about {human_bytes(forecast.bytes)} ({free})"
+        f"\n{counted(forecast.samples, 'sample')} in {counted(forecast.fragments, 'fragment')}, "
+        f"about {human_bytes(forecast.bytes)} to write ({free})"
     )
-    click.echo(f"teachers: about {forecast.seconds:.1f} s")
+    click.echo(f"teachers will run for about {forecast.seconds:.1f} s")
     print_hygiene(forecast.hygiene)
     click.echo(forecast.path)
 
@@ -85,8 +101,11 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
 @LIMIT
 @json_option
 def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """Check a recipe and look at its samples, without running a teacher. Exits with 1 where a build would stop.
+    """Check a recipe and its samples. Runs no teacher.
 
+    Exits with 1 if a build would stop.
+
+    \b
     Example: softcache validate recipes/digits/recipe.yaml
     """
     found = softcache.validate(recipe, overrides, limit=limit, progress=True)
@@ -94,7 +113,7 @@ def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json
         print_json(found.to_json())
     else:
         print_hygiene(found.hygiene)
-        verdict = "valid" if found.buildable else "a build would stop"
+        verdict = "the recipe is valid" if found.buildable else "a build would stop at these samples"
         click.echo(f"{verdict}; targets: {', '.join(found.targets)}")
         click.echo(recipe)
     if not found.buildable:
@@ -104,11 +123,19 @@ def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json
 @main.command()
 @RECIPE
 @OVERRIDES
-@click.option("--limit", type=click.IntRange(min=1), default=10_000, show_default=True, help="At most N samples.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=10_000,
+    show_default=True,
+    metavar="N",
+    help="Use at most N samples, spread evenly over the transfer set.",
+)
 @json_option
 def evaluate(recipe: str, overrides: tuple[str, ...], limit: int, as_json: bool) -> None:
-    """Compare a recipe's teachers on labelled samples before anything is built.
+    """Compare a recipe's teachers on labelled samples. Builds nothing.
 
+    \b
     Example: softcache evaluate recipes/digits/recipe.yaml --limit 500
     """
     found = softcache.evaluate(recipe, overrides, limit=limit, progress=True)
@@ -123,8 +150,9 @@ def evaluate(recipe: str, overrides: tuple[str, ...], limit: int, as_json: bool)
 @click.argument("path", default="recipe.yaml", type=click.Path())
 @json_option
 def init(path: str, as_json: bool) -> None:
-    """Write a commented recipe to PATH (recipe.yaml).
+    """Write a commented example recipe to PATH (default: recipe.yaml).
 
+    \b
     Example: softcache init my/recipe.yaml
     """
     written = softcache.init(path)
@@ -138,8 +166,11 @@ def init(path: str, as_json: bool) -> None:
 @CACHE
 @json_option
 def status(cache: str, as_json: bool) -> None:
-    """Say how far a cache is. Exits with 3 while a build is unfinished.
+    """Show what is committed and what is unfinished.
 
+    Exits with 3 while a build is unfinished.
+
+    \b
     Example: softcache status runs/digits
     """
     found = softcache.status(cache)
@@ -150,7 +181,8 @@ def status(cache: str, as_json: bool) -> None:
         click.echo(f"{committed}; targets: {', '.join(found.targets) or 'none'}")
         if not found.complete:
             click.echo(
-                f"unfinished: {found.pending_shards:,} shards and {found.pending_fragments:,} fragments beyond it"
+                f"unfinished build: {counted(found.pending_shards, 'shard')} and "
+                f"{counted(found.pending_fragments, 'fragment')} not committed yet"
             )
         click.echo(found.path)
     if not found.complete:
@@ -161,8 +193,9 @@ def status(cache: str, as_json: bool) -> None:
 @CACHE
 @json_option
 def info(cache: str, as_json: bool) -> None:
-    """Describe a cache: its targets, where they come from, their statistics.
+    """Describe a cache: its targets, their origin and statistics.
 
+    \b
     Example: softcache info runs/digits
     """
     found = softcache.info(cache)
@@ -170,8 +203,10 @@ def info(cache: str, as_json: bool) -> None:
         print_json(found.to_json())
         return
     commit = found.commit
+    splits = ", ".join(f"{name} {rows:,}" for name, rows in commit.splits.items())
     click.echo(
-        f"commit {commit.number}, {commit.created}: {commit.rows:,} rows, {commit.id_type} ids, splits {commit.splits}"
+        f"commit {commit.number}, {commit.created}: {counted(commit.rows, 'row')}, {commit.id_type} ids, "
+        f"rows by split: {splits}"
     )
     if commit.augmentation is not None:
         describe_views(commit.views, commit.augmentation)
@@ -182,12 +217,21 @@ def info(cache: str, as_json: bool) -> None:
 
 @main.command()
 @CACHE
-@click.option("--level", type=click.Choice(["quick", "full"]), default="full", show_default=True)
+@click.option(
+    "--level",
+    type=click.Choice(["quick", "full"]),
+    default="full",
+    show_default=True,
+    help="quick reads the commits and compares file sizes; full reads every byte.",
+)
 @json_option
 def verify(cache: str, level: str, as_json: bool) -> None:
-    """Check that a cache is what its commits say. Exits with 1 if it is not.
+    """Check a cache's files against its commits.
 
-    quick reads the commits and compares sizes; full reads every byte. Example: softcache verify runs/digits
+    Exits with 1 if it finds problems.
+
+    \b
+    Example: softcache verify runs/digits
     """
     result = softcache.verify(cache, level)
     if as_json:
@@ -195,9 +239,10 @@ def verify(cache: str, level: str, as_json: bool) -> None:
     else:
         for problem in result.problems:
             click.echo(f"{problem.path or result.path}: {problem.what}", err=True)
-        verdict = "no problems" if result.ok else f"{len(result.problems):,} problems"
+        verdict = "no problems" if result.ok else counted(len(result.problems), "problem")
         click.echo(
-            f"{verdict}: {result.files:,} files, {human_bytes(result.bytes)}, commit {result.commit}, level {level}"
+            f"{verdict}: {counted(result.files, 'file')}, {human_bytes(result.bytes)}, commit {result.commit}, "
+            f"level {level}"
         )
         click.echo(result.path)
     if not result.ok:
@@ -206,19 +251,23 @@ def verify(cache: str, level: str, as_json: bool) -> None:
 
 @main.command()
 @CACHE
-@click.option("--yes", is_flag=True, help="Delete. Without it, only say what would be deleted.")
-@click.option("--abandon", is_flag=True, help="Also give up what unfinished builds have done.")
+@click.option("--yes", is_flag=True, help="Delete the files. Without it, they are only listed.")
+@click.option("--abandon", is_flag=True, help="Include the work of unfinished builds.")
 @click.option(
     "--min-age",
     type=click.FloatRange(min=0),
     default=24.0,
     show_default=True,
-    help="Leave files younger than so many hours.",
+    metavar="HOURS",
+    help="Keep files younger than this many hours.",
 )
 @json_option
 def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> None:
-    """List, or with --yes delete, files that no commit and no unfinished build needs.
+    """List files that no commit or build needs; --yes deletes them.
 
+    Unfinished builds keep their files unless you give them up with --abandon.
+
+    \b
     Example: softcache gc runs/digits --yes
     """
     found = softcache.gc(cache, delete=yes, abandon=abandon, min_age_hours=min_age)
@@ -227,19 +276,20 @@ def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> N
         return
     for item in found.files:
         click.echo(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
-    done = "deleted" if yes else "to delete (with --yes)"
-    click.echo(f"{len(found.files):,} files, {human_bytes(sum(g.bytes for g in found.files))} {done}")
+    done = "deleted" if yes else "to delete; run again with --yes to delete" if found.files else "to delete"
+    click.echo(f"{counted(len(found.files), 'file')}, {human_bytes(sum(g.bytes for g in found.files))} {done}")
     click.echo(found.path)
 
 
 @main.command()
 @CACHE
-@click.option("--to", type=click.Choice(["parquet"]), default="parquet", show_default=True)
+@click.option("--to", type=click.Choice(["parquet"]), default="parquet", show_default=True, help="File format.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the files.")
 @json_option
 def export(cache: str, to: str, output: str, as_json: bool) -> None:
-    """Write the committed rows of every target to Parquet files.
+    """Write every target's committed rows to Parquet files.
 
+    \b
     Example: softcache export runs/digits --to parquet -o exported/digits
     """
     written = softcache.export(cache, output, to)

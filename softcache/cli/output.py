@@ -1,4 +1,4 @@
-"""How commands print: tables or JSON, and errors with their exit codes."""
+"""How commands print: text or JSON, and errors with their exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softcache.errors import SoftcacheError
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--json`, and turn softcache's errors into a message and an exit code."""
+    """Add option `--json`, and turn errors into a message and an exit code."""
 
     @wraps(command)
     def run(*arguments: Any, as_json: bool, **options: Any) -> None:
@@ -29,18 +29,18 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"softcache: {type(e).__name__}: {e}", err=True)
             sys.exit(e.exit_code)
         except BrokenPipeError:
-            raise  # click ends quietly where the reader of a pipe has gone
+            raise  # click ends quietly when the reader of a pipe is gone
         except Exception as e:
             if os.environ.get("SOFTCACHE_TRACEBACK"):
                 raise
             click.echo(
-                f"softcache: unexpected {type(e).__name__}: {e}\nThis is a bug in softcache, or in the recipe's code; "
-                "SOFTCACHE_TRACEBACK=1 shows where",
+                f"softcache: unexpected {type(e).__name__}: {e}\nThis is a bug in softcache or in the recipe's code; "
+                "set SOFTCACHE_TRACEBACK=1 to see the traceback",
                 err=True,
             )
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("softcache: interrupted; run the same command again to go on", err=True)
+            click.echo("softcache: interrupted; run the same command again to continue", err=True)
             sys.exit(3)
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(run)
@@ -52,7 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
-    """Print a table; numbers are set to the right."""
+    """Print a table. Columns of numbers are aligned right."""
     texts = [[_text(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in [list(header), *texts]) for i in range(len(header))]
     right = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
@@ -62,7 +62,7 @@ def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None
 
 
 def human_bytes(count: float) -> str:
-    """Return a size as text: `12.3 MB`."""
+    """Return a size in bytes as text, such as `12.3 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if abs(count) < 1000 or unit == "TB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

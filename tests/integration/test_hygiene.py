@@ -65,11 +65,11 @@ def test_findings(dirty: Workshop) -> None:
     result = run("validate", dirty.save())
     assert result.exit_code == 1
     for text in (
-        "2 with the content of an earlier one: 4, 7",
-        "1 with the content of an earlier one and another label: 7",
-        "1 without name: 1",
-        "2 with numbers in x that are not finite: 9, 10",
-        "2 whose label is no class: 5, 8",
+        "2 with the same content as an earlier one: 4, 7",
+        "1 with the same content as an earlier one, but another label: 7",
+        "1 without a value in name: 1",
+        "2 with NaN or infinity in x: 9, 10",
+        "2 whose label is not a class: 5, 8",
         "label: 7 labels, 1 to 4 samples each (-1: 1, 0: 4, 1: 2, 2: 2, 3: 1, 5: 1, 99: 1)",
         "a build would stop",
     ):

@@ -243,7 +243,7 @@ def test_commands(kinds: Kinds, tmp_path: Path) -> None:
         "expert@t: classification [4], logits of 3 of 6 classes and the rest, dense",
         "objects@t: detection [6], logits, boxes relative_cxcywh, scores, dense",
         "depth@t: regression [3], values, variance, dense",
-        "off the teacher, over 3 places",
+        "error against the teacher over 3 places",
     ):
         assert line in said
     run("verify", kinds.cache, "--level", "full")
