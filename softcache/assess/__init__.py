@@ -1,1 +1,1 @@
-"""Before a build: validate, forecast, try codecs, evaluate teachers. Nothing here builds."""
+"""Before a build: validate, forecast, try codecs, evaluate teachers. Nothing here writes a cache."""

@@ -1,4 +1,4 @@
-"""Trials of codecs: what each would cost and lose, tried on a few of the teacher's answers."""
+"""Trials of codecs: the size and the error of each, measured on a few of the teacher's answers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ _TOPK = ((4, 0), (8, 0), (32, 0), (32, 32), (64, 0), (64, 64))
 
 @dataclass(frozen=True, kw_only=True)
 class CodecTrial:
-    """One codec, tried on some answers.
+    """One codec, tried on a few answers.
 
     Attributes:
         codec: the codec, as in a declaration.
         chosen: whether it is the recipe's own.
-        item_bytes: the bytes of a row, or where rows are sequences of a position.
-        bytes: the bytes of the whole transfer set.
-        tv, kl: the mean errors (docs/format.md, section 6) by temperature, None where infinite.
+        item_bytes: the bytes that one row takes; for sequences, one position.
+        bytes: the bytes that the whole transfer set takes.
+        tv, kl: the mean total variation and the mean KL divergence in nats (docs/format.md, section 6), by temperature;
+            None where infinite.
     """
 
     codec: dict[str, Any]
@@ -48,7 +49,10 @@ class CodecTrial:
 
 
 def try_codecs(predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], items: int) -> list[CodecTrial]:
-    """Try codecs on a few answers to a target, the recipe's own first; `items` are in the whole transfer set."""
+    """Try codecs on a few answers to a target, the recipe's own first.
+
+    `items` is how many rows or positions the whole transfer set has.
+    """
     if not target.task.has_temperature or not target.codec.traits.can_be_measured:
         return []
     wanted = ITEMS if target.task.shape[0] <= FEW_CLASSES else ITEMS_OF_MANY_CLASSES
@@ -64,7 +68,7 @@ def try_codecs(predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], i
 
 
 def with_trial_table(predictor: Predictor, target: BuildTarget, jobs: Sequence[Job]) -> BuildTarget:
-    """Return a target whose codec has a table made from a few answers: good enough for timing."""
+    """Return the target with a codec table made from a few answers, which is good enough for timing."""
     spec = target.codec.table_spec
     if spec is None:
         return target
@@ -74,7 +78,7 @@ def with_trial_table(predictor: Predictor, target: BuildTarget, jobs: Sequence[J
 
 @dataclass(frozen=True, eq=False)
 class _GivenPilot:
-    """A pilot whose values have been sampled already."""
+    """A pilot whose values have already been sampled."""
 
     predictor: Predictor
     sampled: torch.Tensor
@@ -87,7 +91,7 @@ class _GivenPilot:
 
 
 def _try(predictor: Predictor, codec: Codec, values: torch.Tensor, items: int, *, chosen: bool) -> CodecTrial | None:
-    """Measure a codec on the last of some values; a table that it needs is made from the others."""
+    """Measure a codec on the last of some values. If it needs a table, that is made from the other values."""
     held_out = max(min(MEASURED, len(values) // 2), 1)
     try:
         if (spec := codec.table_spec) is not None:
@@ -106,7 +110,7 @@ def _try(predictor: Predictor, codec: Codec, values: torch.Tensor, items: int, *
 
 
 def _candidates(predictor: Predictor, target: BuildTarget) -> Iterator[tuple[Codec, str]]:
-    """Yield codecs that could store a target, its own first, and the teacher's output that each takes."""
+    """Yield the codecs that could store a target, its own first, each with the teacher's output that it takes."""
     yield target.codec, target.output
     sees_logits, is_language = target.codec.traits.sees_logits, target.task.traits.has_tokens
     if is_language or sees_logits:

@@ -1,4 +1,4 @@
-"""`softcache evaluate`: which of a recipe's teachers is worth building with."""
+"""`softcache evaluate`: which of a recipe's teachers are worth building with."""
 
 from __future__ import annotations
 
@@ -39,17 +39,19 @@ ALL_TOGETHER = "all together"
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A teacher, or all that answer a task together, and what it was measured to be.
+    """The measurements of one teacher, or of all teachers of a task together.
 
     Attributes:
-        task: the recipe's name of the task.
-        teacher: the teacher's name, `all together` for the mean of their distributions at T = 1.
-        samples: how many labelled samples it answered with what can be stored.
-        without_answer: how many labelled samples it could not answer, or not with what can be stored.
-        metrics: see `builder.metrics`.
-        samples_per_second: preprocessing and answering, one after the other, after a first batch. None for all.
-        parameters: how many it has, None where that is not known.
-        memory_bytes: by how much the process, on a GPU what is allocated there, grew at most. None where not known.
+        task: the task's name in the recipe.
+        teacher: the teacher's name, or `all together` for the mean of the teachers' distributions at T = 1.
+        samples: how many labelled samples have an answer that can be stored.
+        without_answer: how many labelled samples have no answer, or one that cannot be stored.
+        metrics: see `assess.metrics`.
+        samples_per_second: the speed of preprocessing, then answering, measured after a first batch. None for all
+            together, and if there is only one batch.
+        parameters: how many parameters the teacher has; None if unknown.
+        memory_bytes: by how many bytes the process grew at most, or on a GPU, the memory allocated there. None if
+            unknown.
     """
 
     task: str
@@ -64,14 +66,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What candidates are worth, and what was left out, and why."""
+    """The measured candidates, and the reason for each target that was left out."""
 
     path: str
     candidates: list[Candidate]
     left_out: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as an object."""
+        """Return the evaluation as a JSON object."""
         return asdict(self)
 
 
@@ -82,10 +84,11 @@ def evaluate(
     limit: int = DEFAULT_LIMIT,
     progress: bool = False,
 ) -> Evaluation:
-    """Compare a recipe's teachers on up to `limit` labelled samples, evenly over the transfer set. Builds nothing.
+    """Compare a recipe's teachers on up to `limit` samples, spread evenly over the transfer set. Builds nothing.
 
-    Measured are classification tasks with a `label`, on samples as they are, without augmentation. Raises RecipeError
-    where there is none, or no sample has a label, MissingExtra without torchmetrics, and what a build would raise.
+    Only classification tasks with a `label` are measured, on the samples as they are, without augmentation. Raises
+    RecipeError if there is no such task or no sample has a label, MissingExtra without torchmetrics, and what a build
+    would raise.
 
     Examples:
         >>> evaluation = softcache.evaluate("recipes/digits/recipe.yaml", limit=100)
@@ -100,7 +103,7 @@ def evaluate(
         chosen = [t for t in targets if _why_not(t) is None]
         left_out = {t.name: why for t in targets if (why := _why_not(t)) is not None}
         if not chosen:
-            raise RecipeError("no classification task has a label; set tasks.*.label to a kept column")
+            raise RecipeError("no classification task has a label; set tasks.*.label to a column in transfer_set.keep")
         transfer_set = open_transfer_set(loaded)
         positions = np.unique(np.linspace(0, len(transfer_set) - 1, min(limit, len(transfer_set))).astype(np.int64))
         job = _job(transfer_set, positions)
@@ -116,16 +119,16 @@ def evaluate(
 
 
 def _why_not(target: BuildTarget) -> str | None:
-    """Return why a target cannot be compared with labels, None if it can."""
+    """Return why a target cannot be compared with labels; None if it can."""
     if not target.task.traits.has_label:
-        return f"{target.task.kind}: only classification is compared with labels"
+        return f"{target.task.kind} cannot be compared with labels; only classification can"
     if not target.codec.traits.sees_logits:
-        return "the teacher gives hidden states; name a task that stores logits"
-    return "it has no label" if target.label is None else None
+        return "the teacher gives hidden states; use a task that stores logits"
+    return "its task has no label" if target.label is None else None
 
 
 def _job(transfer_set: TransferSet, positions: Array) -> Job:
-    """Return the samples as one piece of work, named by their ids, or where these are hashes by their positions."""
+    """Return the samples as one job, named by their ids, or by their positions if the ids are hashes."""
     ids = pa.array(positions)
     if transfer_set.id != CONTENT_HASH:
         ids = id_array(transfer_set.table(positions, [transfer_set.id])[transfer_set.id])
@@ -135,7 +138,7 @@ def _job(transfer_set: TransferSet, positions: Array) -> Job:
 
 @dataclass(frozen=True, eq=False)
 class _Answered:
-    """What a teacher answered to labelled samples: which (rows of the job), its logits [n, C], the right values [n]."""
+    """A teacher's answers to labelled samples: rows of the job [n], logits [n, C], and the right values [n]."""
 
     target: BuildTarget
     rows: Array
@@ -143,14 +146,14 @@ class _Answered:
     right: torch.Tensor
 
     def of(self, rows: Array) -> torch.Tensor:
-        """Return the logits of some of its rows, ascending."""
+        """Return the logits of some of these rows, in ascending order of the rows."""
         return self.logits[torch.from_numpy(np.isin(self.rows, rows))]
 
 
 def _candidates(
     recipe: Recipe, name: str, targets: list[BuildTarget], transfer_set: TransferSet, job: Job, progress: bool
 ) -> Iterator[tuple[Candidate, _Answered]]:
-    """Yield what a teacher is worth for each of its targets, and what it answered."""
+    """Yield, for each target of a teacher, the candidate and the answers."""
     labels = {t.name: _truth(t, transfer_set, job) for t in targets}
     with PeakMemory(recipe.build.device) as memory, loaded_teacher(recipe, name) as teacher:
         predictor = Predictor(
@@ -167,9 +170,11 @@ def _candidates(
     for found in answered:
         labelled = int((labels[found.target.name] >= 0).sum())
         if not labelled:
-            raise RecipeError(f"no sample has a label of {found.target.name} (column {found.target.label!r})")
+            raise RecipeError(f"no sample has a label for {found.target.name} (column {found.target.label!r})")
         if not len(found.rows):
-            raise TeacherError(f"{found.target.name}: none of {labelled:,} labelled samples has an answer")
+            raise TeacherError(
+                f"{found.target.name}: none of {labelled:,} labelled samples has an answer that can be stored"
+            )
         candidate = Candidate(
             task=recipe.targets()[found.target.name][0],
             teacher=name,
@@ -187,17 +192,17 @@ def _truth(target: BuildTarget, transfer_set: TransferSet, job: Job) -> Array:
     labels = transfer_set.table(job.positions, [str(target.label)])[str(target.label)].to_pylist()
     truth = right_values(target.task, labels)
     if truth is None:
-        raise RecipeError(f"{target.name}: column {target.label!r} has neither numbers nor names of classes")
+        raise RecipeError(f"{target.name}: column {target.label!r} holds neither class numbers nor class names")
     return truth
 
 
 def _answers(
     predictor: Predictor, targets: list[BuildTarget], labels: dict[str, Array], job: Job, progress: bool
 ) -> tuple[list[_Answered], float | None]:
-    """Return what is answered to labelled samples, and the seconds that all samples take.
+    """Return the answers to labelled samples, and the seconds that all samples take.
 
-    Answers that a build would not store are none. The seconds are those of all batches but the first, for as many
-    samples; None where there is one batch.
+    An answer that a build would not store does not count. The seconds are extrapolated from all batches but the first;
+    None if there is only one batch.
     """
     rows: dict[str, list[int]] = {t.name: [] for t in targets}
     logits = {t.name: [torch.empty(0, t.task.shape[0])] for t in targets}
@@ -224,7 +229,7 @@ def _answers(
 
 
 def _together(recipe: Recipe, answered: list[_Answered]) -> Iterator[Candidate]:
-    """Yield what the teachers of one task, all of which know all classes, are worth together (Hinton et al. 2015).
+    """Yield one candidate for each task's teachers together (Hinton et al. 2015), those that know all classes.
 
     It is measured on the samples that all of them answer.
     """

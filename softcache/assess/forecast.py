@@ -27,10 +27,10 @@ DECODED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class TargetForecast:
-    """What is left to do for one target (or `rows`): rows, fragments, and about how many bytes.
+    """What is left to do for one target (or for `rows`): rows, fragments, and an estimate of the bytes.
 
-    `codecs` says how many bytes the target would take in other codecs, and how far off these would be; it is empty for
-    features.
+    `codecs` says how many bytes the target would take in other codecs, and how large their errors would be. It is empty
+    for features.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Forecast:
     """What a build would do.
 
     Attributes:
-        path: the cache.
+        path: the cache's folder or URL.
         samples: how many samples the transfer set has.
-        fragments: how many fragments they make.
+        fragments: into how many fragments they are divided.
         targets: what is left to do for each target.
-        bytes: about how many bytes that takes.
-        free_bytes: the free space, None where the storage has no such limit.
-        seconds: about how long the teachers will take, from a trial.
-        hygiene: what a look at the samples found.
+        bytes: an estimate of the bytes that will be written.
+        free_bytes: the free space in bytes; None if the storage has no known limit.
+        seconds: an estimate of how long the teachers will run, from a trial.
+        hygiene: what was found in the samples.
     """
 
     path: str
@@ -65,7 +65,7 @@ class Forecast:
     hygiene: Hygiene
 
     def to_json(self) -> dict[str, Any]:
-        """Return the forecast as an object."""
+        """Return the forecast as a JSON object."""
         return asdict(self)
 
 
@@ -78,8 +78,8 @@ def plan(
 ) -> Forecast:
     """Return what building a recipe into `output` would do, after a trial of each teacher on 64 samples.
 
-    Writes nothing. Raises StorageError if the build would not fit, and whatever the build itself would raise before its
-    teachers run, or in the trial.
+    Writes nothing. Raises StorageError if the build would not fit, and any error that the build would raise before its
+    teachers run, or that occurs in the trial.
 
     Examples:
         >>> forecast = softcache.plan("recipes/digits/recipe.yaml", "runs/other")
@@ -109,7 +109,7 @@ def plan(
 
 @dataclass(frozen=True)
 class _Tried:
-    """What the trial of a teacher says about one target: its codecs, and how many positions a row has."""
+    """What a teacher's trial says about one target: trials of codecs, and the mean number of positions in a row."""
 
     codecs: list[CodecTrial]
     positions: float
@@ -127,7 +127,7 @@ def _target_forecast(prepared: PreparedBuild, name: str, units: list[Unit], trie
 
 
 def _try_teachers(prepared: PreparedBuild) -> tuple[float, dict[str, _Tried]]:
-    """Return the estimated seconds of all teachers, and what their targets would be like."""
+    """Return the estimated seconds for all teachers, and the trials of their targets by name."""
     seconds, found = 0.0, dict[str, _Tried]()
     samples = make_samples(prepared)
     for name, jobs in teacher_jobs(prepared).items():
@@ -139,7 +139,7 @@ def _try_teachers(prepared: PreparedBuild) -> tuple[float, dict[str, _Tried]]:
 def _try_teacher(
     prepared: PreparedBuild, name: str, jobs: list[Job], samples: Samples
 ) -> tuple[float, dict[str, _Tried]]:
-    """Return the same for one teacher, which is gone afterwards."""
+    """Return the same for one teacher, which is closed afterwards."""
     with opened_predictor(prepared, name, samples) as predictor:
         targets = {t.name: with_trial_table(predictor, t, jobs) for job in jobs for t in job.targets}
         jobs = [replace(job, targets=[targets[t.name] for t in job.targets]) for job in jobs]
@@ -153,9 +153,9 @@ def _try_teacher(
 
 
 def _time(predictor: Predictor, jobs: list[Job]) -> tuple[float, dict[str, float]]:
-    """Return the seconds that a sample takes and each target's items a row, from up to 64 samples.
+    """Return the seconds that a sample takes, and each target's items per row, measured on about 64 samples.
 
-    One batch before that warms up.
+    One batch runs before that to warm up.
     """
     batches = [(job, rows) for job in jobs[:SAMPLES] for rows in predictor.cuts(job) if rows[0] < SAMPLES]
     answer_rows(predictor, *batches[0])

@@ -1,4 +1,4 @@
-"""By how much a process grows while something is done."""
+"""How much memory a piece of work takes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _PEAK_ONLY = "5"
 
 
 class PeakMemory:
-    """The most bytes by which this process grows in a `with` block; on a GPU, by which what is allocated there grows.
+    """Measures by how many bytes this process grows at most in a `with` block, or on a GPU, the memory allocated there.
 
-    `grown` is None where the system does not tell (it takes Linux).
+    Read the result from `grown`. It is None if the system does not report it (only Linux does).
     """
 
     def __init__(self, device: str) -> None:
@@ -43,7 +43,7 @@ class PeakMemory:
 
 
 def _status(name: str) -> int | None:
-    """Return a figure of this process's memory in bytes, None where there is none."""
+    """Return a figure of this process's memory in bytes; None if the system does not report it."""
     try:
         found = re.search(rf"{name}:\s+(\d+) kB", _STATUS.read_text())
     except OSError:

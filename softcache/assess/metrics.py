@@ -1,4 +1,4 @@
-"""How good a classifier is, and how well it knows that: the figures by which teachers are chosen."""
+"""Metrics for choosing a teacher: how accurate a classifier is, and how well calibrated."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _LARGEST, _STEPS = 64.0, 60
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """Figures of a classifier on labelled samples; None where one is not finite.
+    """Metrics of a classifier on labelled samples; None if a metric is not finite.
 
     Attributes:
         accuracy: how often the likeliest class is the label.
-        top5: how often the label is among the five likeliest (all, where there are fewer classes).
-        f1: the mean of the classes' F1, of those that occur in labels or answers.
-        recall: of each class that occurs in the labels, by its name or number, how often it is found.
+        top5: how often the label is among the five likeliest classes (among all, if there are fewer).
+        f1: the mean F1 of the classes that occur in labels or answers.
+        recall: for each class that occurs in the labels, by name or number, how often it is recognised.
         nll: the mean negative log-likelihood of the labels at T = 1, in nats.
         ece: the expected calibration error at T = 1, in 15 bins (Guo et al. 2017, section 2).
         fitted_temperature: the temperature with the lowest negative log-likelihood (Guo et al. 2017, section 4.2).
-        fitted_nll, fitted_ece: both at that temperature.
+        fitted_nll, fitted_ece: `nll` and `ece` at that temperature.
         entropy: the mean entropy of the answers in nats, by temperature.
     """
 
@@ -47,9 +47,9 @@ class Metrics:
 
 
 def measure(logits: torch.Tensor, right: torch.Tensor, names: Sequence[str] | None = None) -> Metrics:
-    """Return the metrics of logits, float32 [n, C], with the right classes, int64 [n], and perhaps the classes' names.
+    """Return the metrics of logits, float32 [n, C], against the right classes, int64 [n].
 
-    Raises MissingExtra.
+    `names` are the classes' names, used in `recall`. Raises MissingExtra without torchmetrics.
     """
     of = _torchmetrics()
     classes, logits = logits.shape[1], logits.cpu()
@@ -72,10 +72,10 @@ def measure(logits: torch.Tensor, right: torch.Tensor, names: Sequence[str] | No
 
 
 def fitted_temperature(logits: torch.Tensor, right: torch.Tensor) -> float | None:
-    """Return the temperature at which the labels are likeliest, from 1/64 to 64.
+    """Return the temperature in [1/64, 64] at which the labels are likeliest.
 
-    The negative log-likelihood is convex in 1 / T; its slope is the mean of the expected logit less the label's. None
-    where a label is ruled out, or any temperature is as good as another.
+    The negative log-likelihood is convex in 1 / T. Its slope is the mean of the expected logit minus the label's logit.
+    Returns None if a label is ruled out, or if all temperatures are equally good.
     """
     logits = logits.double()
     of_label = logits.gather(1, right[:, None])[:, 0]

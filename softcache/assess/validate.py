@@ -1,4 +1,4 @@
-"""`softcache validate`: whether a recipe and its samples can be built, without running a teacher."""
+"""`softcache validate`: check whether a recipe and its samples can be built, without running a teacher."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from softcache.transfer.hygiene import NO_LABEL, Hygiene, inspect
 
 @dataclass(frozen=True)
 class Validation:
-    """A recipe without mistakes: its targets' names, what its samples are like, and whether they let it be built."""
+    """A valid recipe: its targets' names, what was found in its samples, and whether they can be built."""
 
     targets: list[str]
     hygiene: Hygiene
     buildable: bool
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as an object."""
+        """Return the result as a JSON object."""
         return asdict(self)
 
 
@@ -40,10 +40,10 @@ def validate(
     limit: int | None = None,
     progress: bool = False,
 ) -> Validation:
-    """Check a recipe without running a teacher, and look at its samples, at the first `limit` if that is given.
+    """Check a recipe and its samples, or the first `limit` of them, without running a teacher.
 
-    Callables are imported, weights and sources hashed, the transfer set is opened, its columns are compared, and every
-    sample is read and decoded. Raises RecipeError with every problem found.
+    Imports the callables, hashes weights and sources, opens the transfer set, compares its columns with the recipe, and
+    reads and decodes every sample. Raises RecipeError with every problem found.
 
     Examples:
         >>> validation = softcache.validate("recipes/digits/recipe.yaml", limit=100)
@@ -73,7 +73,7 @@ def validate(
 
 
 def label_checks(recipe: Recipe) -> dict[str, Callable[[Any], bool]]:
-    """Return for each label column whether a value is a class of its tasks, or no label."""
+    """Return, by label column, a function that says whether a value is a class of its tasks, or -1 for no label."""
     known: dict[str, list[TaskRecipe]] = {}
     for task in recipe.tasks.values():
         if task.label is not None and KINDS[task.kind].has_label:
@@ -82,7 +82,7 @@ def label_checks(recipe: Recipe) -> dict[str, Callable[[Any], bool]]:
 
 
 def _is_class(tasks: Sequence[TaskRecipe], value: Any) -> bool:
-    """Whether a label is a class, or none, of all tasks that it is for."""
+    """Return whether a value is a class, or no label, for all of these tasks."""
     numbers = (range(NO_LABEL, task.classes or len(task.labels or ())) for task in tasks)
     return all(
         value in (task.labels or ()) or (isinstance(value, int) and value in there)

@@ -44,7 +44,7 @@ def test_figures(workshop: Workshop) -> None:
     workshop.samples(400)
     right = label(workshop)
     found = compare(workshop)
-    assert found.left_out == {"feat@t": "features: only classification is compared with labels"}
+    assert found.left_out == {"feat@t": "features cannot be compared with labels; only classification can"}
     (candidate,) = found.candidates
     assert (candidate.task, candidate.teacher, candidate.samples) == ("cls", "t", 400)
     assert candidate.parameters == 4 * 5 + 5 + 4 * 3 + 3
@@ -100,7 +100,7 @@ def test_samples_without_labels_and_bad_ones_are_left_out(workshop: Workshop) ->
     assert candidate.metrics.accuracy == pytest.approx(right.mean())
     made["label"] = [-1] * 40
     (workshop.folder / "samples.json").write_text(json.dumps(made))
-    with pytest.raises(RecipeError, match="no sample has a label of cls@t"):
+    with pytest.raises(RecipeError, match="no sample has a label for cls@t"):
         compare(workshop)
 
 
