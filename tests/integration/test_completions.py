@@ -215,7 +215,7 @@ def test_a_server_with_moods(served: Served) -> None:
     ("dialect", "moods", "settings", "message"),
     [
         ("content", ["401"], {}, r"refused: 401 Unauthorized: .*not now"),
-        ("content", ["500", "500"], {"retries": 1}, "did not answer 2 times; the last time: 500 Internal Server Error"),
+        ("content", ["500", "500"], {"retries": 1}, "failed 2 times; the last time: 500 Internal Server Error"),
         ("content", ["garbage"], {}, "returned something that is not a completion: IndexError"),
         ("content", ["elsewhere"], {}, "refused: 302"),
         ("text", [], {}, "teacher t raised on samples 0, 1, 2, 3: .*names tokens only by text"),
@@ -225,7 +225,7 @@ def test_a_server_with_moods(served: Served) -> None:
             "content",
             [],
             {"url": "http://127.0.0.1:9/v1", "retries": 0},
-            "did not answer 1 times; the last time: URLError",
+            "failed 1 times; the last time: URLError",
         ),
         ("content", [], {"key_variable": "NO_SUCH_KEY"}, "environment variable NO_SUCH_KEY is not set"),
         ("content", [], {"url": "ftp://x"}, "url must begin with http"),
