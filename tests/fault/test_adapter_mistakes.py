@@ -58,9 +58,9 @@ class Half(Adapter):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"adapter": "own:Half"}, r"teachers\.t\.adapter: 'own:Half' lacks load"),
+        ({"adapter": "own:Half"}, r"teachers\.t\.adapter: 'own:Half' does not define load"),
         ({"adapter": "own:torch"}, r"'own:torch' is module, not a function"),
-        ({"adapter": "own:Fingerprint"}, "is no subclass of softcache"),
+        ({"adapter": "own:Fingerprint"}, "is not a subclass of softcache"),
         ({"mode": "raises"}, r"teachers\.t: describe of own:Good raised KeyError: 'weights'"),
         ({"mode": "nothing"}, r"teachers\.t: describe of own:Good returned NoneType"),
         ({"mode": "set"}, r"teachers\.t: describe of own:Good: its fingerprint cannot be written as JSON"),
@@ -111,7 +111,7 @@ def test_settings_that_do_not_fit_the_model(tmp_path: Path) -> None:
         shop.build("c", "teachers.t.task=text_features")
     with pytest.raises(RecipeError, match=r"teachers\.t\.colum: 'x': unknown key; did you mean 'column'"):
         shop.build("c", "teachers.t.colum=x")
-    with pytest.raises(RecipeError, match=r"teachers\.t\.adapter: 'transformer' is none of torch"):
+    with pytest.raises(RecipeError, match=r"teachers\.t\.adapter: 'transformer' is not an adapter; expected one of"):
         shop.build("c", "teachers.t.adapter=transformer")
     with pytest.raises(RecipeError, match="no weights"):
         shop.build("c", "teachers.t.model=images")

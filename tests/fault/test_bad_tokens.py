@@ -24,7 +24,7 @@ def language(tmp_path: Path) -> Language:
         ({"mask": [0.0, 1.0, 0.0, 1.0]}, "list of at least one integer"),
         ({"tokens": [5.7, 6.2, 7.0, 8.0]}, "list of at least one integer"),
         ({"tokens": ["5", "6", "7", "8"]}, "list of at least one integer"),
-        ({"tokens": [5, 6, 7, 300]}, "expected them from 0 to 299"),
+        ({"tokens": [5, 6, 7, 300]}, "expected ids from 0 to 299"),
     ],
 )
 def test_bad_tokens_and_masks(language: Language, row: dict[str, Any], said: str) -> None:

@@ -21,5 +21,5 @@ def test_hooks(shop: Workshop) -> None:
     assert {target.name for target in shop.build().targets} == {"a@t", "b@t"}
     assert shop.open()["b"].provenance["declaration"]["teacher"]["hook"] == {"module": "inner", "pool": "none"}
     shop.recipe["teachers"]["t"]["hooks"] = {"a": {"module": "inner"}}
-    with pytest.raises(TeacherError, match="hooks: a is an output of the model too"):
+    with pytest.raises(TeacherError, match="hooks: a is also an output of the model"):
         softcache.build(shop.save(), shop.folder / "other", ["~tasks.b"])

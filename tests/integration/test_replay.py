@@ -27,7 +27,7 @@ def test_teachers_see_the_views_that_the_format_says(augmented: Augmented) -> No
     workshop = augmented(views=3, seed=7)
     workshop.build()
     shown = CliRunner().invoke(main, ["info", str(workshop.cache)]).output
-    assert "up to 3 views of each: augment:noisy() of column x, seed 7" in shown
+    assert "up to 3 views of each sample: augment:noisy() of column x, seed 7" in shown
     cache, students = workshop.open(), Students(workshop)
     ids = np.repeat(students.ids, 3)
     views = np.tile(np.arange(3), len(students.ids))

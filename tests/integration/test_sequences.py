@@ -168,7 +168,7 @@ def test_loss(workshop: Workshop, name: str, divergence: str) -> None:
         ("twice", TeacherError, "or for one twice"),
         ("beyond", TeacherError, "has a chunk for other places than its 10 positions"),
         ("broken", TeacherError, "teacher t raised on samples .*ZeroDivisionError"),
-        ("negative", TeacherError, r"ValueError: lengths \[-1, 0, 7\]; expected integers from 0"),
+        ("negative", TeacherError, r"ValueError: lengths \[-1, 0, 7\]; expected integers of at least 0"),
         ("short", TeacherError, "has 2 lengths for 3 samples"),
         ("tensor", TeacherError, r"a torch.strided cpu tensor; a sequence task takes .*, or a tensor \[B, L, C\]"),
         ("nan", CodecError, r"1 sample \('clip-3'\): NaN"),
