@@ -14,7 +14,7 @@ from .builder.build import build as build
 # Train: losses.
 from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
-from .distill.losses import distillation_loss as distillation_loss
+from .distill.distillation import distillation_loss as distillation_loss
 from .distill.regression import regression_loss as regression_loss
 
 # Errors.

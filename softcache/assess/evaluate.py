@@ -22,7 +22,7 @@ from softcache.builder.answer.opening import loaded_teacher
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.samples import Samples
 from softcache.builder.answer.sampling import checked_batches
-from softcache.builder.prepare.recipes import opened_recipe
+from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.targets import BuildTarget, build_targets
 from softcache.builder.prepare.transfer_set import open_transfer_set, teacher_reads
 from softcache.codecs.logits import as_logits

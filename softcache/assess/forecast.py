@@ -15,8 +15,8 @@ from softcache.builder.answer.opening import make_samples, opened_predictor, tea
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.samples import Samples
 from softcache.builder.answer.sampling import answer_rows
+from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.prepared import PreparedBuild, prepare
-from softcache.builder.prepare.recipes import opened_recipe
 from softcache.builder.prepare.space import check_space, estimated_bytes
 from softcache.builder.prepare.units import Unit
 from softcache.transfer.hygiene import Hygiene, inspect

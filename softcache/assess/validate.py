@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from softcache.builder.prepare.augmentation import load_augmentation
-from softcache.builder.prepare.recipes import opened_recipe
+from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.targets import build_targets
 from softcache.builder.prepare.transfer_set import open_transfer_set
 from softcache.errors import AlignmentError, RecipeError, TransferSetError

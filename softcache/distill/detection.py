@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from softcache.codecs import Temperature
-from softcache.distill.losses import distillation_loss
+from softcache.distill.distillation import distillation_loss
 from softcache.errors import MissingExtra, TaskError
 from softcache.soft.sequences import SoftSequences
 

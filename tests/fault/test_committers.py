@@ -11,7 +11,7 @@ import torch
 from conftest import MODEL, Workshop
 
 import softcache
-from softcache.builder import build as executor
+from softcache.builder import build
 from softcache.errors import IncompatibleTarget, SoftcacheError
 from softcache.store.checksums import sha256
 from softcache.store.commits import commit_path, latest_number
@@ -39,8 +39,8 @@ def work(pipe: Connection, recipe: Path, cache: Path, builds: Sequence[list[str]
 
         return paused
 
-    executor.run = pausing("prepared", executor.run)  # type: ignore[assignment]
-    executor.commit = pausing("answered", executor.commit)  # type: ignore[assignment]
+    build.run = pausing("prepared", build.run)  # type: ignore[assignment]
+    build.commit = pausing("answered", build.commit)  # type: ignore[assignment]
     try:
         for overrides in builds:
             softcache.build(recipe, cache, overrides)

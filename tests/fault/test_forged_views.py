@@ -14,7 +14,7 @@ from forgery import sign_commits
 from test_forged_verify import Forger, changed
 
 import softcache
-from softcache.builder import build as executor
+from softcache.builder.engines import local
 from softcache.errors import AlignmentError, CommitConflict, FormatError
 from softcache.transfer.view_checks import NO_VIEW
 
@@ -152,14 +152,14 @@ def test_views_are_recorded_before_answers(tmp_path: Path, monkeypatch: pytest.M
     """Whoever is killed in between leaves no answers to views that are not recorded."""
     workshop = augmented(tmp_path)
     seen = []
-    write = executor.write_target
+    write = local.write_target
 
     def write_target(files: object, unit: object, job: object, answers: object) -> object:
         targets = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").iterdir()]
         seen.append(targets.count("rows") - targets.count("cls@t"))
         return write(files, unit, job, answers)
 
-    monkeypatch.setattr(executor, "write_target", write_target)
+    monkeypatch.setattr(local, "write_target", write_target)
     workshop.build()
     assert seen == [1] * 4
 
@@ -168,7 +168,7 @@ def test_views_are_recorded_before_answers(tmp_path: Path, monkeypatch: pytest.M
 def test_two_builders_that_make_other_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rounding: bool) -> None:
     """The first record counts; who has made others is told so. Sketches may differ by rounding."""
     workshop = augmented(tmp_path, "drawn")
-    write, first = executor.write_rows, []
+    write, first = local.write_rows, []
 
     def after_another(files: object, unit: object, kept: object, declaration: object, views: object) -> object:
         if not first:
@@ -178,7 +178,7 @@ def test_two_builders_that_make_other_views(tmp_path: Path, monkeypatch: pytest.
             write(files, unit, kept, declaration, other)  # type: ignore[arg-type]
         return write(files, unit, kept, declaration, views)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(executor, "write_rows", after_another)
+    monkeypatch.setattr(local, "write_rows", after_another)
     if rounding:
         assert workshop.build().commit == 1
         return

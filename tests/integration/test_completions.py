@@ -267,10 +267,10 @@ def test_recipes(served: Served) -> None:
     ("ids", "log_p", "reason"),
     [
         ([1, 1, 2], [-1.0, -2.0, -3.0], "a class twice"),
-        ([1, 9, 2], [-1.0, -2.0, -3.0], "a class number that is none"),
-        ([1, 0.5, 2], [-1.0, -2.0, -3.0], "a class number that is none"),
+        ([1, 9, 2], [-1.0, -2.0, -3.0], "a number that is no class"),
+        ([1, 0.5, 2], [-1.0, -2.0, -3.0], "a number that is no class"),
         ([1, 3, 2], [-1.0, -torch.inf, -3.0], "not finite"),
-        ([1, 3, 2], [-0.1, -0.1, -3.0], "more than 1 in all"),
+        ([1, 3, 2], [-0.1, -0.1, -3.0], "add up to more than 1"),
     ],
 )
 def test_values_that_are_refused(ids: list[float], log_p: list[float], reason: str) -> None:

@@ -27,7 +27,7 @@ FLOORS = (
     {"cli"},
 )
 # The same inside the builder, in the order of a build.
-STAGES = ({"signals", "prepare"}, {"answer"}, {"publish"}, {"build"})
+STAGES = ({"signals", "prepare"}, {"answer"}, {"publish"}, {"engines"}, {"build"})
 MOST_LINES, MEDIAN_LINES = 300, 120
 
 

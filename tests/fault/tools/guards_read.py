@@ -130,7 +130,7 @@ GUARDS = [
     ),
     Guard("builder/answer/canary.py", "(*done[:1], *done[-1:])", "done[:1]", f"{FORGED} -k canaries"),
     Guard("builder/answer/canary.py", "(*done[:1], *done[-1:])", "done[-1:]", f"{FORGED} -k canaries"),
-    Guard("builder/build.py", "        check_canaries(", "        str and (", f"{CANARIES} -k undeclared"),
+    Guard("builder/engines/local.py", "        check_canaries(", "        str and (", f"{CANARIES} -k undeclared"),
     Guard(
         "builder/prepare/prepared.py",
         "check_targets(files, inventory, targets)",

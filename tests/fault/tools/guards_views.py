@@ -28,7 +28,7 @@ GUARDS = [
         "False",
         f"{FORGED_VIEWS} -k two_builders",
     ),
-    Guard("builder/build.py", "rows.write_for(job.fragment)", "[]", f"{FORGED_VIEWS} -k before"),
+    Guard("builder/engines/local.py", "rows.write_for(job.fragment)", "[]", f"{FORGED_VIEWS} -k before"),
     Guard(
         "builder/prepare/compatibility.py",
         'differences(None if record is None else record["declaration"], declared, "augmentation")',
@@ -59,7 +59,7 @@ GUARDS = [
     Guard(
         "transfer/view_checks.py", "(np.minimum(apart, 256 - apart) <= _APART).all()", "True", f"{PROOFS} -k may_round"
     ),
-    Guard("builder/build.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
+    Guard("builder/engines/local.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
     Guard(
         "builder/prepare/view_records.py",
         "shards += [live.shard for live in inventory.live.values()]",
