@@ -40,7 +40,7 @@ class Codec(ABC):
     """Describes how one target's values are stored, and encodes them; its `decoder` reads them back.
 
     A codec belongs to one task. It works on whole batches of rows, on the device where they are. Its fields are the
-    task and then its settings, each a JSON value. A subclass with a `name` can be used in recipes by that name.
+    task and then its settings, each a JSON value. A subclass with a `name` is found by that name once it is imported.
     """
 
     name: ClassVar[str] = ""

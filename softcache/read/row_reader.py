@@ -106,7 +106,7 @@ class RowReader:
         named = f"rows {name_some(rows.tolist())}" if by_row else f"samples {name_some(keys.ids.tolist())}"
         where = "" if self._split is None else f" in split {self._split}"
         return AlignmentError(
-            f"{self._shards.target}{where} has no answer for {counted(len(rows), 'row')}: {named}; build it for them"
+            f"{self._shards.target}{where} does not cover {counted(len(rows), 'row')}: {named}; build it for them"
         )
 
     def _locate_all(self, rows: Array, keys: RowKeys) -> tuple[Array, Array]:

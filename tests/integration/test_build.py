@@ -141,7 +141,7 @@ def test_splits(workshop: Workshop) -> None:
     test = cache.split("test.hard")
     assert test.row_numbers.tolist() == list(range(20, 32))
     assert len(test["cls"].lookup([100, 111])) == 2
-    with pytest.raises(AlignmentError, match=r"in split test\.hard has no answer for 1 row: samples 3"):
+    with pytest.raises(AlignmentError, match=r"in split test\.hard does not cover 1 row: samples 3"):
         test["cls"].lookup([100, 3])
     assert len(test["cls"].to_hf()) == 12
     assert len(cache["cls"].to_hf(split="train")) == 20

@@ -55,7 +55,7 @@ def test_missing_answers_are_not_invented(workshop: Workshop) -> None:
     workshop.build("~tasks.feat")
     cache = workshop.open()
     assert len(cache["cls"].lookup(range(40))) == 40
-    with pytest.raises(AlignmentError, match="feat@t has no answer for 25 rows"):
+    with pytest.raises(AlignmentError, match="feat@t does not cover 25 rows"):
         cache["feat"].lookup(range(40))
     assert softcache.verify(workshop.cache).ok
 
