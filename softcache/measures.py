@@ -5,11 +5,26 @@ docs/format.md, section 6, defines each of them.
 
 from __future__ import annotations
 
-from typing import NotRequired, Required
+from typing import Annotated, NotRequired, Required
 
+from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
+# Members that are not listed here are kept unchanged, as in store/declarations.py.
+_open = with_config(ConfigDict(extra="allow"))
 
+
+def _with_variation(found: dict[str, Extent]) -> dict[str, Extent]:
+    if "tv" not in found:
+        raise ValueError("the errors at a temperature lack tv")
+    return found
+
+
+# The largest and the mean error.
+Extent = Annotated[list[float | None], Field(min_length=2, max_length=2)]
+
+
+@_open
 class MeasuredErrors(TypedDict):
     """How far a codec's answers are from the teacher's (docs/format.md, section 6).
 
@@ -19,9 +34,10 @@ class MeasuredErrors(TypedDict):
 
     rows: int
     wide: int
-    at: dict[str, dict[str, list[float | None]]]
+    at: dict[str, Annotated[dict[str, Extent], AfterValidator(_with_variation)]]
 
 
+@_open
 class Statistics(TypedDict, total=False):
     """Figures about the finite stored values of some shards, and the errors of their codec."""
 
@@ -34,7 +50,8 @@ class Statistics(TypedDict, total=False):
     errors: NotRequired[MeasuredErrors]
 
 
+@_open
 class ShardStatistics(Statistics, total=False):
     """The statistics of one shard, and how many of its rows have an answer."""
 
-    valid: Required[int]
+    valid: Required[Annotated[int, Field(strict=True)]]

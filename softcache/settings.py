@@ -14,13 +14,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _finite(value: JsonValue) -> JsonValue:
-    """Refuse NaN and infinities, which cannot be part of a fingerprint."""
+def _storable(value: JsonValue) -> JsonValue:
+    """Refuse what JSON in UTF-8 cannot hold, since it cannot be part of a fingerprint."""
     try:
-        json.dumps(value, allow_nan=False)
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as e:
+        raise ValueError("half a surrogate pair is not allowed in arguments: it is not text") from e
     except ValueError as e:
         raise ValueError("NaN and infinities are not allowed in arguments") from e
     return value
 
 
-Arguments = dict[str, Annotated[JsonValue, AfterValidator(_finite)]]
+Arguments = dict[str, Annotated[JsonValue, AfterValidator(_storable)]]

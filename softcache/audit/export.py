@@ -34,8 +34,10 @@ def export(url: str | os.PathLike[str], output: str | os.PathLike[str], to: str 
 
     Columns are `values` (a list of the row's numbers; bfloat16 becomes float32), `valid`, `sample_id`, `view`. Where
     not every class has a value, and where rows are sequences, the columns are those of the shards (docs/format.md,
-    section 11); `rows` has its own. Raises TaskError for another format than `parquet`, StorageError if a file is there
-    already or cannot be written.
+    section 11); `rows` has its own.
+
+    Raises as `softcache.open`, TaskError for a format other than `parquet`, and StorageError if a file already exists
+    or cannot be written.
 
     Examples:
         >>> written = softcache.export("runs/digits", "exported")

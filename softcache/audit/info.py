@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ class Info:
 
     path: str
     commit: Commit
-    targets: dict[str, Target]
+    targets: Mapping[str, Target]
 
     def to_json(self) -> dict[str, Any]:
         """Return the path and the commit as one object."""
@@ -27,7 +28,8 @@ class Info:
 def info(url: str | os.PathLike[str]) -> Info:
     """Describe a cache: its newest commit, and each target's task, codec, statistics, errors and provenance.
 
-    Raises as `softcache.open`.
+    Raises as `softcache.open`. A target whose codec this version does not know raises UnsupportedVersion only when it
+    is looked up.
 
     Examples:
         >>> found = softcache.info("runs/digits")
@@ -35,4 +37,4 @@ def info(url: str | os.PathLike[str]) -> Info:
         (1797, 'classification')
     """
     cache = open_cache(url)
-    return Info(cache.url, cache.commit, {name: cache[name] for name in cache.targets})
+    return Info(cache.url, cache.commit, cache)

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from softcache.builder.answer.codec_tables import tables_in_force
+from softcache.builder.answer.tables import restored_tables
 from softcache.builder.engines.local import run
 from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.prepared import PreparedBuild, prepare, rebase
@@ -86,7 +86,7 @@ def commit(prepared: PreparedBuild, receipts: dict[str, Receipt]) -> Outcome:
         plan=prepared.work.plan,
         units=prepared.units,
         targets=prepared.targets,
-        tables={t.name: tables_in_force(files, t, committed.get(t.name)) or {} for t in prepared.targets},
+        tables={t.name: restored_tables(files, t, committed.get(t.name)) or {} for t in prepared.targets},
         rows=prepared.rows_declaration,
         transfer_set=described,
     )

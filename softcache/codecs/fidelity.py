@@ -17,7 +17,6 @@ from softcache.measures import MeasuredErrors
 
 TEMPERATURES = (0.5, 0.55, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 WIDE = 60.0
-MEASURES = ("tail_mass", "tv", "kl")
 SHARE = 256
 NOISE = 2e-6
 _CHUNK = 2**22

@@ -87,7 +87,7 @@ class HiddenCodec(Codec):
         return {"hidden": codes, "affine": affine}
 
     def logits(self, values: torch.Tensor) -> torch.Tensor:
-        layer = columns_of(self.table, TABLE, values.device)
+        layer = columns_of(self.table, TABLE, self.name, values.device)
         bias = layer["bias"].float() if "bias" in layer else None
         return torch.nn.functional.linear(values.float(), layer["weight"].float(), bias)
 

@@ -22,7 +22,7 @@ def make_codec(name: str, task: TaskSpec, settings: Mapping[str, Any]) -> Codec:
     known = codec.settings()
     strange = [setting for setting in settings if setting not in known]
     if strange:
-        raise CodecError(f"{', '.join(strange)}: no setting of codec {name}, which has {', '.join(known)}")
+        raise CodecError(f"{', '.join(strange)}: not a setting of codec {name}, which has {', '.join(known) or 'none'}")
     return _of_task(codec, task, settings)
 
 

@@ -54,8 +54,8 @@ class TableSpec:
     make: Callable[[Pilot], dict[str, torch.Tensor]]
 
 
-def columns_of(table: Table | None, name: str, device: torch.device) -> Mapping[str, torch.Tensor]:
+def columns_of(table: Table | None, name: str, codec: str, device: torch.device) -> Mapping[str, torch.Tensor]:
     """Return the columns of a codec's table on a device. Raises CodecError if the codec was not given its table."""
     if table is None:
-        raise CodecError(f"this codec needs its table {name!r}; read the target through its cache")
+        raise CodecError(f"codec {codec} needs its table {name!r}; read the target through its cache")
     return table.on(device)

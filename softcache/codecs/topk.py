@@ -89,7 +89,7 @@ class TopkCodec(Codec):
 
     def basis_on(self, device: torch.device) -> torch.Tensor:
         """Return the basis on a device, float16 [C, 1 + basis]. Raises CodecError if it was not given."""
-        return columns_of(self.table, TABLE, device)["basis"]
+        return columns_of(self.table, TABLE, self.name, device)["basis"]
 
     @property
     def value_columns(self) -> tuple[Column, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from torch.utils.data import Dataset, default_collate
 
-from softcache.arrays import Array, plain
+from softcache.arrays import Array
 from softcache.errors import AlignmentError, SoftcacheError, counted, name_some
 from softcache.loaders.join import field_of, readables, with_soft
 from softcache.read.cache import Cache
@@ -146,7 +147,12 @@ def _ids_of(dataset: Any, id: str | int | None) -> Any:
         raise AlignmentError("say which sample is which: give id= (the key or position of the sample id) or ids=")
     if id in (getattr(dataset, "column_names", None) or ()):
         return dataset.select_columns([id]).with_format("arrow")[:][id]
-    return [plain(field_of(dataset[i], id)) for i in range(len(dataset))]
+    return [_id_of(field_of(dataset[i], id)) for i in range(len(dataset))]
+
+
+def _id_of(value: Any) -> Any:
+    """Return the number or string of an id. Many datasets give it as an array or tensor of one element, [] or [1]."""
+    return value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
 
 
 def content_hashes(dataset: Any, cache: Cache) -> Array | None:

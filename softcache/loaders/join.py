@@ -27,14 +27,19 @@ class Join:
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._loader:
-            found = {name: self._look_up(target, batch) for name, target in self._targets.items()}
-            yield with_soft(batch, SoftBatch(found))
+            yield with_soft(batch, self._soft(batch))
 
-    def _look_up(self, target: Readable, batch: Any) -> Soft:
+    def _soft(self, batch: Any) -> SoftBatch:
+        ids = field_of(batch, self._id)
         views = None if self._view is None else field_of(batch, self._view)
-        tokens = self._input_ids if target.task.traits.has_tokens else None
-        input_ids = None if tokens is None else field_of(batch, tokens)
-        return target.lookup(field_of(batch, self._id), views, input_ids=input_ids, mask_uncovered=True)
+        tokens = None
+        if self._input_ids is not None and any(t.task.traits.has_tokens for t in self._targets.values()):
+            tokens = field_of(batch, self._input_ids)
+        found: dict[str, Soft] = {}
+        for name, target in self._targets.items():
+            input_ids = tokens if target.task.traits.has_tokens else None
+            found[name] = target.lookup(ids, views, input_ids=input_ids, mask_uncovered=True)
+        return SoftBatch(found)
 
     def __len__(self) -> int:
         return len(self._loader)  # type: ignore[arg-type]

@@ -188,8 +188,6 @@ def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool 
     process first reads it. Raises FormatError if there is no cache, IncompleteCache before the first commit,
     UnsupportedVersion, IntegrityError, StorageError.
 
-
-
     Examples:
         >>> cache = softcache.open("runs/digits")
         >>> cache["digit@a"].lookup([7]).probs(temperature=4.0).shape

@@ -23,8 +23,9 @@ def init(path: str | os.PathLike[str] = "recipe.yaml") -> Path:
     target = Path(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with open(target, "x", encoding="utf-8") as file:
+        # Not `target`, which has lost a trailing slash: that names a folder.
+        with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except OSError as e:
-        raise StorageError(f"{target}: {e.strerror}") from e
+        raise StorageError(f"{path}: {e.strerror}") from e
     return target

@@ -145,14 +145,14 @@ class SoftSequences:
         `temperature` is a number or a tensor [B]. Raises TaskError as `SoftTargets.log_probs`.
         """
         check_dense_size(self.mask.numel(), self.task)
-        return self._padded(self.decoder.log_probs(self.columns, self.item_temperatures(temperature)))
+        return self._padded(self.decoder.log_probs(self.columns, self._decoder_temperature(temperature)))
 
     def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
         """Return the stored classes [B, L, k], their log p(T), and the log of the others' mass [B, L].
 
         NaN where `mask` is False. Raises TaskError as `SoftTargets.sparse_log_probs`.
         """
-        found = self.packed.sparse_log_probs(self.item_temperatures(temperature))
+        found = self.packed.sparse_log_probs(self._decoder_temperature(temperature))
         return SparseLogProbs(*map(self._padded, found))
 
     def probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
@@ -161,10 +161,8 @@ class SoftSequences:
 
     def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
         """Return the temperature of each stored position, float32 [N], from a number or one for each sequence [B]."""
-        t = check_temperature(temperature, len(self))
-        if isinstance(t, torch.Tensor):
-            return t.to(self.device)[self.row]
-        return torch.full((self.items,), t, device=self.device)
+        t = self._decoder_temperature(temperature)
+        return t if isinstance(t, torch.Tensor) else torch.full((self.items,), t, device=self.device)
 
     def items_for(self, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of a student's positions are stored, bool, and which stored position answers each, int64.
@@ -282,6 +280,11 @@ class SoftSequences:
             lengths=change(self.lengths),
             packed_tokens=tokens,
         )
+
+    def _decoder_temperature(self, temperature: Temperature) -> Temperature:
+        """Return one temperature for all stored positions, if one is given, and otherwise one for each."""
+        t = check_temperature(temperature, len(self))
+        return t.to(self.device)[self.row] if isinstance(t, torch.Tensor) else t
 
     def _padded(self, items: torch.Tensor) -> torch.Tensor:
         fill = math.nan if items.is_floating_point() else 0

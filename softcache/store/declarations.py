@@ -59,5 +59,5 @@ Declaration = TargetDeclaration | RowsDeclaration
 class ParentCommit(TypedDict):
     """The previous commit: its number and the SHA-256 of its file."""
 
-    number: int
+    number: Annotated[int, Field(strict=True)]
     sha256: str

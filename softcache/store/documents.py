@@ -21,7 +21,10 @@ _ENDING_BYTES = len(',\n  "sha256": ""\n}\n') + 64
 
 
 def parse(kind: type[T], data: Any, where: str) -> T:
-    """Return `data` as the dataclass `kind`. Every member is checked; members that `kind` lacks are ignored.
+    """Return `data` as the dataclass `kind`. Every member is checked.
+
+    Members that `kind` does not list are kept if it is an open TypedDict (store/declarations.py), otherwise ignored.
+
 
     Raises FormatError, which names `where` and the first member that is wrong.
     """

@@ -1,5 +1,7 @@
 """Caches that a later version wrote: refused where they must be, read where they can be."""
 
+import json
+
 from click.testing import CliRunner
 from conftest import Workshop
 
@@ -25,3 +27,29 @@ def test_unknown_members_are_ignored(workshop: Workshop) -> None:
     path.write_bytes(dump_document(body))
     assert len(workshop.open()["cls"].lookup([1])) == 1
     assert softcache.verify(workshop.cache).ok
+
+
+def test_unknown_statistics_outlive_a_build(workshop: Workshop) -> None:
+    workshop.build()
+    path = workshop.cache / "commits/00000000000000000001.json"
+    body = load_document(path.read_bytes(), "x")
+    figures = body["targets"]["cls@t"]["statistics"]
+    figures["note"] = figures["errors"]["note"] = "from the future"
+    path.write_bytes(dump_document(body))
+    workshop.build("tasks.more={kind: features, teachers: [t], output: feat, shape: [3]}")
+    found = workshop.open()
+    assert "more@t" in found.targets
+    kept = found["cls"].stats
+    assert kept is not None
+    assert {**kept}["note"] == {**kept["errors"]}["note"] == "from the future"
+
+
+def test_unknown_codecs_do_not_hide_the_commit(workshop: Workshop) -> None:
+    workshop.build()
+    path = workshop.cache / "commits/00000000000000000001.json"
+    body = load_document(path.read_bytes(), "x")
+    body["targets"]["cls@t"]["declaration"]["codec"] = {"name": "entropy"}
+    path.write_bytes(dump_document(body))
+    shown = CliRunner().invoke(main, ["info", str(workshop.cache), "--json"])
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.output)["targets"]["cls@t"]["declaration"]["codec"] == {"name": "entropy"}

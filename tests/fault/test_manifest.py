@@ -26,6 +26,7 @@ def live(first_row: int = 0, rows: int = 10, *, target: str = "a@b", fragment: i
     renamed = {"size": "bytes"}
     file |= {renamed.get(k, k): change.pop(k) for k in ("path", "size", "blocks") if k in change}
     column |= {k: change.pop(k) for k in list(column) if k in change}
+    statistics = change.pop("statistics", {})
     keys, split = change.pop("keys", "2" * 64), change.pop("split", "train")
     assert not change
     files, columns = (unchecked(CheckedFile, **file),), (unchecked(Buffer, **column),)
@@ -38,6 +39,7 @@ def live(first_row: int = 0, rows: int = 10, *, target: str = "a@b", fragment: i
         columns=columns,
         statistics={"valid": rows},
     )
+    shard.statistics.update(statistics)
     return LiveShard(shard=shard, split=split, fragment=fragment, first_view=0, views=1, first_row=first_row)
 
 
@@ -54,6 +56,30 @@ def test_good() -> None:
     assert targets["a@b"].path(1, 0) == "data/10"
     assert targets["c@d"].columns == (("other", "float16", 0),)
     assert [s.first_row for s in manifest.live()] == [0, 10, 0, 0, 10]
+
+
+def test_unknown_statistics_are_kept() -> None:
+    given = {
+        "errors": {"rows": 1, "wide": 0, "at": {"1.0": {"tv": [0.2, 0.1], "new": [1.0, None]}}, "more": 1},
+        "median": 2,
+    }
+    (shard,) = Manifest(dump_manifest([live(statistics=given)]), "m").live()
+    assert shard.shard.statistics == {"valid": 10} | given
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"valid": "10"},
+        {"errors": 1},
+        {"errors": {"rows": 1, "wide": 0, "at": {"1.0": {}}}},
+        {"errors": {"rows": 1, "wide": 0, "at": {"1.0": {"kl": [0.0, 0.0]}}}},
+        {"errors": {"rows": 1, "wide": 0, "at": {"1.0": {"tv": [0.0]}}}},
+    ],
+)
+def test_statistics_that_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"^m: statistics"):
+        list(Manifest(dump_manifest([live(statistics=given)]), "m").live())
 
 
 @pytest.mark.parametrize(

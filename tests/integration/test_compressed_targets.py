@@ -169,8 +169,8 @@ def test_changed_answers_are_noticed(workshop: Workshop) -> None:
     ("store", "said"),
     [
         ({"codec": "topk", "nodes": 9}, "tasks.top: store: nodes is 9; expected one of 4, 8, 12, 16, 24"),
-        ({"codec": "topk", "dtype": "float16"}, "tasks.top: store: dtype: no setting of codec topk"),
-        ({"codec": "dense", "k": 4}, "tasks.top: store: k: no setting of codec dense, which has dtype"),
+        ({"codec": "topk", "dtype": "float16"}, "tasks.top: store: dtype: not a setting of codec topk"),
+        ({"codec": "dense", "k": 4}, "tasks.top: store: k: not a setting of codec dense, which has dtype"),
         ({"codec": "topk", "max_error": 0.0}, "tasks.top.store.max_error"),
         ({"codec": "topk", "knodes": 1}, "unknown key; did you mean 'nodes'?"),
     ],

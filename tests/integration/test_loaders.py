@@ -120,6 +120,13 @@ def test_attach_tuples_subsets_and_single_samples(built: Workshop) -> None:
     assert int(i) == 7
 
 
+@pytest.mark.parametrize("one", [np.array, torch.tensor, lambda i: np.array([i]), lambda i: torch.tensor([i])])
+def test_attach_ids_in_arrays_of_one(built: Workshop, one: Any) -> None:
+    samples: Any = [{"id": one(i), "x": x} for i, x in enumerate(built.inputs())]
+    data = softcache.attach(samples, built.open(), id="id")
+    assert [int(data[i]["soft"]["cls"].ids[0]) for i in (3, 39)] == [3, 39]
+
+
 def test_attach_an_ensemble_and_lists_of_dicts(built: Workshop) -> None:
     cache = built.open()
     mean = softcache.ensemble([cache["cls"], cache["cls"]])

@@ -294,10 +294,10 @@ def test_better_settings() -> None:
         ("topk", {"k": 0}, "k is 0"),
         ("topk", {"k": True}, "k is True"),
         ("topk", {"nodes": 15}, "nodes is 15; expected one of 4, 8, 12, 16, 24"),
-        ("topk", {"dtype": "float16"}, "dtype: no setting of codec topk, which has k, nodes, basis, companions"),
+        ("topk", {"dtype": "float16"}, "dtype: not a setting of codec topk, which has k, nodes, basis, companions"),
         ("sampled", {"draws": 256}, "draws is 256"),
         ("sampled", {"proposal": 0.0}, "proposal is 0.0"),
-        ("dense", {"k": 3}, "k: no setting of codec dense"),
+        ("dense", {"k": 3}, "k: not a setting of codec dense"),
         ("nonsense", {}, "codec is 'nonsense'"),
     ],
 )

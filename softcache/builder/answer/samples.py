@@ -47,7 +47,7 @@ class Samples:
         """Return the record of a fragment's views although no teacher has asked for them."""
         return None
 
-    def published(self, fragment: Fragment, receipt: Receipt) -> None:
+    def note_rows(self, fragment: Fragment, receipt: Receipt) -> None:
         """Learn that a fragment's shard of `rows` has been written."""
 
 
@@ -97,7 +97,7 @@ class AugmentedSamples(Samples):
         # Ask only now: a transform or a decoder may import libraries when it is first called.
         return replace(made, versions=transform_versions())
 
-    def published(self, fragment: Fragment, receipt: Receipt) -> None:
+    def note_rows(self, fragment: Fragment, receipt: Receipt) -> None:
         """Read the fragment's record from its shard of `rows` from now on."""
         self._records.add(fragment, receipt)
 

@@ -10,13 +10,13 @@ from tqdm import tqdm
 
 from softcache.builder.answer.answers import Answers
 from softcache.builder.answer.canary import check_canaries
-from softcache.builder.answer.codec_tables import with_tables
 from softcache.builder.answer.jobs import Job
 from softcache.builder.answer.opening import make_samples, opened_predictor, teacher_jobs
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.runner import run_jobs
 from softcache.builder.answer.samples import Samples
 from softcache.builder.answer.sampling import check_draws
+from softcache.builder.answer.tables import publish_tables
 from softcache.builder.prepare.prepared import PreparedBuild
 from softcache.builder.prepare.space import check_space, estimated_bytes
 from softcache.builder.prepare.targets import BuildTarget
@@ -90,7 +90,7 @@ class _RowsWriter:
         prepared = self._prepared
         kept = prepared.transfer_set.table(prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep)
         receipt = write_rows(prepared.files, unit, kept, prepared.rows_declaration, views)
-        self._samples.published(unit.fragment, receipt)
+        self._samples.note_rows(unit.fragment, receipt)
         return receipt
 
 
@@ -107,16 +107,16 @@ def _run_teacher(
     with opened_predictor(prepared, name, samples) as predictor:
         if prepared.augmentation is not None and prepared.augmentation.uses_global_generators:
             check_draws(predictor, jobs[0])
-        return _answer(prepared, predictor, _with_tables(prepared, predictor, jobs), rows, stop, progress)
+        return _answer(prepared, predictor, _ready_jobs(prepared, predictor, jobs), rows, stop, progress)
 
 
-def _with_tables(prepared: PreparedBuild, predictor: Predictor, jobs: list[Job]) -> list[Job]:
+def _ready_jobs(prepared: PreparedBuild, predictor: Predictor, jobs: list[Job]) -> list[Job]:
     """Return the jobs with their targets' tables, after a look at canaries of what is stored already."""
     targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
         own = [job for job in jobs if target in job.targets]
         committed = prepared.inventory.committed.get(target.name)
-        targets[target.name] = with_tables(prepared.files, predictor, target, own, committed)
+        targets[target.name] = publish_tables(prepared.files, predictor, target, own, committed)
         check_canaries(
             prepared.files,
             predictor,

@@ -44,7 +44,8 @@ def committed_targets(
         skipped = _still_skipped(old, plan, untouched) + [list(s) for r in new.values() for s in r.skipped]
         if name in built:
             found[name] = _built(built[name], tables[name], old, own, list(new.values()), skipped)
-        elif old is not None:
+        else:
+            assert old is not None, f"{name} has shards but was neither built nor committed"
             found[name] = _shrunk(old, own, skipped)
     return dict(sorted(found.items()))
 

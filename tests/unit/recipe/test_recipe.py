@@ -85,6 +85,7 @@ def test_overrides(tmp_path: Path) -> None:
         ("transfer_set.id.x=1", "transfer_set.id is not a mapping"),
         ("folder=x", "folder: not a key"),
         ("teachers.a.arguments.x=.nan", "teachers.a.arguments.x: NaN and infinities"),
+        ('teachers.a.arguments.x="\\ud800"', "teachers.a.arguments.x: half a surrogate pair"),
         ("teachers.a.arguments.x=2020-01-01", "teachers.a.arguments.x"),
     ],
 )

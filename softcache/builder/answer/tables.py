@@ -41,7 +41,7 @@ class TeacherPilot:
         return self.predictor.teacher.output_layer()
 
 
-def with_tables(
+def publish_tables(
     files: Files, predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], committed: CommittedTarget | None
 ) -> BuildTarget:
     """Publish a target's tables unless they are published, and return the target with its codec's table.
@@ -51,7 +51,7 @@ def with_tables(
     """
     if not target.has_tables:
         return target
-    in_force = tables_in_force(files, target, committed)
+    in_force = restored_tables(files, target, committed)
     if in_force is None:
         made = _made(target, TeacherPilot(predictor, target, jobs))
         in_force = write_tables(files, target.name, target.fingerprint, target.tables | made).tables
@@ -61,7 +61,7 @@ def with_tables(
     return replace(target, codec=target.codec.with_table(CodecTable(files, in_force[spec.name], spec.shapes)))
 
 
-def tables_in_force(
+def restored_tables(
     files: Files, target: BuildTarget, committed: CommittedTarget | None
 ) -> dict[str, CheckedFile] | None:
     """Return a target's tables: those of the newest commit, else those published; None before that.
