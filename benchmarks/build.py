@@ -2,7 +2,7 @@
 
     python benchmarks/build.py
 
-Teachers of some 10 and some 35 milliseconds a batch of 64 (small convolutional nets) and one that costs next to
+Teachers of about 10 and about 35 milliseconds a batch of 64 (small convolutional nets) and one that costs next to
 nothing, each with 1,000 float16 logits a row. Every contestant runs in a process of its own, in alternation; the times
 are without imports. Then the growth of memory with the rows. Needs 4 GB of disk and the extra `hf`.
 """
@@ -52,7 +52,7 @@ class Teacher(torch.nn.Module):
 
 
 class Free(torch.nn.Module):
-    """1,000 logits that are there already."""
+    """1,000 logits that already exist."""
 
     def __init__(self):
         super().__init__()

@@ -203,7 +203,7 @@ class Shop:
 
 
 def check(shop: Shop, direct: Callable[[Any], Any], tolerance: float = 1e-5) -> None:
-    """Batches of 1 and of 32 give what the model says about each sample by itself."""
+    """Batches of 1 and of 32 give what the model says about each sample on its own."""
     for batch_size in (1, 32):
         cache = f"{'-'.join(shop.recipe['teachers']['t'])}-{batch_size}"
         target = shop.build(cache, f"build.batch_size={batch_size}")

@@ -17,6 +17,7 @@ from softcache.store.checksums import sha256
 from softcache.store.commits import commit_path, latest_number
 from softcache.store.documents import load_document
 from softcache.store.files import connect
+from softcache.store.state import read_state
 
 IDS = range(4)
 NOISY = MODEL.replace("self.scale, ", "self.scale + os.getpid() % 997 * 1e-6, ")
@@ -142,7 +143,7 @@ def test_other_weights_under_one_name(tmp_path: Path) -> None:
     with pytest.raises(IncompatibleTarget) as caught:
         softcache.build(loser.save(), cache)
     for text in (message, str(caught.value)):
-        assert f"fingerprint {prints[0]} is stored, {prints[1]} is asked for" in text
+        assert f"fingerprint {prints[0]} is stored; the recipe's is {prints[1]}" in text
     assert softcache.verify(cache).ok
     assert softcache.build(winner.save(), cache).up_to_date, "what the loser has left does not keep the winner out"
     assert softcache.open(cache).commit.number == 1
@@ -178,6 +179,7 @@ def test_one_fragment_with_other_bytes(tmp_path: Path, at_once: bool) -> None:
     written = {f"data/cls@t/{path.name}" for path in (workshop.cache / "data/cls@t").iterdir()}
     assert len(written) == 4, "both have written a shard of each of the two fragments"
     target = workshop.open()["cls"]
-    assert {str(path) for path in target._shards.paths} == written & before.keys()
+    committed = read_state(connect(workshop.cache)).manifest.targets()["cls@t"]
+    assert {str(path) for path in committed.paths} == written & before.keys()
     assert torch.allclose(target.lookup(IDS).values.double(), workshop.answers(), atol=0.01)
     assert softcache.verify(workshop.cache).ok

@@ -48,7 +48,7 @@ def cache(pristine: Path, tmp_path: Path) -> Path:
 
 
 def forge(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change a document, and sign it anew."""
+    """Change a document, and sign it again."""
     body = load_document(path.read_bytes(), "x")
     change(body)
     path.write_bytes(dump_document(body))

@@ -35,7 +35,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Forger:
-    """A cache's files, to be changed; whatever vouches for a changed file is signed anew."""
+    """A cache's files, to be changed; whatever vouches for a changed file is signed again."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache

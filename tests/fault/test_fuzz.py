@@ -60,7 +60,7 @@ def contents(cache: Path) -> dict[str, bytes]:
 
 
 def use(path: Path, ids: Any) -> Iterator[str]:
-    """Do all that reads a cache; yield what goes wrong otherwise than by a SoftcacheError."""
+    """Do all that reads a cache; yield what fails with anything but a SoftcacheError."""
     opened: list[softcache.Cache] = []
     yield from attempt("open", lambda: opened.append(softcache.open(path)))
     for cache in opened:

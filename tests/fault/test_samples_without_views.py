@@ -1,4 +1,4 @@
-"""Samples of which no view can be made: skipped, and given to students without an answer."""
+"""Samples whose views cannot be made: skipped, and given to students without an answer."""
 
 import numpy as np
 import pytest

@@ -206,7 +206,7 @@ def test_a_server_with_moods(served: Served) -> None:
         served.run()
     served.server.moods, before = [], served.server.requests
     served.run()
-    asked_again = 2 * positions[0] + 2 * positions[2]  # canaries, of the first and the last that are there
+    asked_again = 2 * positions[0] + 2 * positions[2]  # canaries, of the first and the last stored ones
     assert served.server.requests - before <= sum(positions[3:]) + asked_again
     check(served, served.open()["lm"])
 
@@ -374,7 +374,7 @@ def by_vllm(tmp_path: Path) -> Language:
 
 @vllm_runs
 def test_vllm(by_vllm: Language) -> None:
-    """Two teachers of which each wants half of the memory; a sample longer than the model's context is a bad one."""
+    """Two teachers, each of which wants half of the memory; a sample longer than the model's context is a bad one."""
     first, (second, _) = by_vllm.model, save(by_vllm.folder / "another", heads=1, seed=1)
     settings = by_vllm.recipe["teachers"]["t"] | {"arguments": SMALL | {"gpu_memory_utilization": 0.5}}
     by_vllm.recipe["teachers"] = {"t": settings, "u": settings | {"model": "another"}}

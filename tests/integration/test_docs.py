@@ -1,4 +1,4 @@
-"""Every code block of README.md and docs/ runs, in order, one namespace a page."""
+"""Every code block of README.md and docs/ runs, in order, in one namespace per page; prose is wrapped."""
 
 import re
 import shlex
@@ -13,6 +13,8 @@ from softcache.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = (".", "docs", "docs/reference", "benchmarks", "recipes/*")
+PROSE = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +76,13 @@ def test_the_exit_codes_are_those_documented() -> None:
 
     codes = {e.exit_code for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.SoftcacheError)}
     assert codes == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("page", PROSE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_prose_is_wrapped(page: Path) -> None:
+    """Lines of prose have at most 100 characters; tables and code have the width that they need."""
+    fenced = False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        fenced ^= line.lstrip().startswith("```")
+        free = fenced or line.startswith(("|", "    ", "!["))
+        assert free or len(line) <= 100, f"line {number} has {len(line)} characters"

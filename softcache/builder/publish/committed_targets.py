@@ -30,8 +30,8 @@ def committed_targets(
 ) -> dict[str, CommittedTarget]:
     """Return what the new commit says about each target, by name.
 
-    `tables` are the built targets' tables by target name, `live` the shards of the new commit. A target of which no
-    shard has changed is taken over from the commit before as it is.
+    `tables` are the built targets' tables by target name, `live` the shards of the new commit. A target whose shards
+    have not changed is taken over from the commit before as it is.
     """
     shards = _by_target(live)
     changed = _changed_targets(inventory.live, live)
@@ -103,7 +103,7 @@ def _by_target(live: Mapping[Cell, LiveShard]) -> dict[str, list[LiveShard]]:
 
 
 def _changed_targets(before: Mapping[Cell, LiveShard], after: Mapping[Cell, LiveShard]) -> set[str]:
-    """Return the targets of which some shard was added, replaced or dropped."""
+    """Return the targets that have a shard that was added, replaced or dropped."""
     same = {cell for cell, shard in after.items() if shard is before.get(cell)}
     return {name for name, _ in (before.keys() | after.keys()) - same}
 

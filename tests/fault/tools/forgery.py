@@ -1,4 +1,4 @@
-"""Forged caches: one file of a cache changed, and whatever vouches for it signed anew."""
+"""Forged caches: one file of a cache changed, and whatever vouches for it signed again."""
 
 import json
 import struct
