@@ -54,10 +54,13 @@ GUARDS = [
     Guard("store/manifest.py", "(TypeError, ValueError, RecursionError)", "ZeroDivisionError", f"{TABLES} -k manifest"),
     Guard(
         "measures.py",
-        "    valid: Required[int]",
+        "    valid: Required[Annotated[int, Field(strict=True)]]",
         "    other: int",
         f"{TABLES} -k manifest",
     ),
+    Guard("measures.py", "Annotated[int, Field(strict=True)]", "int", f"{MANIFEST} -k statistics"),
+    Guard("measures.py", '"tv" not in found', "False", f"{MANIFEST} -k statistics"),
+    Guard("measures.py", "Field(min_length=2, max_length=2)", "Field()", f"{MANIFEST} -k statistics"),
     Guard(
         "store/manifest.py",
         '(np.diff(arrow.numbers(batch["files"].offsets)) == per_file).all()',

@@ -36,7 +36,12 @@ GUARDS = [
         f"{TRANSFORMS} -k another_augmentation",
     ),
     Guard("builder/prepare/fragments.py", " or n in written", "", f"{GROWTH} -k redone"),
-    Guard("store/declarations.py", "Annotated[int, Field(strict=True)]", "int", f"{FORGED_VIEWS} -k augmentations"),
+    Guard(
+        "store/declarations.py",
+        "seed: Annotated[int, Field(strict=True)]",
+        "seed: int",
+        f"{FORGED_VIEWS} -k augmentations",
+    ),
     Guard("store/declarations.py", "Field(min_length=1)", "Field()", f"{FORGED_VIEWS} -k augmentations"),
     Guard(
         "read/lookup.py",
