@@ -21,7 +21,7 @@ STUDENTS = {
     "2 views": (2, "class32", False),
     "4 views": (4, "class32", False),
     "8 views": (8, "class32", False),
-    "8 views, 62 bytes each": (8, "class10", False),
+    "8 views, 71 bytes each": (8, "class10", False),
     "8 views, not the teacher's": (8, "class32", True),
 }
 
