@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from importlib import metadata, util
@@ -285,11 +285,23 @@ def contest(readers: dict[str, Gather], asked: list[Rows], rounds: int) -> dict[
     works, counts = {}, {}
     for name, gather in readers.items():
         batches = cycle(asked)
-        began = time.perf_counter()
-        gather(next(batches))
-        counts[name] = int(np.clip(SECONDS / (time.perf_counter() - began), 1, len(asked)))
+        counts[name] = read_for(SECONDS, gather, islice(batches, len(asked)))
         works[name] = partial(read, gather, batches, counts[name])
     return {name: [s / counts[name] / BATCH for s in taken] for name, taken in alternate(works, rounds).items()}
+
+
+def read_for(seconds: float, gather: Gather, batches: Iterable[Rows]) -> int:
+    """Read batches until the time is up; return how many. Counted, not extrapolated from one batch, which may be slow.
+
+    A round of few batches would measure a processor whose caches still hold what the reader before has read.
+    """
+    ends, count = time.perf_counter() + seconds, 0
+    for rows in batches:
+        gather(rows)
+        count += 1
+        if time.perf_counter() >= ends:
+            break
+    return count
 
 
 def read(gather: Gather, batches: Iterator[Rows], count: int) -> None:
