@@ -117,8 +117,8 @@ def test_a_shard_has_the_place_of_its_fragment(wrong: LiveShard) -> None:
 @pytest.mark.parametrize(
     ("shards", "said"),
     [
-        ([live(0), live(5)], "overlap"),
-        ([live(0), live(0)], "overlap"),
+        ([live(0), live(5)], "shards overlap"),
+        ([live(0), live(0)], "shards overlap"),
         ([live(-1)], "out of range"),
         ([live(0, 0)], "out of range"),
         ([live(0, 2**62 + 1)], "out of range"),
