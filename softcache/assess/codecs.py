@@ -11,7 +11,7 @@ import torch
 from softcache.builder.answer.jobs import Job
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.sampling import sample_values
-from softcache.builder.answer.tables import TeacherPilot
+from softcache.builder.answer.target_tables import TeacherPilot
 from softcache.builder.prepare.space import item_bytes
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.codecs import Codec, DenseCodec, HiddenCodec, QuantizedCodec, make_codec

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from softcache.builder.answer.tables import restored_tables
+from softcache.builder.answer.target_tables import restored_tables
 from softcache.builder.engines.local import run
 from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.prepared import PreparedBuild, prepare, rebase

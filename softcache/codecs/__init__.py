@@ -5,9 +5,9 @@ from softcache.codecs.columns import Column
 from softcache.codecs.decoder import Decoder
 from softcache.codecs.dense import DenseCodec
 from softcache.codecs.hidden import HiddenCodec
+from softcache.codecs.making import codec_from_json, make_codec
 from softcache.codecs.maps import MapCodec
 from softcache.codecs.quantized import QuantizedCodec
-from softcache.codecs.registry import codec_from_json, make_codec
 from softcache.codecs.sampled import SampledCodec
 from softcache.codecs.served import ServedCodec
 from softcache.codecs.sparse import SparseLogProbs

@@ -114,7 +114,7 @@ def test_other_library_versions_only_warn(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     workshop.build(limit=10)
-    monkeypatch.setattr("softcache.builder.prepare.compatibility.versions", lambda libraries: {"torch": "9.9"})
+    monkeypatch.setattr("softcache.builder.prepare.cache_checks.versions", lambda libraries: {"torch": "9.9"})
     workshop.build()
     assert "built with other library versions" in caplog.text
 

@@ -16,7 +16,7 @@ from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.runner import run_jobs
 from softcache.builder.answer.samples import Samples
 from softcache.builder.answer.sampling import check_draws
-from softcache.builder.answer.tables import publish_tables
+from softcache.builder.answer.target_tables import publish_tables
 from softcache.builder.prepare.prepared import PreparedBuild
 from softcache.builder.prepare.space import check_space, estimated_bytes
 from softcache.builder.prepare.targets import BuildTarget

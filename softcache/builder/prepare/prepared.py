@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from softcache.builder.prepare.augmentation import declare_augmentation, load_augmentation
-from softcache.builder.prepare.compatibility import check_augmentation, check_keep, check_targets
+from softcache.builder.prepare.cache_checks import check_augmentation, check_keep, check_targets
 from softcache.builder.prepare.fragments import Work, plan_fragments
 from softcache.builder.prepare.inventory import Inventory, read_inventory
 from softcache.builder.prepare.targets import BuildTarget, build_targets, rows_declaration, rows_fingerprint

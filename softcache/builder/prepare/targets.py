@@ -7,8 +7,8 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from softcache.builder.prepare.agreement import check_output
 from softcache.builder.prepare.augmentation import declare_augmentation
+from softcache.builder.prepare.task_checks import check_output
 from softcache.codecs import Codec, make_codec
 from softcache.errors import RecipeError, SoftcacheError, TeacherError
 from softcache.kinds import KINDS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from softcache.builder.prepare.agreement import check_labels
+from softcache.builder.prepare.task_checks import check_labels
 from softcache.errors import RecipeError, SoftcacheError, TransferSetError
 from softcache.recipe import DatasetSource, ImagesSource, PythonSource, Recipe, TransferSetRecipe
 from softcache.teachers import Adapter

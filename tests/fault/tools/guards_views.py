@@ -30,7 +30,7 @@ GUARDS = [
     ),
     Guard("builder/engines/local.py", "rows.write_for(job.fragment)", "[]", f"{FORGED_VIEWS} -k before"),
     Guard(
-        "builder/prepare/compatibility.py",
+        "builder/prepare/cache_checks.py",
         'differences(None if record is None else record["declaration"], declared, "augmentation")',
         "[]",
         f"{TRANSFORMS} -k another_augmentation",
