@@ -411,7 +411,7 @@ def test_vllm_serve(by_vllm: Language, whole: bool) -> None:
             os.killpg(run.pid, signal.SIGKILL)
 
 
-@pytest.mark.skipif(HAS_VLLM, reason="vLLM is there")
+@pytest.mark.skipif(HAS_VLLM, reason="vLLM is installed")
 def test_without_vllm(by_vllm: Language) -> None:
     """Everything that is known of the teacher without it is compared, and then the extra is named."""
     with pytest.raises(MissingExtra, match=r"softcache\[vllm\]"):
