@@ -14,6 +14,6 @@ from softcache.transfer.python import recipe_modules
 
 @contextmanager
 def opened_recipe(path: str | os.PathLike[str], overrides: Sequence[str]) -> Iterator[Recipe]:
-    """Read a recipe and let the modules in its folder be imported meanwhile. Raises RecipeError."""
+    """Read a recipe, and make the modules in its folder importable while the context is open. Raises RecipeError."""
     with recipe_modules(Path(path).parent):
         yield load_recipe(path, overrides, find_adapter)

@@ -124,7 +124,7 @@ def rebase(prepared: PreparedBuild) -> PreparedBuild:
         check_targets(files, inventory, prepared.targets)
         check_keep(inventory.state, prepared.rows_declaration["keep"])
     except IncompatibleTarget as e:
-        raise CommitConflict(f"{files.url}: another writer has committed meanwhile; {e}") from e
+        raise CommitConflict(f"{files.url}: another writer has committed in the meantime; {e}") from e
     rows, views = prepared.recipe.build.fragment_rows, prepared.recipe.views
     work = plan_fragments(files, inventory.plan_head, prepared.transfer_set, prepared.scan, rows, views)
     units = all_units(work, prepared.scan, prepared.targets, rows_fingerprint(prepared.rows_declaration))
