@@ -12,8 +12,11 @@ from .audit.verify import verify as verify
 from .builder.build import build as build
 
 # Train: losses.
+from .distill.decoupled import DecoupledKL as DecoupledKL
+from .distill.decoupled import TailAwareKL as TailAwareKL
 from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
+from .distill.distillation import count_items as count_items
 from .distill.distillation import distillation_loss as distillation_loss
 from .distill.regression import regression_loss as regression_loss
 

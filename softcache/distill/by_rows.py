@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
 Rows = slice | torch.Tensor
 RowLoss = Callable[[torch.Tensor, Rows], torch.Tensor]
-# Numbers at a time: a few copies of this many must be small beside the logits.
-_CPU_NUMBERS, _GPU_NUMBERS = 2**19, 2**25
+# Numbers at a time. On a CPU the threads wait for each other after every operation, which takes long if other programs
+# are running: so there are at most eight steps, however large the logits are, and each is large.
+_CPU_NUMBERS, _CPU_STEPS, _GPU_NUMBERS = 2**20, 8, 2**25
 
 
-def by_rows(logits: torch.Tensor, loss: RowLoss, mask: torch.Tensor) -> torch.Tensor:
-    """Return the loss of each row of `logits` [R, C], float32 or float64 [R], 0 with no gradient where not `mask` [R].
+class RowGroup(NamedTuple):
+    """Rows that share a loss.
 
-    `loss(some, rows)` gives the losses [r] of some rows [r, C] in the dtype of the result, by differentiable
-    operations; `rows` is a slice, or int64 [r] if not all rows count. The gradient is computed together with the loss
-    and kept in the dtype of `logits`.
+    Attributes:
+        rows: their numbers, int64 [n]; None for all rows.
+        loss: `loss(some, rows)` gives the losses [r] of some rows [r, C] in the dtype of the result, by differentiable
+            operations. `rows` is a slice if the group has all rows, otherwise int64 [r].
     """
-    losses: torch.Tensor = _ByRows.apply(logits, loss, mask)  # type: ignore[no-untyped-call]
+
+    rows: torch.Tensor | None
+    loss: RowLoss
+
+
+def by_rows(logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
+    """Return the loss of each row of `logits` [R, C], float32 or float64 [R]; 0 with no gradient in rows of no group.
+
+    No row is in two groups. The gradient is computed together with the loss and kept in the dtype of `logits`.
+    """
+    losses: torch.Tensor = _ByRows.apply(logits, groups)  # type: ignore[no-untyped-call]
     return losses
 
 
 class _ByRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: torch.Tensor, loss: RowLoss, mask: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
         needs_gradient = ctx.needs_input_grad[0]
         losses = torch.zeros(len(logits), dtype=dtype, device=logits.device)
         gradient = torch.zeros_like(logits) if needs_gradient else None
-        for rows in _chunks(logits, mask):
-            with torch.enable_grad():
-                some = logits[rows].detach().to(dtype, copy=True).requires_grad_(needs_gradient)
-                found = loss(some, rows)
-                total = found.sum()
-            losses[rows] = found.detach()
-            if gradient is not None:
-                (of_some,) = torch.autograd.grad(total, some)
-                gradient[rows] = of_some.to(gradient.dtype)
+        for group in groups:
+            for rows in _chunks(logits, group.rows):
+                with torch.enable_grad():
+                    some = logits[rows].detach().to(dtype, copy=True).requires_grad_(needs_gradient)
+                    found = group.loss(some, rows)
+                    total = found.sum()
+                losses[rows] = found.detach()
+                if gradient is not None:
+                    (of_some,) = torch.autograd.grad(total, some)
+                    gradient[rows] = of_some.to(gradient.dtype)
         ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype)[:, None], None, None
+        return gradient * upstream[0].to(gradient.dtype)[:, None], None
 
 
-def _chunks(logits: torch.Tensor, mask: torch.Tensor) -> Iterator[Rows]:
-    """Yield the rows that count, a few at a time."""
-    numbers = _CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS
-    at_once = max(numbers // max(logits.shape[1], 1), 1)
-    counting = None if bool(mask.all()) else mask.nonzero()[:, 0]
-    total = len(logits) if counting is None else len(counting)
+def _chunks(logits: torch.Tensor, group: torch.Tensor | None) -> Iterator[Rows]:
+    """Yield the rows of a group, a few at a time."""
+    total = len(logits) if group is None else len(group)
+    width = max(logits.shape[1], 1)
+    numbers = max(_CPU_NUMBERS, total * width // _CPU_STEPS) if logits.device.type == "cpu" else _GPU_NUMBERS
+    at_once = max(numbers // width, 1)
     for begin in range(0, total, at_once):
         rows = slice(begin, min(begin + at_once, total))
-        yield rows if counting is None else counting[rows]
+        yield rows if group is None else group[rows]

@@ -10,6 +10,7 @@ import torch
 
 from softcache.errors import AlignmentError
 
+NO_TOKEN = -100
 PackedTokens = tuple[torch.Tensor, torch.Tensor]
 """The tokens of all sequences, and how many each sequence has."""
 

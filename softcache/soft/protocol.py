@@ -73,12 +73,16 @@ class Soft(Protocol):
     def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
         """Return log p(T) of the stored classes, and the log of the others' mass."""
 
-    def items_for(self, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def items_for(self, shape: Sequence[int], lengths: Any = None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return which of a student's positions have an answer, and which stored item answers each.
 
-        `shape` is the student's, without the classes. Both results are in one line [prod(shape)]: bool, and int64, or
-        None where position i is answered by item i. Raises TaskError for a shape that does not fit.
+        `shape` is the student's, without the classes, and `lengths` [B] the numbers of positions of its sequences, if
+        it gives them. Both results are in one line [prod(shape)]: bool, and int64, or None where position i is answered
+        by item i. Raises TaskError for a shape that does not fit, AlignmentError for other lengths than the teacher's.
         """
+
+    def per_position(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return values [B] for each of a student's positions, in one line [prod(shape)]."""
 
     def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
         """Return the temperature of each stored item, float32, from one for all or one for each sample [B]."""

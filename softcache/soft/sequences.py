@@ -12,14 +12,13 @@ import torch
 
 from softcache.arrays import Array
 from softcache.codecs import Decoder, SparseLogProbs, Temperature, check_temperature
-from softcache.errors import AlignmentError, TaskError, counted, name_some
+from softcache.errors import TaskError
+from softcache.soft.alignment import check_frames, check_tokens, nearest_frames, read_lengths
 from softcache.soft.keys import RowKeys
-from softcache.soft.packing import PackedTokens, items_of, joined_tokens, token_rows, widened
+from softcache.soft.packing import NO_TOKEN, PackedTokens, items_of, joined_tokens, widened
 from softcache.soft.rows import Rows, chosen_rows, joined_keys
 from softcache.soft.targets import SoftTargets, check_dense_size
 from softcache.tasks import TaskSpec
-
-NO_TOKEN = -100
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -164,19 +163,26 @@ class SoftSequences:
         t = self._decoder_temperature(temperature)
         return t if isinstance(t, torch.Tensor) else torch.full((self.items,), t, device=self.device)
 
-    def items_for(self, shape: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def items_for(self, shape: Sequence[int], lengths: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of a student's positions are stored, bool, and which stored position answers each, int64.
 
-        `shape` is [B, L'] with L' >= L, or [sum of lengths] for sequences one after the other without padding; the
-        results are in one line, and -1 where no stored position answers. Raises TaskError for any other shape.
+        `shape` is [B, L'], or [sum of lengths] for sequences one after the other without padding; the results are in
+        one line, and -1 where no stored position answers. L' is L; for causal_lm, or if the student's `lengths` [B] are
+        given, it may be larger. Raises TaskError for any other shape, AlignmentError for other lengths.
         """
+        if self.packed_tokens is None or lengths is not None:
+            check_frames(shape, self.mask.shape[1], self.lengths, self.answered, self.ids, lengths)
         items = self.index(shape).view(-1)
         return items >= 0, items
+
+    def per_position(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return values [B] for each of a student's positions (`shape` as for `items_for`), in one line."""
+        return values.repeat_interleave(self.lengths if len(shape) == 1 else math.prod(shape[1:]))
 
     def index(self, shape: Sequence[int]) -> torch.Tensor:
         """Return which stored position answers each of a student's positions, int64 of `shape`, -1 where none does.
 
-        `shape` is as for `items_for`.
+        `shape` is [B, L'] with L' >= L, or [sum of lengths]. Raises TaskError for any other shape.
         """
         total = int(self.lengths.sum())
         if len(shape) == 2 and shape[0] == len(self) and shape[1] >= self.mask.shape[1]:
@@ -210,22 +216,23 @@ class SoftSequences:
         depends on, that is all tokens of the sample or span except the last token of a whole sample. Raises
         AlignmentError naming samples whose ids differ, TaskError unless the target is causal_lm.
         """
-        tokens = self.tokens
-        ids = token_rows(input_ids).to(self.device)
-        if ids.ndim != 2 or len(ids) != len(self) or ids.shape[1] < self.mask.shape[1]:
-            raise AlignmentError(
-                f"input_ids are {list(ids.shape)}; expected [{len(self)}, {self.mask.shape[1]}] or longer, padded"
-            )
-        width = min(ids.shape[1], tokens.shape[1])
-        # No answer depends on the token after the last position.
-        ours = torch.arange(width, device=self.device) < self.lengths[:, None]
-        wrong = (ours & (ids[:, :width] != tokens[:, :width]) & (tokens[:, :width] != NO_TOKEN)).any(1).cpu().numpy()
-        if wrong.any():
-            names = name_some(self.ids[wrong].tolist())
-            raise AlignmentError(
-                f"not the token ids that the teacher saw: {counted(int(wrong.sum()), 'sample')}, {names}; tokenise "
-                "them as the teacher's tokenizer does, or build for these"
-            )
+        check_tokens(self.tokens, self.lengths, input_ids, self.ids)
+
+    def resample(self, lengths: Any) -> SoftSequences:
+        """Return the answers for a student of another frame rate, that has `lengths` frames of each sequence.
+
+        `lengths` are integers [B]; for a student of twice the rate, `2 * soft.lengths`. Each of the student's frames
+        gets the answer of the teacher's frame at its middle. Raises TaskError for a causal_lm target, whose positions
+        are tokens, and for lengths that are none.
+        """
+        if self.packed_tokens is not None:
+            raise TaskError(f"the positions of a {self.task.kind} target are tokens, which have no frame rate")
+        ours = read_lengths(lengths, len(self)).to(self.device)
+        width = self.mask.shape[1] + 1
+        # Past a sequence's end the frame is -1, which picks the -1 after the last position.
+        items = widened(self.index(self.mask.shape), width, -1).gather(1, nearest_frames(self.lengths, ours) % width)
+        columns = {name: column[items[items >= 0]] for name, column in self.columns.items()}
+        return replace(self, columns=columns, mask=items >= 0, lengths=ours)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftSequences:
         """Return the same sequences on a device."""

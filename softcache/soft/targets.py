@@ -108,12 +108,19 @@ class SoftTargets:
         """Return p(T), shaped as `log_probs`, NaN in masked rows. Raises as `log_probs`."""
         return self.log_probs(temperature).exp()
 
-    def items_for(self, shape: Sequence[int]) -> tuple[torch.Tensor, None]:
+    def items_for(self, shape: Sequence[int], lengths: Any = None) -> tuple[torch.Tensor, None]:
         """Return which of a student's positions have an answer, bool [prod(shape)].
 
-        `shape` is [B], or [B, H, W] for maps. Item i answers position i.
+        `shape` is [B], or [B, H, W] for maps. Item i answers position i. Raises TaskError for `lengths`, which only
+        sequences have.
         """
+        if lengths is not None:
+            raise TaskError(f"lengths are for sequences; the rows of a {self.task.kind} target have none")
         return self.mask.repeat_interleave(math.prod(shape[1:])), None
+
+    def per_position(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return values [B] for each of a student's positions (`shape` as for `items_for`), in one line."""
+        return values.repeat_interleave(math.prod(shape[1:]))
 
     def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
         """Return the temperature of each item, float32 [B], or for maps [B * H * W], from a number or a tensor [B]."""

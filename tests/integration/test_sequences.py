@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import softcache
 from softcache.cli.main import main
-from softcache.errors import CodecError, RecipeError, TaskError, TeacherError
+from softcache.errors import AlignmentError, CodecError, RecipeError, TaskError, TeacherError
 
 FRAMES = """
 import numpy as np
@@ -139,13 +139,14 @@ def test_loss(workshop: Workshop, name: str, divergence: str) -> None:
     logits = torch.randn(3, 9, 40, dtype=torch.float64, requires_grad=True)
     temperature, labels = torch.tensor([1.0, 2.0, 4.0]), torch.full((3, 9), -100)
     labels[:, :7] = torch.where(soft.mask, torch.randint(40, (3, 7)), -100)
-    loss = functools.partial(softcache.distillation_loss, divergence=divergence)
+    alone_loss = functools.partial(softcache.distillation_loss, divergence=divergence)
+    loss = functools.partial(alone_loss, lengths=soft.lengths)
     rows = loss(logits, soft, temperature, labels, 0.3, "none")
     there = torch.nn.functional.pad(soft.mask, (0, 2))
     assert rows.shape == (3, 9)
     assert (rows[~there] == 0).all()
     assert isinstance(soft, softcache.SoftSequences)
-    alone = loss(logits[there], soft.packed, temperature[soft.row], labels[there], 0.3, "none")
+    alone = alone_loss(logits[there], soft.packed, temperature[soft.row], labels[there], 0.3, "none")
     assert torch.allclose(rows[there], alone)
     mean = loss(logits, soft, temperature, labels, 0.3)
     assert torch.allclose(mean, rows.sum() / there.sum())
@@ -155,10 +156,40 @@ def test_loss(workshop: Workshop, name: str, divergence: str) -> None:
     assert torch.allclose(gradient, expected, atol=1e-12)
     only = there & (torch.arange(9) % 2 == 0)
     assert torch.allclose(loss(logits, soft, temperature, labels, 0.3, mask=only), rows[only].mean())
-    with pytest.raises(TaskError, match=r"answers \[3, 6\] positions; expected \[3, 7\] or longer, or \[10\]"):
+    with pytest.raises(
+        TaskError, match=r"lengths are|answers \[3, 6\] positions; expected \[3, 7\] or longer, or \[10\]"
+    ):
         loss(logits[:, :6], soft)
-    with pytest.raises(TaskError, match="labels go from -100"):
-        loss(logits, soft, temperature, torch.full((3, 9), -100), 0.3)
+    with pytest.raises(TaskError, match="labels go from -1 to"):
+        loss(logits, soft, temperature, labels.masked_fill(only, -1), 0.3)
+
+
+def test_other_frame_rates(workshop: Workshop) -> None:
+    """A student of another frame rate is refused, or gets the answers of the frames at the same time."""
+    workshop.build()
+    soft = workshop.open()["full"].lookup(["clip-0", "clip-1", "clip-2"])
+    lengths, values = soft.lengths.tolist(), soft.values
+    assert lengths == [3, 0, 7]
+    for frames in (6, 14):
+        with pytest.raises(TaskError, match=rf"has {frames} positions and the longest sequence 7\. .*soft\.resample"):
+            softcache.distillation_loss(torch.zeros(3, frames, 40), soft)
+    with pytest.raises(AlignmentError, match=r"2 sequences .*'clip-0', 'clip-2': the first has 6 positions and .* 3"):
+        softcache.distillation_loss(torch.zeros(3, 14, 40), soft, lengths=2 * soft.lengths)
+    assert softcache.distillation_loss(torch.zeros(3, 8, 40), soft, lengths=soft.lengths) > 0
+    for wrong in (torch.tensor([3, 0]), torch.tensor([3.0, 0, 7]), [3, -1, 7], "abc"):
+        with pytest.raises(TaskError, match="lengths are"):
+            softcache.distillation_loss(torch.zeros(3, 14, 40), soft, lengths=wrong)  # type: ignore[arg-type]
+    for ours in ([6, 0, 14], [1, 4, 3], [3, 0, 7], [10, 0, 2], [0, 0, 0]):
+        found = soft.resample(torch.tensor(ours))
+        assert found.lengths.tolist() == ours
+        for row, (mine, theirs) in enumerate(zip(ours, lengths, strict=True)):
+            times = [int((t + 0.5) / mine * theirs) for t in range(mine)]
+            assert found.mask[row].sum() == (mine if theirs else 0)
+            assert torch.equal(found.values[row, : len(times)][:, None].squeeze(1), values[row, times]) or not theirs
+    twice = soft.resample(2 * soft.lengths)
+    logits = torch.randn(3, 7, 40)
+    each = softcache.distillation_loss(logits, soft, 2.0)
+    assert torch.allclose(softcache.distillation_loss(logits.repeat_interleave(2, 1), twice, 2.0), each)
 
 
 @pytest.mark.parametrize(

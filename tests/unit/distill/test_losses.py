@@ -104,7 +104,6 @@ def test_ruled_out_classes() -> None:
     ("change", "match"),
     [
         ({"alpha": 0.5}, "no labels"),
-        ({"labels": torch.zeros(3, dtype=torch.int64)}, "would not count"),
         ({"alpha": 1.5}, "weight"),
         ({"alpha": float("nan")}, "weight"),
         ({"temperature": 0.0}, "above 0"),

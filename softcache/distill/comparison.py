@@ -1,0 +1,124 @@
+"""The soft part of a loss: how far a student's distributions are from the teacher's, at a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's own convention
+
+from softcache.codecs import Decoder, SparseLogProbs
+from softcache.distill.by_rows import Rows
+from softcache.distill.decoupled import DecoupledKL, TailAwareKL
+from softcache.distill.divergences import DIVERGENCES, known_classes, student_buckets, teacher_buckets
+from softcache.errors import TaskError
+from softcache.soft.protocol import Soft
+
+Divergence = str | DecoupledKL | TailAwareKL
+TAILS = ("shaped", "lumped")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Comparison:
+    """The soft targets of a batch, ready to be compared with some of its rows at a time.
+
+    Attributes:
+        soft: the soft targets.
+        divergence: what compares two distributions.
+        tail: `shaped` or `lumped`.
+        decoder: decodes single items.
+        columns: the stored columns of all items, [N, ...].
+    """
+
+    soft: Soft
+    divergence: Divergence
+    tail: str
+    decoder: Decoder
+    columns: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def of(cls, soft: Soft, divergence: Divergence, tail: str) -> Comparison:
+        """Return the comparison. Raises TaskError if the target cannot be compared in this way."""
+        if tail not in TAILS:
+            raise TaskError(f"tail is {tail!r}; expected one of {', '.join(TAILS)}")
+        decoder, columns = soft.decoder.per_item(soft.columns)
+        found = cls(soft=soft, divergence=divergence, tail=tail, decoder=decoder, columns=columns)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        divergence, task = self.divergence, self.soft.task
+        if isinstance(divergence, str) and divergence not in DIVERGENCES:
+            raise TaskError(
+                f"divergence is {divergence!r}; expected one of {', '.join(DIVERGENCES)}, or a softcache.DecoupledKL "
+                "or softcache.TailAwareKL"
+            )
+        if divergence != "forward_kl" and not self.decoder.covers_all:
+            raise TaskError(
+                f"{divergence} needs the teacher's probability of every class; sampled classes give forward_kl"
+            )
+        if isinstance(divergence, str):
+            return
+        if task.activation != "softmax" or task.known is not None:
+            raise TaskError(f"{divergence} needs a teacher with one distribution over all classes")
+        if isinstance(divergence, TailAwareKL) and not self.decoder.has_shape:
+            first = {name: column[:1] for name, column in self.columns.items()}
+            if self.decoder.sparse_log_probs(first, 1.0) is not None:
+                raise TaskError(
+                    f"{divergence} needs the shape of the teacher's tail, and the target stores only its mass; build "
+                    "it with a basis"
+                )
+
+    @property
+    def by_label(self) -> bool:
+        """Whether the comparison needs each row's right class."""
+        return isinstance(self.divergence, DecoupledKL)
+
+    def losses(
+        self, logits: torch.Tensor, rows: Rows, items: Rows, at: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Return T² times the divergence of some rows of a student's logits [r, C].
+
+        `items` are the stored items that answer these rows, `at` float32 [N] the items' temperatures, and `labels`
+        int64 [r] the rows' right classes, for a divergence that needs them. The result is [r], or with sigmoid [r, K],
+        one for each of the teacher's classes.
+        """
+        own, at = {name: column[items] for name, column in self.columns.items()}, at[items]
+        if self.soft.task.activation == "softmax":
+            found = self._softmax(logits, own, at, labels)
+        else:
+            found = self._sigmoid(logits, own, at)
+        return found * (at.to(found.dtype) ** 2).view(-1, *(1,) * (found.ndim - 1))
+
+    def _softmax(
+        self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: torch.Tensor, labels: torch.Tensor | None
+    ) -> torch.Tensor:
+        # Relative to the largest, so that no small temperature makes two infinities meet.
+        student = (logits - logits.detach().amax(1, keepdim=True)) / at.to(logits.dtype)[:, None]
+        student = known_classes(student, self.soft.task)
+        sparse = self._sparse(own, at)
+        if sparse is None:
+            log_p, log_q = self.decoder.log_probs(own, at), student.log_softmax(1)
+        else:
+            log_p, log_q = teacher_buckets(sparse, self.soft.task.shape[0]), student_buckets(student, sparse)
+        log_p = log_p.to(logits.dtype)
+        if isinstance(self.divergence, str):
+            return DIVERGENCES[self.divergence](log_p, log_q)
+        if isinstance(self.divergence, TailAwareKL):
+            return self.divergence.losses(log_p, log_q)
+        assert labels is not None
+        return self.divergence.losses(log_p, log_q, labels)
+
+    def _sparse(self, own: Mapping[str, torch.Tensor], at: torch.Tensor) -> SparseLogProbs | None:
+        """Return the teacher's stored classes and the mass of the others; None if all classes are compared."""
+        if not isinstance(self.divergence, str) or (self.tail == "shaped" and self.decoder.has_shape):
+            return None
+        return self.decoder.sparse_log_probs(own, at)
+
+    def _sigmoid(self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+        assert isinstance(self.divergence, str)
+        student = known_classes(logits / at.to(logits.dtype)[:, None], self.soft.task)
+        log_q = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)], -1)
+        teacher = self.decoder.log_outcomes(own, at)
+        return DIVERGENCES[self.divergence](teacher.to(logits.dtype), log_q)
