@@ -15,6 +15,9 @@ from .builder.build import build as build
 from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
 from .distill.distillation import distillation_loss as distillation_loss
+from .distill.features import attention_loss as attention_loss
+from .distill.features import similarity_loss as similarity_loss
+from .distill.projection import Projection as Projection
 from .distill.regression import regression_loss as regression_loss
 
 # Errors.
