@@ -18,6 +18,9 @@ from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
 from .distill.distillation import count_items as count_items
 from .distill.distillation import distillation_loss as distillation_loss
+from .distill.features import attention_loss as attention_loss
+from .distill.features import similarity_loss as similarity_loss
+from .distill.projection import Projection as Projection
 from .distill.regression import regression_loss as regression_loss
 
 # Errors.
@@ -43,6 +46,7 @@ from .errors import UnsupportedVersion as UnsupportedVersion
 # Train: loaders.
 from .loaders.attach import attach as attach
 from .loaders.attach import collate as collate
+from .loaders.ids import sample_ids as sample_ids
 from .loaders.join import join as join
 from .loaders.views import ViewDataset as ViewDataset
 from .loaders.views import views as views

@@ -30,7 +30,7 @@ from softcache.errors import RecipeError, TeacherError
 from softcache.recipe import Recipe
 from softcache.store.keys import id_array
 from softcache.store.plan import Fragment
-from softcache.transfer import CONTENT_HASH, TransferSet
+from softcache.transfer import TransferSet
 from softcache.transfer.labels import names_of_values, right_values
 
 DEFAULT_LIMIT = 10_000
@@ -128,10 +128,10 @@ def _why_not(target: BuildTarget) -> str | None:
 
 
 def _job(transfer_set: TransferSet, positions: Array) -> Job:
-    """Return the samples as one job, named by their ids, or by their positions if the ids are hashes."""
+    """Return the samples as one job, named by their ids, or by their positions if the ids are no column."""
     ids = pa.array(positions)
-    if transfer_set.id != CONTENT_HASH:
-        ids = id_array(transfer_set.table(positions, [transfer_set.id])[transfer_set.id])
+    if (column := transfer_set.id_column) is not None:
+        ids = id_array(transfer_set.table(positions, [column])[column])
     contents = np.zeros((len(positions), 32), np.uint8)
     return Job(Fragment.of(0, transfer_set.split, ids, contents), positions, [])
 

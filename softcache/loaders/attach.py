@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from torch.utils.data import Dataset, default_collate
 
 from softcache.arrays import Array
-from softcache.errors import AlignmentError, SoftcacheError, counted, name_some
-from softcache.loaders.join import field_of, readables, with_soft
+from softcache.errors import SoftcacheError
+from softcache.loaders.ids import unique_ids
+from softcache.loaders.targets import SOFT, readables, with_soft
 from softcache.read.cache import Cache
 from softcache.soft.batch import SoftBatch
 from softcache.soft.keys import ids_to_numpy
 from softcache.soft.readable import Readable
-from softcache.store.keys import duplicates, id_array
-from softcache.transfer import from_object
-from softcache.transfer.content import hash_rows
 
 
-@dataclass(frozen=True)
-class Attached:
-    """Some samples of a dataset and their soft targets, before collation."""
+class Attached(Sequence[Any]):
+    """Some samples of a dataset and the soft targets of one lookup, before collation.
 
-    samples: list[Any]
-    soft: SoftBatch
+    As a sequence it gives each sample with its own soft targets, as any collate function expects them;
+    `softcache.collate` takes the soft targets as they are.
+    """
+
+    def __init__(self, samples: Sequence[Any], soft: SoftBatch) -> None:
+        self.samples, self.soft = samples, soft
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return Attached(self.samples[i], self.soft[i])
+        sample, soft = self.samples[i], self.soft[slice(i, i + 1 or None)]
+        return AttachedSample(with_soft(sample, soft)) if isinstance(sample, Mapping) else with_soft(sample, soft)
+
+
+class AttachedSample(Mapping[str, Any]):
+    """A sample's fields, with `soft`. It is no dict, so that trainers that drop columns from dicts leave it whole."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
 class AttachedDataset(Dataset[Any]):
@@ -66,9 +89,9 @@ def attach(
     """Return a torch Dataset of a dataset's samples with soft targets. Load it with `collate_fn=softcache.collate`.
 
     Args:
-        dataset: anything with `__len__` and `__getitem__`.
+        dataset: anything with `__len__` and `__getitem__`. For a streaming dataset use `join`.
         cache: an open cache.
-        id: the key or position of the sample id in a sample.
+        id: as for `sample_ids`: by default as the recipe of the cache names samples.
         targets: names or ensembles, by default every target.
         ids: the sample ids [len(dataset)], in order, in place of `id`, so that no sample is decoded here.
 
@@ -77,7 +100,8 @@ def attach(
 
     Raises:
         AlignmentError: ids are missing or occur twice; a target covers no sample; or samples have changed since the
-            build (checked if `dataset` is a `datasets.Dataset` with the columns that the teachers read).
+            build (checked if `dataset` is a `datasets.Dataset` with the columns that the teachers read, and wherever
+            ids are positions).
 
     Examples:
         >>> cache = softcache.open("runs/digits")
@@ -88,13 +112,10 @@ def attach(
         >>> batch["image"].shape, batch["soft"]["digit@a"].ids
         (torch.Size([4, 8, 8]), array([0, 1, 2, 3]))
     """
-    found = unique_ids(dataset, id, ids)
+    found = unique_ids(dataset, cache, id, ids)
     chosen = readables(cache, targets)
     for target in chosen.values():
         target.check(found)
-    hashes = content_hashes(dataset, cache)
-    if hashes is not None:
-        cache.check_contents(found, hashes)
     return AttachedDataset(dataset, chosen, ids_to_numpy(found))
 
 
@@ -102,19 +123,27 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
     """Collate samples with soft targets: a dict batch with `soft`, or `(batch, soft)`.
 
     `samples` collates the samples themselves. To replace torch's default pass
-    `functools.partial(softcache.collate, samples=...)` to the DataLoader.
+    `functools.partial(softcache.collate, samples=...)` to the DataLoader. Samples without soft targets, as those of an
+    evaluation set, are collated alone.
+
+    Raises SoftcacheError if only some of the samples have soft targets.
 
     Examples:
         >>> data = softcache.attach([{"id": 5}, {"id": 6}], softcache.open("runs/digits"), id="id")
         >>> softcache.collate([data[1], data[0]])["soft"]["digit@a"].ids
         array([6, 5])
+        >>> softcache.collate([{"id": 5}, {"id": 6}])
+        {'id': tensor([5, 6])}
     """
     if isinstance(batch, Attached):
-        return with_soft(samples(batch.samples), batch.soft)
-    if not batch or not all(_has_soft(item) for item in batch):
-        raise SoftcacheError("softcache.collate takes the samples of softcache.attach")
+        return with_soft(samples(list(batch.samples)), batch.soft)
+    have = [_has_soft(item) for item in batch]
+    if not any(have):
+        return samples(list(batch))
+    if not all(have):
+        raise SoftcacheError(f"{have.count(False)} of {len(have)} samples have no soft targets; attach all, or none")
     if isinstance(batch[0], Mapping):
-        plain, parts = [{k: v for k, v in b.items() if k != "soft"} for b in batch], [b["soft"] for b in batch]
+        plain, parts = [{k: v for k, v in b.items() if k != SOFT} for b in batch], [b[SOFT] for b in batch]
     else:
         plain, parts = [b[0] for b in batch], [b[1] for b in batch]
     return with_soft(samples(plain), SoftBatch.concatenate(parts))
@@ -122,45 +151,5 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
 
 def _has_soft(item: Any) -> bool:
     if isinstance(item, Mapping):
-        return isinstance(item.get("soft"), SoftBatch)
+        return isinstance(item.get(SOFT), SoftBatch)
     return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], SoftBatch)
-
-
-def unique_ids(dataset: Any, id: str | int | None, ids: Any) -> pa.Array:
-    """Return the sample ids of a dataset: `ids`, or from their column, or by reading every sample.
-
-    Raises AlignmentError unless each sample has an id of its own.
-    """
-    found = id_array(_ids_of(dataset, id) if ids is None else ids)
-    if len(found) != len(dataset):
-        raise AlignmentError(f"{len(found):,} ids for {len(dataset):,} samples")
-    repeated = duplicates(found)
-    if repeated:
-        raise AlignmentError(
-            f"{counted(len(repeated), 'id')} of the dataset occur more than once: {name_some(repeated)}"
-        )
-    return found
-
-
-def _ids_of(dataset: Any, id: str | int | None) -> Any:
-    if id is None:
-        raise AlignmentError("say which sample is which: give id= (the key or position of the sample id) or ids=")
-    if id in (getattr(dataset, "column_names", None) or ()):
-        return dataset.select_columns([id]).with_format("arrow")[:][id]
-    return [_id_of(field_of(dataset[i], id)) for i in range(len(dataset))]
-
-
-def _id_of(value: Any) -> Any:
-    """Return the number or string of an id. Many datasets give it as an array or tensor of one element, [] or [1]."""
-    return value.item() if hasattr(value, "item") and math.prod(value.shape) == 1 else value
-
-
-def content_hashes(dataset: Any, cache: Cache) -> Array | None:
-    """Return the content hashes of a `datasets.Dataset` with the content columns; None for any other dataset."""
-    columns = cache.commit.transfer_set.get("content")
-    names = getattr(dataset, "column_names", None)
-    if not hasattr(dataset, "features") or not columns or not set(columns) <= set(names or ()):
-        return None
-    source = from_object(dataset)
-    chunks = np.array_split(np.arange(len(source)), max(1, len(source) // 4096))
-    return np.concatenate([hash_rows(source.read(positions, columns), len(positions)) for positions in chunks])

@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from softcache.errors import AlignmentError
+from torch.utils.data import DataLoader, default_collate
+
+from softcache.errors import TaskError
+from softcache.loaders.processes import refuse_dispatch, require_shards
+from softcache.loaders.targets import Lookup, readables
 from softcache.read.cache import Cache
-from softcache.soft.batch import SoftBatch
-from softcache.soft.protocol import Soft
 from softcache.soft.readable import Readable
+
+_OWN = frozenset({"_loader", "_lookup", "_sharded"})
 
 
 class Join:
-    """A loader's batches with soft targets. Made by `softcache.join`. Its length is the loader's."""
+    """A loader's batches with soft targets. Made by `softcache.join`.
 
-    def __init__(
-        self,
-        loader: Iterable[Any],
-        targets: Mapping[str, Readable],
-        id: str | int,
-        view: str | int | None,
-        input_ids: str | int | None,
-    ) -> None:
-        self._loader, self._targets, self._id, self._view, self._input_ids = loader, targets, id, view, input_ids
+    Everything else is the loader's own: its length, sampler, dataset, `set_epoch`, `state_dict`, and so on; it also
+    counts as an instance of the loader's class. Only `collate_fn` is another: it looks the soft targets up too, so that
+    they are not lost if a library builds a new loader from this one's attributes, as Accelerate does to shard it or to
+    skip batches.
+    """
+
+    def __init__(self, loader: Iterable[Any], lookup: Lookup, sharded: bool) -> None:
+        vars(self).update(_loader=loader, _lookup=lookup, _sharded=sharded)
 
     def __iter__(self) -> Iterator[Any]:
+        if not self._sharded:
+            require_shards(self._loader)
         for batch in self._loader:
-            yield with_soft(batch, self._soft(batch))
-
-    def _soft(self, batch: Any) -> SoftBatch:
-        ids = field_of(batch, self._id)
-        views = None if self._view is None else field_of(batch, self._view)
-        tokens = None
-        if self._input_ids is not None and any(t.task.traits.has_tokens for t in self._targets.values()):
-            tokens = field_of(batch, self._input_ids)
-        found: dict[str, Soft] = {}
-        for name, target in self._targets.items():
-            input_ids = tokens if target.task.traits.has_tokens else None
-            found[name] = target.lookup(ids, views, input_ids=input_ids, mask_uncovered=True)
-        return SoftBatch(found)
+            yield self._lookup.with_soft(batch)
 
     def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
+        return len(self._loader)
+
+    @property
+    def collate_fn(self) -> Callable[[Any], Any]:
+        """Collates samples as the loader does, and adds their soft targets."""
+        return JoinCollate(getattr(self._loader, "collate_fn", default_collate), self._lookup)
+
+    @property
+    def __class__(self) -> type:
+        return type(self._loader) if isinstance(self._loader, DataLoader) else Join
+
+    @__class__.setter
+    def __class__(self, given: type) -> None:
+        raise TypeError("the class of a join is its loader's")
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _OWN:  # not made yet, while unpickling
+            raise AttributeError(name)
+        if name == "__pl_saved_args":
+            raise TaskError(
+                "Lightning is about to build this loader anew to shard it or to number its batches, and softcache.join "
+                "would be lost: use softcache.LightningDistillation, which needs no join"
+            )
+        return getattr(self._loader, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._loader, name, value)
+
+
+@dataclass(frozen=True)
+class JoinCollate:
+    """Collates samples and looks up their soft targets, where the samples are collated."""
+
+    samples: Callable[[Any], Any]
+    lookup: Lookup
+
+    def __call__(self, samples: Any) -> Any:
+        refuse_dispatch()
+        return self.lookup.with_soft(self.samples(samples))
 
 
 def join(
@@ -53,6 +85,7 @@ def join(
     targets: Sequence[str | Readable] | None = None,
     view: str | int | None = None,
     input_ids: str | int | None = None,
+    sharded: bool = False,
 ) -> Join:
     """Add soft targets to the batches of any loader.
 
@@ -64,12 +97,18 @@ def join(
         view: where a batch has its view numbers, for caches with several views.
         input_ids: where a batch has its token ids, [B, L] padded. They are compared with the tokens that the teachers
             of causal_lm targets saw.
+        sharded: with several processes, says that the loader gives each of them samples of its own, where that cannot
+            be seen.
 
     A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch; an ensemble has
     its own `.name` in it. Samples that a target does not cover become rows without an answer (`mask` is False).
 
+    The result stands for the loader: its `sampler`, `dataset`, `set_epoch`, `state_dict` and everything else are the
+    loader's. Join around `accelerator.prepare(loader)`, or before: both shard it, and only the first looks soft targets
+    up in the training process if there are workers.
+
     Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for tokens
-    that differ.
+    that differ, and TaskError if there are several processes and each would get all samples.
 
     Examples:
         >>> cache = softcache.open("runs/digits")
@@ -78,34 +117,4 @@ def join(
         >>> for (ids, images), soft in softcache.join(loader, cache, id=0, targets=["digit@a"]):
         ...     assert soft["digit@a"].ids.tolist() == ids.tolist()
     """
-    return Join(loader, readables(cache, targets), id, view, input_ids)
-
-
-def readables(cache: Cache, targets: Sequence[str | Readable] | None) -> dict[str, Readable]:
-    """Return targets by name: the given ones, or all. Raises TaskError for unknown ones."""
-    if isinstance(targets, str):
-        targets = [targets]
-    chosen: list[Readable] = [
-        cache[t] if isinstance(t, str) else t for t in (cache.targets if targets is None else targets)
-    ]
-    return {t.name: t for t in chosen}
-
-
-def field_of(batch: Any, key: str | int) -> Any:
-    """Return a field of a batch or a sample. Raises AlignmentError if it has no such field."""
-    try:
-        return batch[key]
-    except (KeyError, IndexError, TypeError) as e:
-        what = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise AlignmentError(f"the loader's batches have no field {key!r} for the ids; they are {what}") from e
-
-
-def with_soft(batch: Any, soft: SoftBatch) -> Any:
-    """Return a batch with its soft targets: a dict gains the key `soft`, anything else becomes a pair."""
-    if isinstance(batch, Mapping):
-        if "soft" in batch:
-            raise AlignmentError(
-                "the batch has a field 'soft' of its own; rename it, since the soft targets get that name"
-            )
-        return {**batch, "soft": soft}
-    return batch, soft
+    return Join(loader, Lookup(readables(cache, targets), id, view=view, input_ids=input_ids), sharded)

@@ -11,8 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError, name_some
-from softcache.loaders.attach import Attached, content_hashes, unique_ids
-from softcache.loaders.join import readables, with_soft
+from softcache.loaders.attach import Attached
+from softcache.loaders.ids import unique_ids
+from softcache.loaders.targets import readables, with_soft
 from softcache.read.cache import Cache
 from softcache.soft.batch import SoftBatch
 from softcache.soft.keys import ids_to_numpy
@@ -241,13 +242,10 @@ def views(
     augmentation = Augmentation(
         transform, seed=described["seed"], column=described["column"] if column is _OWN else column
     )
-    found = unique_ids(dataset, id, ids)
+    found = unique_ids(dataset, cache, id, ids)
     for view in {0, count - 1}:
         cache.find(found, view)
     chosen = readables(cache, targets)
     for target in chosen.values():
         target.check(found, 0)
-    hashes = content_hashes(dataset, cache)
-    if hashes is not None:
-        cache.check_contents(found, hashes, 0)
     return ViewDataset(dataset, cache, chosen, found, augmentation, count, then, check)

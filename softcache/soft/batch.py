@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import overload
 
+import numpy as np
 import torch
+from torch.utils.data._utils.collate import default_collate_fn_map
 
+from softcache.arrays import Array
 from softcache.errors import UnknownTarget
 from softcache.soft.protocol import Soft
-from softcache.soft.rows import Rows
+
+RowChoice = slice | Array | torch.Tensor | Sequence[int]
 
 
 class SoftBatch(Mapping[str, Soft]):
-    """Soft targets of several targets for the same rows, by target name. It moves as one: `.to`, `.pin_memory`.
+    """Soft targets of several targets for the same rows, by target name.
+
+    As tensors do, it moves as one (`.to`, `.pin_memory`), and gives some of its rows: `soft[i:j]`, `soft[positions]`.
+    Its length is that of the mapping; `rows` is the number of rows.
 
     Examples:
         >>> cache = softcache.open("runs/digits")
@@ -25,16 +33,33 @@ class SoftBatch(Mapping[str, Soft]):
     def __init__(self, targets: Mapping[str, Soft]) -> None:
         self._targets = dict(targets)
 
-    def __getitem__(self, name: str) -> Soft:
-        if name in self._targets:
-            return self._targets[name]
-        return self._targets[resolve_name(name, self._targets)]
+    @overload
+    def __getitem__(self, key: str) -> Soft: ...
+
+    @overload
+    def __getitem__(self, key: RowChoice) -> SoftBatch: ...
+
+    def __getitem__(self, key: str | RowChoice) -> Soft | SoftBatch:
+        """Return the soft targets of one target by name, or some rows of every target: a slice, a mask or positions."""
+        if isinstance(key, str):
+            return self._targets[key if key in self._targets else resolve_name(key, self._targets)]
+        if not isinstance(key, slice) and np.ndim(key) == 0:
+            raise TypeError(
+                f"a SoftBatch has no part {key!r}: give a target's name, a slice or positions. To make a batch of "
+                "samples with soft targets, use collate_fn=softcache.collate"
+            )
+        return SoftBatch({name: soft[key] for name, soft in self._targets.items()})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)
 
     def __len__(self) -> int:
         return len(self._targets)
+
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(next(iter(self._targets.values())))
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftBatch:
         """Return the same targets on a device."""
@@ -44,15 +69,19 @@ class SoftBatch(Mapping[str, Soft]):
         """Return the same targets in pinned memory."""
         return SoftBatch({n: s.pin_memory() for n, s in self._targets.items()})
 
-    def rows(self, rows: Rows) -> SoftBatch:
-        """Return some of the rows of every target."""
-        return SoftBatch({n: s[rows] for n, s in self._targets.items()})
-
     @classmethod
     def concatenate(cls, batches: Sequence[SoftBatch]) -> SoftBatch:
         """Return several batches of the same targets as one."""
         first = batches[0]
         return cls({name: type(soft).concatenate([b[name] for b in batches]) for name, soft in first.items()})
+
+
+def _collate(batches: Sequence[SoftBatch], **options: object) -> SoftBatch:
+    return SoftBatch.concatenate(batches)
+
+
+# So that torch's default collate function makes a batch of samples with soft targets.
+default_collate_fn_map[SoftBatch] = _collate
 
 
 def resolve_name(name: str, targets: Mapping[str, object]) -> str:

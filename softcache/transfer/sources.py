@@ -37,6 +37,10 @@ class Source(ABC):
     def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         """Return columns of the samples at `positions`, int64 [n], as stored: images and audio as bytes of files."""
 
+    def positions(self, positions: Array) -> Array:
+        """Return where samples are in the whole source, int64 [n], if this is a part of one."""
+        return positions
+
     def labels(self, column: str) -> Sequence[str] | None:
         """Return the class names of a column of class numbers, in order; None if the source does not know them."""
         return None
@@ -162,6 +166,22 @@ def from_object(made: Any) -> Source:
         return TableSource(pa.table({str(name): _column(values) for name, values in made.items()}))
     except (pa.ArrowException, TypeError, ValueError, OverflowError, RuntimeError) as e:
         raise TransferSetError(f"the callable's columns do not form a table: {e}") from e
+
+
+def from_samples(samples: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> pa.Table:
+    """Return columns of samples that are in memory as a table. Raises TransferSetError if they do not form one."""
+    try:
+        return pa.table({name: _column(_stacked([sample[name] for sample in samples])) for name in columns})
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as e:
+        raise TransferSetError(f"samples do not form a table of {', '.join(columns)}: {type(e).__name__}: {e}") from e
+
+
+def _stacked(values: list[Any]) -> Any:
+    """Return arrays or tensors of one shape as one array; anything else as it is."""
+    if not all(hasattr(value, "__array__") for value in values):
+        return values
+    arrays = [np.asarray(value) for value in values]
+    return np.stack(arrays) if len({(a.shape, a.dtype) for a in arrays}) == 1 else arrays
 
 
 def _column(values: Any) -> pa.Array:

@@ -25,6 +25,9 @@ class Subset(Source):
     def read(self, positions: Array, columns: Sequence[str]) -> pa.Table:
         return self._source.read(self._positions[positions], columns)
 
+    def positions(self, positions: Array) -> Array:
+        return self._source.positions(self._positions[positions])
+
     def labels(self, column: str) -> Sequence[str] | None:
         return self._source.labels(column)
 

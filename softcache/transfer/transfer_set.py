@@ -17,7 +17,7 @@ from softcache.store.keys import duplicates, id_array
 from softcache.transfer.content import hash_rows
 from softcache.transfer.sources import Sample, Source
 
-CONTENT_HASH = "content-hash"
+CONTENT_HASH, BY_POSITION = "content-hash", "by-position"
 _CHUNK = 4096
 
 
@@ -43,7 +43,7 @@ class TransferSet:
 
     Attributes:
         source: where the samples come from.
-        id: the id column, or `content-hash`.
+        id: the id column; `content-hash`; or `by-position`, for positions in the source.
         keep: columns that are stored beside the ids.
         content: columns that the content hash covers: those that teachers read.
         split: the split of the cache that the samples go to.
@@ -59,7 +59,7 @@ class TransferSet:
     limit: int | None = None
 
     def __post_init__(self) -> None:
-        wanted = [*self.keep, *self.content, *([] if self.id == CONTENT_HASH else [self.id])]
+        wanted = [*self.keep, *self.content, *self._id_columns]
         absent = sorted(set(wanted) - set(self.source.columns))
         if absent:
             raise TransferSetError(f"no column {', '.join(absent)}; there are {', '.join(self.source.columns)}")
@@ -69,6 +69,15 @@ class TransferSet:
             )
         if len(self) == 0:
             raise TransferSetError("the transfer set has no samples")
+
+    @property
+    def id_column(self) -> str | None:
+        """The column of the sample ids; None if they are no column."""
+        return None if self.id in (CONTENT_HASH, BY_POSITION) else self.id
+
+    @property
+    def _id_columns(self) -> list[str]:
+        return [] if self.id_column is None else [self.id_column]
 
     def __len__(self) -> int:
         return len(self.source) if self.limit is None else min(self.limit, len(self.source))
@@ -87,7 +96,9 @@ class TransferSet:
             contents[positions] = hash_rows(table.select(list(self.content)), len(positions))
             kept[positions] = hash_rows(table.select(list(self.keep)), len(positions))
             if self.id == CONTENT_HASH:
-                ids.append(pa.array([contents[p].tobytes().hex() for p in positions]))
+                ids.append(hash_ids(contents[positions]))
+            elif self.id == BY_POSITION:
+                ids.append(pa.array(self.source.positions(positions)))
             else:
                 ids.append(self._ids(table[self.id], begin))
             progress(len(positions))
@@ -105,7 +116,7 @@ class TransferSet:
         return self.source.decode(self.source.read(positions, columns))
 
     def _read(self, positions: Array) -> pa.Table:
-        columns = list(dict.fromkeys([*self.content, *self.keep, *([] if self.id == CONTENT_HASH else [self.id])]))
+        columns = list(dict.fromkeys([*self.content, *self.keep, *self._id_columns]))
         try:
             return self.source.read(positions, columns)
         except SoftcacheError:
@@ -133,6 +144,11 @@ class TransferSet:
                 f"{len(repeated):,} contents occur more than once ({rows}); remove the duplicates, or name an id column"
             )
         raise AlignmentError(f"id column {self.id!r}: duplicate ids {name_some(repeated)}")
+
+
+def hash_ids(contents: Array) -> pa.Array:
+    """Return the sample ids that content hashes, uint8 [n, 32], make: 64 hexadecimal digits each."""
+    return pa.array([content.tobytes().hex() for content in contents], pa.string())
 
 
 def _on_disk(rows: int) -> Array:

@@ -144,11 +144,12 @@ def test_attach_checks_the_join(built: Workshop) -> None:
     with pytest.raises(AlignmentError, match="3 ids for 40 samples"):
         softcache.attach(Dicts(inputs), cache, ids=[1, 2, 3])
     with pytest.raises(AlignmentError, match="say which sample is which"):
-        softcache.attach(Dicts(inputs), cache)
+        softcache.attach(TensorDataset(inputs), cache)
     with pytest.raises(AlignmentError, match="no field 'nope'"):
         softcache.attach(Dicts(inputs), cache, id="nope")
-    with pytest.raises(SoftcacheError, match=r"softcache\.attach"):
-        softcache.collate([1, 2])
+    data = softcache.attach(Dicts(inputs), cache, id="id")
+    with pytest.raises(SoftcacheError, match="1 of 2 samples have no soft targets"):
+        softcache.collate([data[0], {"id": 1, "x": inputs[1]}])
 
 
 def test_attach_catches_changed_samples(built: Workshop) -> None:
@@ -203,7 +204,10 @@ def test_slicing_soft_targets(built: Workshop) -> None:
     with pytest.raises(IndexError):
         soft[3]
     batch = softcache.SoftBatch({"cls@t": soft})
-    assert batch.rows(slice(1, 3))["cls"].ids.tolist() == [6, 7]
+    assert batch[1:3]["cls"].ids.tolist() == [6, 7]
+    assert batch[torch.tensor([2, 0])].rows == 2
+    with pytest.raises(TypeError, match="has no part 1"):
+        batch[1]  # type: ignore[call-overload]
 
 
 def test_nothing_looked_up(built: Workshop) -> None:

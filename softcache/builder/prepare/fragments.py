@@ -14,7 +14,7 @@ from softcache.arrays import Array
 from softcache.errors import AlignmentError, IncompatibleTarget, counted, name_some
 from softcache.store.files import Files
 from softcache.store.plan import Fragment, Plan, empty_plan, extend_plan, extensions, read_plan
-from softcache.transfer import CONTENT_HASH, Scan, TransferSet
+from softcache.transfer import Scan, TransferSet
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ def _check_compatible(plan: Plan, transfer_set: TransferSet, scan: Scan) -> None
             "reads no others, or build another cache"
         )
     if plan.id_type is not None and plan.id_type != scan.sample_ids.type:
-        column = "content hashes" if transfer_set.id == CONTENT_HASH else f"id column {transfer_set.id!r}"
+        column = f"id {transfer_set.id!r}"
         raise AlignmentError(f"{column}: {scan.sample_ids.type} ids; the cache has {plan.id_type} ids")
 
 

@@ -1,0 +1,80 @@
+"""Which targets a loader looks up, and how a batch gets its soft targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from softcache.errors import AlignmentError
+from softcache.read.cache import Cache
+from softcache.soft.batch import SoftBatch
+from softcache.soft.protocol import Soft
+from softcache.soft.readable import Readable
+
+SOFT = "soft"
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Looks up the soft targets of a batch by the ids that it has.
+
+    Attributes:
+        targets: the targets by name.
+        id: where a batch has its sample ids: a key of dict batches, a position of tuple batches.
+        view: where it has its view numbers; None if there is one view.
+        input_ids: where it has its token ids, to be compared with those that teachers saw; or None.
+    """
+
+    targets: Mapping[str, Readable]
+    id: str | int
+    _: KW_ONLY
+    view: str | int | None = None
+    input_ids: str | int | None = None
+
+    def soft_of(self, batch: Any) -> SoftBatch:
+        """Return the soft targets of a batch. Raises AlignmentError for ids that the cache lacks, and other tokens."""
+        ids = field_of(batch, self.id)
+        views = None if self.view is None else field_of(batch, self.view)
+        tokens = None
+        if self.input_ids is not None and any(t.task.traits.has_tokens for t in self.targets.values()):
+            tokens = field_of(batch, self.input_ids)
+        found: dict[str, Soft] = {}
+        for name, target in self.targets.items():
+            input_ids = tokens if target.task.traits.has_tokens else None
+            found[name] = target.lookup(ids, views, input_ids=input_ids, mask_uncovered=True)
+        return SoftBatch(found)
+
+    def with_soft(self, batch: Any) -> Any:
+        """Return a batch with its soft targets."""
+        return with_soft(batch, self.soft_of(batch))
+
+
+def readables(cache: Cache, targets: Sequence[str | Readable] | str | None) -> dict[str, Readable]:
+    """Return targets by name: the given ones, or all. Raises UnknownTarget."""
+    if isinstance(targets, str):
+        targets = [targets]
+    chosen: list[Readable] = [
+        cache[t] if isinstance(t, str) else t for t in (cache.targets if targets is None else targets)
+    ]
+    return {t.name: t for t in chosen}
+
+
+def field_of(batch: Any, key: str | int) -> Any:
+    """Return a field of a batch. Raises AlignmentError if it has no such field."""
+    try:
+        return batch[key]
+    except (KeyError, IndexError, TypeError) as e:
+        what = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        raise AlignmentError(f"the loader's batches have no field {key!r} for the ids; they are {what}") from e
+
+
+def with_soft(batch: Any, soft: SoftBatch) -> Any:
+    """Return a batch with its soft targets: a dict gains the key `soft`, anything else becomes a pair."""
+    if isinstance(batch, Mapping):
+        if SOFT in batch:
+            raise AlignmentError(
+                "the batch has a field 'soft' of its own; rename it, since the soft targets get that name"
+            )
+        return {**batch, SOFT: soft}
+    return batch, soft
