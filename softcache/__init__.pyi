@@ -20,6 +20,7 @@ from .distill.distillation import count_items as count_items
 from .distill.distillation import distillation_loss as distillation_loss
 from .distill.features import attention_loss as attention_loss
 from .distill.features import similarity_loss as similarity_loss
+from .distill.objective import Distillation as Distillation
 from .distill.projection import Projection as Projection
 from .distill.regression import regression_loss as regression_loss
 
@@ -48,6 +49,10 @@ from .loaders.attach import attach as attach
 from .loaders.attach import collate as collate
 from .loaders.ids import sample_ids as sample_ids
 from .loaders.join import join as join
+from .loaders.packing import collate_packs as collate_packs
+from .loaders.packing import pack as pack
+from .loaders.trainers import LightningMixin as LightningMixin
+from .loaders.trainers import TrainerMixin as TrainerMixin
 from .loaders.views import ViewDataset as ViewDataset
 from .loaders.views import views as views
 

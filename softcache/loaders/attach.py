@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, default_collate
 from softcache.arrays import Array
 from softcache.errors import SoftcacheError
 from softcache.loaders.ids import unique_ids
-from softcache.loaders.targets import SOFT, readables, with_soft
+from softcache.loaders.targets import SOFT, Fields, readables, with_soft
 from softcache.read.cache import Cache
 from softcache.soft.batch import SoftBatch
 from softcache.soft.keys import ids_to_numpy
@@ -34,24 +34,24 @@ class Attached(Sequence[Any]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return Attached(self.samples[i], self.soft[i])
-        sample, soft = self.samples[i], self.soft[slice(i, i + 1 or None)]
-        return AttachedSample(with_soft(sample, soft)) if isinstance(sample, Mapping) else with_soft(sample, soft)
+        sample, soft = self.samples[i], SampleSoft(self.soft[slice(i, i + 1 or None)])
+        return Fields(with_soft(sample, soft)) if isinstance(sample, Mapping) else with_soft(sample, soft)
 
 
-class AttachedSample(Mapping[str, Any]):
-    """A sample's fields, with `soft`. It is no dict, so that trainers that drop columns from dicts leave it whole."""
+class SampleSoft(SoftBatch):
+    """The soft targets of one sample.
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
-        self._fields = fields
-
-    def __getitem__(self, name: str) -> Any:
-        return self._fields[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._fields)
+    They have no length, which is what functions that make tensors of samples ask for first: so their users learn what
+    to do instead.
+    """
 
     def __len__(self) -> int:
-        return len(self._fields)
+        raise TypeError(
+            "soft targets do not become a tensor; give the DataLoader or Trainer collate_fn=softcache.collate"
+        )
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class AttachedDataset(Dataset[Any]):
@@ -65,7 +65,7 @@ class AttachedDataset(Dataset[Any]):
 
     def __getitem__(self, position: int) -> Any:
         """Return a sample with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
-        return with_soft(self._dataset[position], self._soft([position]))
+        return with_soft(self._dataset[position], SampleSoft(self._soft([position])))
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:
         """Return samples and the soft targets of one lookup; `softcache.collate` makes a batch of them."""

@@ -57,7 +57,7 @@ class Join:
         if name == "__pl_saved_args":
             raise TaskError(
                 "Lightning is about to build this loader anew to shard it or to number its batches, and softcache.join "
-                "would be lost: use softcache.LightningDistillation, which needs no join"
+                "would be lost: use softcache.LightningMixin, which needs no join"
             )
         return getattr(self._loader, name)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -48,6 +48,22 @@ class Lookup:
     def with_soft(self, batch: Any) -> Any:
         """Return a batch with its soft targets."""
         return with_soft(batch, self.soft_of(batch))
+
+
+class Fields(Mapping[str, Any]):
+    """A sample's fields, with `soft`. It is no dict, so that trainers that drop columns from dicts leave it whole."""
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> Any:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
 
 
 def readables(cache: Cache, targets: Sequence[str | Readable] | str | None) -> dict[str, Readable]:

@@ -80,6 +80,14 @@ class RowReader:
         shard, local = self._locate_all(rows, keys)
         return FlagColumn(self._reader, "valid").take(shard, local)
 
+    def lengths(self, rows: Array, keys: RowKeys) -> Array:
+        """Return how many tokens or positions each row has, int64 [n], 0 without an answer. For sequences only."""
+        columns, valid = self._open_columns()
+        assert isinstance(columns, SequenceReader)
+        shard, local = self._locate_all(rows, keys)
+        found = columns.lengths(shard, local)
+        return found if valid is None else np.where(valid.take(shard, local), found, 0)
+
     def stored_columns(self, rows: Array, keys: RowKeys) -> dict[str, Array]:
         """Return all of the codec's columns as they are stored, [n, ...] each, companions too. Not for sequences."""
         shard, local = self._locate_all(rows, keys)

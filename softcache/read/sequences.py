@@ -83,6 +83,11 @@ class SequenceReader:
             packed_tokens=None if tokens is None else (tokens, torch.from_numpy(rows[1])),
         )
 
+    def lengths(self, shard: Array, local: Array) -> Array:
+        """Return how many tokens each row has, or positions if the target has no tokens, int64 [n]. Reads no values."""
+        counts: Array = self._bounds.take(shard, local)[1][-1]
+        return counts
+
     def _copy(self, shard: Array, first: Array, rows: Array) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return runs of items: the values by column, and the tokens."""
         if has_long_runs(rows[0]):

@@ -140,6 +140,22 @@ class Target:
             found.check_input_ids(input_ids)
         return found
 
+    def lengths(self, ids: Any, views: Any = None) -> Array:
+        """Return how many tokens each sample has, or positions if the target has no tokens: int64 [B].
+
+        0 where there is no answer. No values are read. Raises AlignmentError as `lookup`, TaskError if rows are not
+        sequences.
+
+        Examples:
+            >>> cache = softcache.open("runs/digits")
+            >>> cache["digit"].lengths([0, 1])  # doctest: +IGNORE_EXCEPTION_DETAIL
+            Traceback (most recent call last):
+            TaskError: digit@a is a classification target: its rows are not sequences
+        """
+        self._require_sequences()
+        keys, rows = self._source.keys.find(ids, views)
+        return self._rows.lengths(rows, keys)
+
     def check_tokenizer(self, tokenizer: Any) -> None:
         """Compare what each id means in a student's tokenizer (of transformers) and in the teacher's.
 
@@ -195,6 +211,10 @@ class Target:
         *_, covered = self._rows.locate(rows)
         if covered is not None and len(rows) and not covered.any():
             raise self._rows.uncovered(rows, keys)
+
+    def covered_ids(self) -> Array:
+        """Return the sample ids of the rows that this target covers (in the split), in the order of the rows."""
+        return self._source.keys.ids(self.covered_rows())
 
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
