@@ -49,6 +49,7 @@ from .loaders.attach import attach as attach
 from .loaders.attach import collate as collate
 from .loaders.ids import sample_ids as sample_ids
 from .loaders.join import join as join
+from .loaders.join import join_collate as join_collate
 from .loaders.packing import collate_packs as collate_packs
 from .loaders.packing import pack as pack
 from .loaders.trainers import LightningMixin as LightningMixin

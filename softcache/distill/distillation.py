@@ -75,9 +75,9 @@ def distillation_loss(
         class_weights: float [C], for the hard part, as torch's losses have them. The mean of labels that are classes
             is then a weighted one.
         sample_weights: float [B], at least 0. The mean of each part is then a weighted one.
-        num_items: what `mean` divides both parts by in place of their numbers of rows, or a pair for the soft and the
-            hard part. With the numbers of a whole step, accumulated gradients are those of one large batch
-            (`count_items`).
+        num_items: what `mean` divides both parts by in place of their numbers of rows, or two numbers for the soft and
+            the hard part. With those of a whole step, from `count_items`, accumulated gradients are those of one large
+            batch.
         lengths: int64 [B], the numbers of frames of the student's sequences. They must be the teacher's; a student of
             another frame rate needs `SoftSequences.resample`.
 
@@ -146,8 +146,8 @@ def count_items(
     ignore_index: int = NO_CLASS,
     class_weights: torch.Tensor | None = None,
     sample_weights: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return how much counts in the soft and in the hard part of a batch: what `mean` divides by, float32 [] each.
+) -> torch.Tensor:
+    """Return how much counts in the soft and in the hard part of a batch: what `mean` divides by, float32 [2].
 
     Without weights these are numbers of rows, positions or places. To accumulate gradients over several batches, or in
     several processes, add up their numbers, and give the sums to `distillation_loss` as `num_items`: the gradients then
@@ -157,12 +157,12 @@ def count_items(
         >>> cache = softcache.open("runs/digits")
         >>> softs = [cache["digit@a"].lookup(ids) for ids in ([0, 1, 2], [3])]
         >>> student = torch.nn.Linear(64, 10)
-        >>> total = sum(softcache.count_items(soft)[0] for soft in softs)
+        >>> total = sum(softcache.count_items(soft) for soft in softs)
         >>> for soft in softs:
         ...     logits = student(torch.zeros(len(soft), 64))
         ...     softcache.distillation_loss(logits, soft, temperature=4.0, num_items=total).backward()
-        >>> int(total)
-        4
+        >>> total.tolist()
+        [4.0, 0.0]
     """
     parts = read_parts(
         soft,

@@ -14,8 +14,7 @@ from softcache.distill.positions import read_mask, read_sample_weights
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
 
-Number = float | torch.Tensor
-Items = Number | Sequence[Number]
+Items = float | torch.Tensor | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,13 +62,13 @@ class Parts:
         nothing = torch.empty(0, dtype=torch.int64, device=soft.device)
         return None if all_soft else soft.nonzero()[:, 0], alone.nonzero()[:, 0] if any_alone else nothing
 
-    def totals(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return what the rows of the soft and of the hard part weigh together: float32 [] each."""
+    def totals(self) -> torch.Tensor:
+        """Return what the rows of the soft and of the hard part weigh together: float32 [2]."""
         soft = self.soft_rows.float()
         hard = torch.zeros_like(soft) if self.hard is None else self.hard.weights
         if self.weights is not None:
             soft, hard = soft * self.weights, hard * self.weights
-        return soft.sum(), hard.sum()
+        return torch.stack([soft.sum(), hard.sum()])
 
     def items_of(self, rows: Rows) -> Rows:
         """Return the stored items that answer some rows."""
@@ -107,17 +106,17 @@ class Scales:
             return cls(alpha * each, (1 - alpha) * each)
         totals = parts.totals() if num_items is None else _pair(num_items, each.device)
         # A part in which nothing counts is 0, whatever it is divided by.
-        soft, hard = (torch.where(total > 0, total, 1.0).to(dtype) for total in totals)
+        soft, hard = torch.where(totals > 0, totals, 1.0).to(dtype)
         return cls(alpha / soft * each, (1 - alpha) / hard * each)
 
 
-def _pair(num_items: Items, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    given = [num_items, num_items] if isinstance(num_items, (int, float, torch.Tensor)) else list(num_items)
+def _pair(num_items: Items, device: torch.device) -> torch.Tensor:
+    """Return num_items as float32 [2], for the soft and the hard part. Raises TaskError."""
     try:
-        soft, hard = (torch.as_tensor(number, dtype=torch.float32, device=device).reshape(()) for number in given)
+        found = torch.as_tensor(num_items, dtype=torch.float32, device=device).reshape(-1).expand(2)
     except (TypeError, ValueError, RuntimeError) as e:
         raise TaskError(f"num_items is {num_items!r}; expected a number, or one for each part: (soft, hard)") from e
-    return soft, hard
+    return found
 
 
 def read_parts(

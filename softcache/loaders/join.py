@@ -67,7 +67,7 @@ class Join:
 
 @dataclass(frozen=True)
 class JoinCollate:
-    """Collates samples and looks up their soft targets, where the samples are collated."""
+    """Collates samples and looks up their soft targets, where the samples are collated. Made by `join_collate`."""
 
     samples: Callable[[Any], Any]
     lookup: Lookup
@@ -118,3 +118,25 @@ def join(
         ...     assert soft["digit@a"].ids.tolist() == ids.tolist()
     """
     return Join(loader, Lookup(readables(cache, targets), id, view=view, input_ids=input_ids), sharded)
+
+
+def join_collate(
+    cache: Cache,
+    *,
+    id: str | int,
+    targets: Sequence[str | Readable] | None = None,
+    view: str | int | None = None,
+    input_ids: str | int | None = None,
+    samples: Callable[[Any], Any] = default_collate,
+) -> JoinCollate:
+    """Return a collate function that looks up soft targets, for trainers that make the loader of a streaming dataset.
+
+    The arguments are those of `join`; `samples` collates the samples. Prefer `join` where you have the loader, and
+    `attach` where samples have positions: it checks all of them first.
+
+    Examples:
+        >>> collate = softcache.join_collate(softcache.open("runs/digits"), id="id", targets=["digit@a"])
+        >>> collate([{"id": 3}, {"id": 1}])["soft"]["digit@a"].ids
+        array([3, 1])
+    """
+    return JoinCollate(samples, Lookup(readables(cache, targets), id, view=view, input_ids=input_ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 
 from softcache.distill.objective import Distillation, loss_labels
 from softcache.errors import TaskError
+from softcache.loaders.attach import collate
+from softcache.loaders.packing import PackedDataset, collate_packs
 from softcache.loaders.targets import SOFT, Lookup, readables
 from softcache.read.cache import Cache
 from softcache.soft.readable import Readable
@@ -21,8 +24,9 @@ _FOR_KERNELS = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max
 class TrainerMixin:
     """Makes a Trainer of transformers or TRL learn from soft targets; it comes before the Trainer among the bases.
 
-    Give it `distillation=`, a dataset of `softcache.attach`, `softcache.views` or `softcache.pack`, and the collator
-    that goes with it. Batches without soft targets, as those of an evaluation set, have the Trainer's own loss.
+    Give it `distillation=` and a dataset of `softcache.attach`, `softcache.views` or `softcache.pack`. Its data
+    collator, whichever it is, gets the samples; the mixin adds their soft targets. Batches without soft targets, as
+    those of an evaluation set, have the Trainer's own loss.
 
     The loss of accumulated batches, and of several processes, is that of one large batch: each part is divided by the
     number of rows, or tokens, that count in it in the whole step. Schedules are read at the Trainer's global step and
@@ -42,14 +46,15 @@ class TrainerMixin:
 
     def __init__(self, *args: Any, distillation: Distillation, **kwargs: Any) -> None:
         self.distillation = distillation
-        super().__init__(*args, **kwargs)
-        options = self.args  # type: ignore[attr-defined]
-        if options.label_smoothing_factor:
+        options = kwargs.get("args", args[1] if len(args) > 1 else None)
+        if getattr(options, "label_smoothing_factor", 0):
             raise TaskError(
                 "label_smoothing_factor would smooth nothing here; use softcache.Distillation(label_smoothing=)"
             )
-        if options.n_gpu > 1:
+        super().__init__(*args, **kwargs)
+        if self.args.n_gpu > 1:  # type: ignore[attr-defined]
             raise TaskError("DataParallel cannot split soft targets; start one process for each GPU with torchrun")
+        self.data_collator = _collator(self.train_dataset, self.data_collator)  # type: ignore[attr-defined, has-type]
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the batches of a step, and how much of them counts in the soft and in the hard part, [2]."""
@@ -99,10 +104,16 @@ class TrainerMixin:
 
     def _no_soft(self, inputs: Mapping[str, Any]) -> TaskError:
         return TaskError(
-            f"a training batch has no soft targets, only {', '.join(inputs)}: train on softcache.attach(dataset, ...) "
-            "with data_collator=softcache.collate; if there are other collators, pass them as "
-            "functools.partial(softcache.collate, samples=...)"
+            f"a training batch has no soft targets, only {', '.join(inputs)}: train on softcache.attach(dataset, ...), "
+            "or for a streaming dataset give data_collator=softcache.join_collate(...) and remove_unused_columns=False"
         )
+
+
+def _collator(dataset: Any, samples: Any) -> Any:
+    """Return what collates samples of a dataset as `samples` does, and adds their soft targets."""
+    if isinstance(dataset, PackedDataset):
+        return collate_packs
+    return functools.partial(collate, samples=samples)
 
 
 class LightningMixin:

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError, name_some
-from softcache.loaders.attach import Attached
+from softcache.loaders.attach import Attached, SampleSoft
 from softcache.loaders.ids import unique_ids
 from softcache.loaders.targets import readables, with_soft
 from softcache.read.cache import Cache
@@ -89,7 +89,7 @@ class ViewDataset(Dataset[Any]):
     def __getitem__(self, position: int) -> Any:
         """Return a view with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
         made = self.__getitems__([position])
-        return with_soft(made.samples[0], made.soft)
+        return with_soft(made.samples[0], SampleSoft(made.soft))
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:
         """Return views and the soft targets of one lookup; `softcache.collate` makes a batch of them.
