@@ -11,7 +11,8 @@ from .audit.status import status as status
 from .audit.verify import verify as verify
 from .builder.build import build as build
 
-# Train: losses.
+# Train: losses and schedules.
+from .distill import schedules as schedules
 from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
 from .distill.distillation import distillation_loss as distillation_loss
