@@ -11,7 +11,8 @@ from .audit.status import status as status
 from .audit.verify import verify as verify
 from .builder.build import build as build
 
-# Train: losses and schedules.
+# Train: losses, schedules, weights of several tasks.
+from .distill import multitask as multitask
 from .distill import schedules as schedules
 from .distill.detection import detection_loss as detection_loss
 from .distill.detection import match_detections as match_detections
