@@ -11,7 +11,9 @@ from .audit.status import status as status
 from .audit.verify import verify as verify
 from .builder.build import build as build
 
-# Train: losses.
+# Train: losses, schedules, weights of several tasks.
+from .distill import multitask as multitask
+from .distill import schedules as schedules
 from .distill.decoupled import DecoupledKL as DecoupledKL
 from .distill.decoupled import TailAwareKL as TailAwareKL
 from .distill.detection import detection_loss as detection_loss
@@ -50,9 +52,9 @@ from .loaders.attach import collate as collate
 from .loaders.ids import sample_ids as sample_ids
 from .loaders.join import join as join
 from .loaders.join import join_collate as join_collate
+from .loaders.lightning import LightningMixin as LightningMixin
 from .loaders.packing import collate_packs as collate_packs
 from .loaders.packing import pack as pack
-from .loaders.trainers import LightningMixin as LightningMixin
 from .loaders.trainers import TrainerMixin as TrainerMixin
 from .loaders.views import ViewDataset as ViewDataset
 from .loaders.views import views as views

@@ -1,5 +1,6 @@
-"""Losses for students."""
+"""Losses for students, schedules for their settings, and weights for several tasks."""
 
+from softcache.distill import multitask, schedules
 from softcache.distill.detection import detection_loss, match_detections
 from softcache.distill.distillation import distillation_loss
 from softcache.distill.features import attention_loss, similarity_loss
@@ -12,6 +13,8 @@ __all__ = [
     "detection_loss",
     "distillation_loss",
     "match_detections",
+    "multitask",
     "regression_loss",
+    "schedules",
     "similarity_loss",
 ]

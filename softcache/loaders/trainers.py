@@ -1,24 +1,47 @@
-"""Adapters for the usual trainers: the Trainer of transformers (and of TRL), and Lightning."""
+"""An adapter for the Trainer of transformers, and those that rest on it, as TRL's do."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from softcache.distill.objective import Distillation, loss_labels
 from softcache.errors import TaskError
-from softcache.loaders.attach import collate
+from softcache.loaders.attach import AttachedDataset, collate
 from softcache.loaders.packing import PackedDataset, collate_packs
-from softcache.loaders.targets import SOFT, Lookup, readables
-from softcache.read.cache import Cache
-from softcache.soft.readable import Readable
+from softcache.loaders.targets import SOFT
+from softcache.loaders.views import ViewDataset
 
 # What packed batches carry for attention kernels: models take these as keyword arguments that they do not name.
 _FOR_KERNELS = frozenset({"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"})
+
+
+POSITION = "position_in_softcache"
+
+
+class Positions:
+    """The positions of a dataset's samples, for trainers that take only `datasets.Dataset`s, as TRL's do."""
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def as_dataset(self) -> Any:
+        """Return a `datasets.Dataset` of the positions."""
+        import datasets
+
+        return datasets.Dataset.from_dict({POSITION: range(len(self._data))})
+
+    def collate(self, samples: Any, *, collator: Callable[[Any], Any]) -> Any:
+        """Return the batch of samples, of which some trainers have only the positions."""
+        if isinstance(samples, list) and samples and POSITION in samples[0]:
+            samples = self._data.__getitems__([sample[POSITION] for sample in samples])
+        if isinstance(self._data, PackedDataset):
+            return collate_packs(samples)
+        return collate(samples, samples=collator)
 
 
 class TrainerMixin:
@@ -51,10 +74,17 @@ class TrainerMixin:
             raise TaskError(
                 "label_smoothing_factor would smooth nothing here; use softcache.Distillation(label_smoothing=)"
             )
+        data = kwargs.get("train_dataset")
+        self._rows = Positions(data) if isinstance(data, (AttachedDataset, ViewDataset, PackedDataset)) else None
+        if self._rows is not None and hasattr(super(), "_prepare_dataset"):
+            kwargs["train_dataset"] = self._rows.as_dataset()
         super().__init__(*args, **kwargs)
         if self.args.n_gpu > 1:  # type: ignore[attr-defined]
             raise TaskError("DataParallel cannot split soft targets; start one process for each GPU with torchrun")
-        self.data_collator = _collator(self.train_dataset, self.data_collator)  # type: ignore[attr-defined, has-type]
+        collator = self.data_collator  # type: ignore[has-type]
+        self.data_collator = functools.partial(collate, samples=collator)
+        if self._rows is not None:
+            self.data_collator = functools.partial(self._rows.collate, collator=collator)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """Return the batches of a step, and how much of them counts in the soft and in the hard part, [2]."""
@@ -90,6 +120,17 @@ class TrainerMixin:
         )
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """TRL tokenises and packs here, which the datasets of softcache need not and must not be."""
+        if POSITION in dataset.column_names:
+            return dataset
+        return super()._prepare_dataset(dataset, *args, **kwargs)  # type: ignore[misc]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()  # type: ignore[misc]
+        if POSITION not in self._signature_columns:  # type: ignore[has-type]
+            self._signature_columns = [*self._signature_columns, POSITION]  # type: ignore[has-type]
+
     def _count(self, batch: Mapping[str, Any]) -> torch.Tensor:
         if SOFT not in batch:
             raise self._no_soft(batch)
@@ -107,56 +148,3 @@ class TrainerMixin:
             f"a training batch has no soft targets, only {', '.join(inputs)}: train on softcache.attach(dataset, ...), "
             "or for a streaming dataset give data_collator=softcache.join_collate(...) and remove_unused_columns=False"
         )
-
-
-def _collator(dataset: Any, samples: Any) -> Any:
-    """Return what collates samples of a dataset as `samples` does, and adds their soft targets."""
-    if isinstance(dataset, PackedDataset):
-        return collate_packs
-    return functools.partial(collate, samples=samples)
-
-
-class LightningMixin:
-    """Adds soft targets to the training batches of a LightningModule; it comes before LightningModule among the bases.
-
-    Call `look_up` in `__init__`. Batches then come to `training_step` with their soft targets, as those of
-    `softcache.join` do. Lightning shards the loader and moves the batch; validation and test batches stay as they are.
-
-    Examples:
-        >>> import lightning
-        >>> class Student(softcache.LightningMixin, lightning.LightningModule):
-        ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.layer = torch.nn.Linear(64, 10)
-        ...         self.look_up(softcache.open("runs/digits"), id="id", targets=["digit@a"])
-        ...
-        ...     def training_step(self, batch, index):
-        ...         logits, soft = self.layer(batch["image"]), batch["soft"]["digit@a"]
-        ...         return softcache.distillation_loss(logits, soft, temperature=4.0)
-        ...
-        ...     def configure_optimizers(self):
-        ...         return torch.optim.Adam(self.parameters())
-    """
-
-    _lookup: Lookup | None = None
-
-    def look_up(
-        self,
-        cache: Cache,
-        *,
-        id: str | int,
-        targets: Sequence[str | Readable] | None = None,
-        view: str | int | None = None,
-        input_ids: str | int | None = None,
-    ) -> None:
-        """Say what is looked up for training batches. The arguments are those of `softcache.join`."""
-        self._lookup = Lookup(readables(cache, targets), id, view=view, input_ids=input_ids)
-
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Return the batch with its soft targets. Lightning calls this before it moves the batch to the device."""
-        batch = super().on_before_batch_transfer(batch, dataloader_idx)  # type: ignore[misc]
-        if not self.trainer.training:  # type: ignore[attr-defined]
-            return batch
-        if self._lookup is None:
-            raise TaskError("nothing says what to look up: call self.look_up(cache, id=...) in __init__")
-        return self._lookup.with_soft(batch)

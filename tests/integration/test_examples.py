@@ -3,7 +3,9 @@
 import doctest
 import io
 import shutil
+from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,12 +13,14 @@ import torch
 import softcache
 
 ROOT = Path(__file__).parents[2]
-NAMES = [
+PUBLIC = [
     name
     for name in softcache.__all__
     if name != "__version__"
     and not (isinstance(value := getattr(softcache, name), type) and issubclass(value, BaseException))
 ]
+MODULES = [name for name in PUBLIC if isinstance(getattr(softcache, name), ModuleType)]
+NAMES = [*PUBLIC, *(f"{module}.{name}" for module in MODULES for name in getattr(softcache, module).__all__)]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +41,10 @@ def test_the_examples_run(
     shutil.copytree(digits, "runs/digits")
     Path("runs/views").symlink_to(views)
     Path("recipes").symlink_to(ROOT / "recipes")
-    public = getattr(softcache, name)
-    found = doctest.DocTestFinder().find(public, name, module=False, globs={"softcache": softcache, "torch": torch})
+    public = attrgetter(name)(softcache)
+    # The members of a module are public names of their own.
+    finder = doctest.DocTestFinder(recurse=name not in MODULES)
+    found = finder.find(public, name, module=False, globs={"softcache": softcache, "torch": torch})
     # Its own docstring has one, whether or not those of its methods do.
     assert [test for test in found if test.name == name and test.examples]
     report = io.StringIO()

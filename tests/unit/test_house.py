@@ -168,7 +168,7 @@ def test_import_is_light() -> None:
         "import softcache.read.cache, softcache.loaders.attach, softcache.distill",
         "assert not {'softcache.recipe', 'softcache.teachers', 'softcache.builder', 'datasets'} & set(sys.modules)",
         "import softcache.builder.build",
-        "libraries = {'transformers', 'onnxruntime', 'sentence_transformers', 'timm', 'scipy', 'datasets'}",
+        "libraries = {'transformers', 'onnxruntime', 'sentence_transformers', 'timm', 'scipy', 'torchjd', 'datasets'}",
         "assert not libraries & set(sys.modules)",
     )
 
