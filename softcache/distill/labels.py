@@ -114,10 +114,11 @@ def _classes(labels: torch.Tensor, classes: int, counts: torch.Tensor, options: 
     there = counts & (labels != options.ignore_index)
 
     def explain() -> str:
-        given = labels[there]
+        lowest, highest = int(labels[there].min()), int(labels[there].max())
+        hint = f"; if {lowest} marks a missing label, give ignore_index={lowest}" if lowest < 0 else ""
         return (
-            f"labels go from {int(given.min())} to {int(given.max())}; expected 0 to {classes - 1}, or ignore_index "
-            f"({options.ignore_index}) where there is none"
+            f"labels go from {lowest} to {highest}; expected 0 to {classes - 1}, or ignore_index "
+            f"({options.ignore_index}) where there is none{hint}"
         )
 
     return HardLabels(

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data._utils.collate import default_collate_fn_map
 
 from softcache.arrays import Array
-from softcache.errors import UnknownTarget
+from softcache.errors import UnknownTarget, counted
 from softcache.soft.protocol import Soft
 
 RowChoice = slice | Array | torch.Tensor | Sequence[int]
@@ -60,6 +60,9 @@ class SoftBatch(Mapping[str, Soft]):
     def rows(self) -> int:
         """The number of rows."""
         return len(next(iter(self._targets.values())))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {counted(self.rows, 'row')}: {', '.join(self._targets)}>"
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftBatch:
         """Return the same targets on a device."""
