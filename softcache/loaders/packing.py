@@ -91,9 +91,13 @@ def pack(
     Raises TaskError if a target is not causal_lm, for a size below 2, and for long samples that are not to be cut.
 
     Examples:
-        >>> cache = softcache.open("runs/lm")  # doctest: +SKIP
-        >>> data = softcache.pack(cache, 1024)  # doctest: +SKIP
-        >>> loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=softcache.collate_packs)  # doctest: +SKIP
+        >>> data = softcache.pack(softcache.open("runs/lm"), 64)
+        >>> all(int(pack.lengths.sum()) <= 64 for pack in data.packs)
+        True
+        >>> loader = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=softcache.collate_packs)
+        >>> batch = next(iter(loader))
+        >>> logits = torch.zeros(batch["input_ids"].shape[1], 300)  # student(input_ids, position_ids=...).logits[0]
+        >>> loss = softcache.distillation_loss(logits, batch["soft"]["next"], temperature=2.0)
     """
     chosen = _language_targets(cache, targets)
     if type(size) is not int or size < 2:
@@ -165,7 +169,10 @@ def collate_packs(batch: Any) -> dict[str, Any]:
     and `soft`, whose `lengths` are those of the spans. A student's logits [1, N, V] go to the loss as `logits[0]`.
 
     Examples:
-        >>> loader = DataLoader(data, batch_size=4, shuffle=True, collate_fn=softcache.collate_packs)  # doctest: +SKIP
+        >>> data = softcache.pack(softcache.open("runs/lm"), 64)
+        >>> batch = softcache.collate_packs([data[0], data[1]])
+        >>> batch["input_ids"].shape == batch["position_ids"].shape == batch["labels"].shape
+        True
     """
     if not isinstance(batch, PackedBatch):
         return _joined(batch)

@@ -18,12 +18,12 @@ PROSE = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"
 
 
 @pytest.fixture(scope="module")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def language(tmp_path_factory: pytest.TempPathFactory) -> Language:
     """A cache with the targets of recipes/lm, of a smaller model."""
     made = Language(tmp_path_factory.mktemp("language"))
     made.recipe["tasks"] = {"next": made.recipe["tasks"]["lm"]}
     made.build()
-    return made.cache
+    return made
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
@@ -32,15 +32,21 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_blocks(page: Path, digits: Path, language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# Trainers recommend GPUs and workers.
+@pytest.mark.filterwarnings("ignore:.*pin_memory.* argument is set as true:UserWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+@pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated:FutureWarning")  # Lightning's own
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # TRL's own default
+def test_blocks(page: Path, digits: Path, language: Language, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "hf"))
     shutil.copytree(digits, "runs/digits")
-    (tmp_path / "runs/lm").symlink_to(language)
+    (tmp_path / "runs/lm").symlink_to(language.cache)
+    (tmp_path / "runs/smol").symlink_to(language.folder / "model")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     names: dict[str, object] = {}
-    for language, code in blocks(page):
-        if language == "python":
+    for kind, code in blocks(page):
+        if kind == "python":
             exec(compile(code, page.name, "exec"), names)
         else:
             for line in code.strip().splitlines():

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from language import Language
 
 import softcache
 
@@ -33,13 +34,23 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the target of recipes/lm, of a smaller model."""
+    made = Language(tmp_path_factory.mktemp("language"))
+    made.recipe["tasks"] = {"next": made.recipe["tasks"]["lm"]}
+    made.build()
+    return made.cache
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_examples_run(
-    name: str, digits: Path, views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, digits: Path, views: Path, language: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(digits, "runs/digits")
     Path("runs/views").symlink_to(views)
+    Path("runs/lm").symlink_to(language)
     Path("recipes").symlink_to(ROOT / "recipes")
     public = attrgetter(name)(softcache)
     # The members of a module are public names of their own.
