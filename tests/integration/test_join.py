@@ -15,6 +15,7 @@ from conftest import Workshop
 from free_port import free_port
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 import softcache
 from softcache.errors import TaskError
@@ -126,21 +127,21 @@ def test_streams_are_joined_not_attached(built: Workshop) -> None:
 @pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 @pytest.mark.parametrize("workers", [0, 1, 2, 7])
-@pytest.mark.parametrize("how", ["join", "attach"])
-def test_stateful_loaders_resume_three_times(built: Workshop, workers: int, how: str) -> None:
-    """In the middle of an epoch, again and again: the ids are those of an uninterrupted run."""
+@pytest.mark.parametrize(("how", "world"), [("join", 1), ("join", 2), ("join", 3), ("join", 4), ("attach", 3)])
+def test_stateful_loaders_resume_three_times(built: Workshop, workers: int, how: str, world: int) -> None:
+    """In the middle of an epoch, again and again: the ids are those of an uninterrupted run of the last rank."""
     cache = built.open()
 
     def make() -> Any:
-        options: Any = {"batch_size": 4, "num_workers": workers, "generator": torch.Generator().manual_seed(5)}
-        sampler = torch.utils.data.RandomSampler(range(ROWS), generator=torch.Generator().manual_seed(9))
+        options: Any = {"batch_size": 1, "num_workers": workers, "generator": torch.Generator().manual_seed(5)}
+        sampler = StatefulDistributedSampler(range(ROWS), num_replicas=world, rank=world - 1, seed=9)  # type: ignore[arg-type]
         if how == "join":
             return joined(StatefulDataLoader(samples(), sampler=sampler, **options), cache)
         data = softcache.attach(samples(), cache, id="id", targets=["cls"])
         return StatefulDataLoader(data, sampler=sampler, collate_fn=softcache.collate, **options)
 
     whole = ids(make())
-    assert sorted(whole) == list(range(ROWS))
+    assert len(set(whole)) == len(whole) == -(-ROWS // world)
     seen: list[int] = []
     state: dict[str, Any] | None = None
     for stop in (3, 2, 4):
@@ -215,6 +216,8 @@ def one_rank(rank: int, world: int, port: int, cache: str, folder: str) -> None:
     before = accelerator.prepare(joined(DataLoader(data, 4), opened))
     found["before"] = ids(before)
     found["skipped"] = ids(skip_first_batches(before, 2))
+    split = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    found["split"] = ids(split.prepare(joined(DataLoader(data, 8), opened)))
     found["stream"] = ids(joined(accelerator.prepare(DataLoader(Stream(), 4)), opened))
     attached = softcache.attach(data, opened, id="id", targets=["cls"])
     found["attached"] = ids(accelerator.prepare(DataLoader(attached, 4, collate_fn=softcache.collate)))
@@ -234,7 +237,7 @@ def test_several_processes(built: Workshop, tmp_path: Path) -> None:
         assert found["declared"] == list(range(ROWS))
         assert found["around"] == found["before"] == found["attached"]
         assert found["skipped"] == found["before"][8:]
-    for how in ("sampler", "around", "stream"):
+    for how in ("sampler", "around", "stream", "split"):
         assert sorted(ranks[0][how] + ranks[1][how]) == list(range(ROWS))
         assert len(ranks[0][how]) == ROWS // 2
 

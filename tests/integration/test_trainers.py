@@ -1,6 +1,7 @@
 """Students in other people's trainers learn, step by step, what they would from the live teacher."""
 
 import functools
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from conftest import Workshop
+from free_port import free_port
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 from transformers import TrainingArguments
@@ -365,3 +367,35 @@ def test_the_plain_loop_equals_the_live_teacher(built: Workshop) -> None:
         losses.append(found)
     assert len(losses[0]) == 15
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def one_rank(rank: int, world: int, port: int, folder: str) -> None:
+    """Train in one of several processes; the first saves what it learned."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+    workshop = object.__new__(Workshop)
+    workshop.folder, workshop.cache = Path(folder) / "recipe", Path(folder) / "cache"
+    trainer = distilled(
+        workshop, Path(folder), data=some_labels(workshop), ddp_backend="gloo", per_device_train_batch_size=4
+    )
+    trainer.train()
+    if rank == 0:
+        torch.save(trainer.model.layer.weight.detach(), Path(folder) / "weight.pt")
+    torch.distributed.destroy_process_group()
+
+
+def some_labels(workshop: Workshop) -> Any:
+    """Samples of which the first of each batch of 8 have no label: its halves count differently."""
+    data = samples(workshop)
+    for i, sample in enumerate(data):
+        sample["labels"] = -100 if i % 3 == 0 else sample["labels"]
+    return softcache.attach(data, workshop.open(), id="id", targets=["cls"])
+
+
+def test_trainer_in_two_processes(built: Workshop, tmp_path: Path) -> None:
+    """Two batches of 4, in two processes, are one of 8."""
+    whole = distilled(built, tmp_path, data=some_labels(built))
+    whole.train()
+    torch.multiprocessing.spawn(one_rank, args=(2, free_port(), str(tmp_path)), nprocs=2)
+    assert torch.allclose(torch.load(tmp_path / "weight.pt"), whole.model.layer.weight, rtol=1e-4, atol=1e-6)
