@@ -61,6 +61,9 @@ class Join:
             )
         return getattr(self._loader, name)
 
+    def __reduce__(self) -> Any:
+        return Join, (self._loader, self._lookup, self._sharded)
+
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._loader, name, value)
 

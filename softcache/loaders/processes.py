@@ -32,10 +32,12 @@ def require_shards(loader: Any) -> None:
 
 
 def _is_shard(place: Any) -> bool:
-    if any(isinstance(getattr(place, name, None), int) for name in ("num_replicas", "num_processes")):
+    parts = [getattr(place, name, None) for name in ("num_replicas", "num_processes")]
+    if any(isinstance(count, int) and count > 1 for count in parts):
         return True
-    # A streaming dataset of Hugging Face after split_dataset_by_node, and Accelerate's loader that sends parts.
-    return getattr(place, "_distributed", None) is not None or type(place).__name__ == "DataLoaderDispatcher"
+    # A streaming dataset of Hugging Face after split_dataset_by_node, and Accelerate's prepared loaders.
+    prepared = type(place).__name__ in ("DataLoaderShard", "DataLoaderDispatcher")
+    return prepared or getattr(place, "_distributed", None) is not None
 
 
 def refuse_dispatch() -> None:

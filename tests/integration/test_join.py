@@ -1,6 +1,7 @@
 """A join stands for the loader that it wraps, wherever loaders are wrapped, rebuilt, resumed and shared."""
 
 import itertools
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def test_everything_is_the_loaders(built: Workshop) -> None:
         join.state_dict()
     join.generator = torch.Generator()
     assert loader.generator is join.generator
+    join.generator = None
+    again = pickle.loads(pickle.dumps(join))
+    assert ids(again) == ids(join)
 
 
 @pytest.mark.parametrize("rank", [0, 1])
