@@ -41,8 +41,23 @@ def temper(log_values: torch.Tensor, temperature: Temperature) -> torch.Tensor:
     probabilities; T is a number or [B].
     """
     values, t = _with_temperature(log_values, temperature)
-    # Relative to the largest, so that no small temperature makes two infinities meet.
-    return torch.log_softmax((values - values.amax(dim=1, keepdim=True)) / t, dim=1)
+    return torch.log_softmax(divided(values, t, lowest_temperature(temperature)), dim=1)
+
+
+def divided(values: torch.Tensor, t: torch.Tensor | float, lowest: float) -> torch.Tensor:
+    """Return values [B, C, ...] / T up to a constant for each row. `lowest` is the lowest of the temperatures.
+
+    Below T = 1 large values could become infinities, and two of them a NaN: the values are then taken relative to the
+    largest.
+    """
+    return values / t if lowest >= 1 else (values - values.detach().amax(dim=1, keepdim=True)) / t
+
+
+def lowest_temperature(temperature: Temperature) -> float:
+    """Return the lowest of valid temperatures."""
+    if not isinstance(temperature, torch.Tensor):
+        return float(temperature)
+    return float(temperature.min()) if temperature.numel() else 1.0
 
 
 def temper_each(logits: torch.Tensor, temperature: Temperature) -> torch.Tensor:

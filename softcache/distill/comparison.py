@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
-from softcache.codecs import Decoder, SparseLogProbs
+from softcache.codecs import Decoder, SparseLogProbs, Temperature
+from softcache.codecs.temperature import divided, lowest_temperature
 from softcache.distill.by_rows import Rows
 from softcache.distill.decoupled import DecoupledKL, TailAwareKL
 from softcache.distill.divergences import DIVERGENCES, known_classes, student_buckets, teacher_buckets
@@ -29,6 +30,8 @@ class Comparison:
         tail: `shaped` or `lumped`.
         decoder: decodes single items.
         columns: the stored columns of all items, [N, ...].
+        temperature: one for all items, or float32 [N].
+        lowest: the lowest of them.
     """
 
     soft: Soft
@@ -36,14 +39,24 @@ class Comparison:
     tail: str
     decoder: Decoder
     columns: Mapping[str, torch.Tensor]
+    temperature: Temperature
+    lowest: float
 
     @classmethod
-    def of(cls, soft: Soft, divergence: Divergence, tail: str) -> Comparison:
+    def of(cls, soft: Soft, divergence: Divergence, tail: str, temperature: Temperature) -> Comparison:
         """Return the comparison. Raises TaskError if the target cannot be compared in this way."""
         if tail not in TAILS:
             raise TaskError(f"tail is {tail!r}; expected one of {', '.join(TAILS)}")
         decoder, columns = soft.decoder.per_item(soft.columns)
-        found = cls(soft=soft, divergence=divergence, tail=tail, decoder=decoder, columns=columns)
+        found = cls(
+            soft=soft,
+            divergence=divergence,
+            tail=tail,
+            decoder=decoder,
+            columns=columns,
+            temperature=soft.item_temperatures(temperature),
+            lowest=lowest_temperature(temperature),
+        )
         found._check()
         return found
 
@@ -75,28 +88,24 @@ class Comparison:
         """Whether the comparison needs each row's right class."""
         return isinstance(self.divergence, DecoupledKL)
 
-    def losses(
-        self, logits: torch.Tensor, rows: Rows, items: Rows, at: torch.Tensor, labels: torch.Tensor | None
-    ) -> torch.Tensor:
+    def losses(self, logits: torch.Tensor, items: Rows, labels: torch.Tensor | None) -> torch.Tensor:
         """Return T² times the divergence of some rows of a student's logits [r, C].
 
-        `items` are the stored items that answer these rows, `at` float32 [N] the items' temperatures, and `labels`
-        int64 [r] the rows' right classes, for a divergence that needs them. The result is [r], or with sigmoid [r, K],
-        one for each of the teacher's classes.
+        `items` are the stored items that answer these rows, and `labels` int64 [r] the rows' right classes, for a
+        divergence that needs them. The result is [r], or with sigmoid [r, K], one for each of the teacher's classes.
         """
-        own, at = {name: column[items] for name, column in self.columns.items()}, at[items]
+        own = {name: column[items] for name, column in self.columns.items()}
+        at = self.temperature[items] if isinstance(self.temperature, torch.Tensor) else self.temperature
         if self.soft.task.activation == "softmax":
             found = self._softmax(logits, own, at, labels)
         else:
             found = self._sigmoid(logits, own, at)
-        return found * (at.to(found.dtype) ** 2).view(-1, *(1,) * (found.ndim - 1))
+        return found * _beside(found, at) ** 2
 
     def _softmax(
-        self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: torch.Tensor, labels: torch.Tensor | None
+        self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: Temperature, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        # Relative to the largest, so that no small temperature makes two infinities meet.
-        student = (logits - logits.detach().amax(1, keepdim=True)) / at.to(logits.dtype)[:, None]
-        student = known_classes(student, self.soft.task)
+        student = known_classes(divided(logits, _beside(logits, at), self.lowest), self.soft.task)
         sparse = self._sparse(own, at)
         if sparse is None:
             log_p, log_q = self.decoder.log_probs(own, at), student.log_softmax(1)
@@ -110,15 +119,20 @@ class Comparison:
         assert labels is not None
         return self.divergence.losses(log_p, log_q, labels)
 
-    def _sparse(self, own: Mapping[str, torch.Tensor], at: torch.Tensor) -> SparseLogProbs | None:
+    def _sparse(self, own: Mapping[str, torch.Tensor], at: Temperature) -> SparseLogProbs | None:
         """Return the teacher's stored classes and the mass of the others; None if all classes are compared."""
         if not isinstance(self.divergence, str) or (self.tail == "shaped" and self.decoder.has_shape):
             return None
         return self.decoder.sparse_log_probs(own, at)
 
-    def _sigmoid(self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: torch.Tensor) -> torch.Tensor:
+    def _sigmoid(self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: Temperature) -> torch.Tensor:
         assert isinstance(self.divergence, str)
-        student = known_classes(logits / at.to(logits.dtype)[:, None], self.soft.task)
+        student = known_classes(logits / _beside(logits, at), self.soft.task)
         log_q = torch.stack([F.logsigmoid(student), F.logsigmoid(-student)], -1)
         teacher = self.decoder.log_outcomes(own, at)
         return DIVERGENCES[self.divergence](teacher.to(logits.dtype), log_q)
+
+
+def _beside(values: torch.Tensor, at: Temperature) -> Temperature:
+    """Return temperatures, one or [r], so that values [r, ...] can be divided by them."""
+    return at.to(values.dtype).view(-1, *(1,) * (values.ndim - 1)) if isinstance(at, torch.Tensor) else at

@@ -102,8 +102,8 @@ def distillation_loss(
     if reduction not in REDUCTIONS:
         raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     check_logits(student_logits, soft)
-    soft = soft.to(student_logits.device)
-    comparison = Comparison.of(soft, divergence, tail)
+    soft = soft if soft.device == student_logits.device else soft.to(student_logits.device)
+    comparison = Comparison.of(soft, divergence, tail, temperature)
     # Classes last, as lists have them.
     logits = student_logits.movedim(1, -1) if soft.task.is_map else student_logits
     logits = logits[..., : soft.task.label_space]
@@ -121,16 +121,15 @@ def distillation_loss(
     )
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     scales = Scales.of(parts, alpha, reduction, num_items, dtype)
-    at = soft.item_temperatures(temperature)
 
     def both(some: torch.Tensor, rows: Rows) -> torch.Tensor:
-        found = comparison.losses(some, rows, parts.items_of(rows), at, parts.right_classes(rows))
-        found = scales.soft[rows] * parts.over_classes(found, rows)
+        found = comparison.losses(some, parts.items_of(rows), parts.right_classes(rows))
+        found = scales.of_rows(scales.soft, rows) * parts.over_classes(found, rows)
         return found + labels_alone(some, rows) if alpha < 1 else found
 
     def labels_alone(some: torch.Tensor, rows: Rows) -> torch.Tensor:
         assert parts.hard is not None
-        return scales.hard[rows] * parts.hard.losses(some, rows)
+        return scales.of_rows(scales.hard, rows) * parts.hard.losses(some, rows)
 
     with_soft, with_labels_alone = parts.groups(alpha)
     losses = by_rows(logits.flatten(0, -2), [RowGroup(with_soft, both), RowGroup(with_labels_alone, labels_alone)])

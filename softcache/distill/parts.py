@@ -87,7 +87,7 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class Scales:
-    """What the soft and the hard part of each row are multiplied by, [R] each."""
+    """What the soft and the hard part of each row are multiplied by: one number for all rows, [], or [R]."""
 
     soft: torch.Tensor
     hard: torch.Tensor
@@ -97,17 +97,20 @@ class Scales:
         """Return the scales in a dtype. Raises TaskError for an alpha or num_items that is invalid."""
         if not 0 <= alpha <= 1:
             raise TaskError(f"alpha is {alpha}; expected a weight in [0, 1]")
-        rows = len(parts.soft)
-        each = torch.ones(rows, dtype=dtype, device=parts.soft.device)
-        each = each if parts.weights is None else parts.weights.to(dtype)
-        if reduction != "mean":
-            if num_items is not None:
-                raise TaskError(f"num_items is for reduction='mean', not {reduction!r}")
-            return cls(alpha * each, (1 - alpha) * each)
-        totals = parts.totals() if num_items is None else _pair(num_items, each.device)
-        # A part in which nothing counts is 0, whatever it is divided by.
-        soft, hard = torch.where(totals > 0, totals, 1.0).to(dtype)
-        return cls(alpha / soft * each, (1 - alpha) / hard * each)
+        of_parts = torch.tensor([alpha, 1 - alpha], dtype=dtype, device=parts.soft.device)
+        if reduction == "mean":
+            totals = parts.totals() if num_items is None else _pair(num_items, of_parts.device)
+            # A part in which nothing counts is 0, whatever it is divided by.
+            of_parts = of_parts / torch.where(totals > 0, totals, 1.0)
+        elif num_items is not None:
+            raise TaskError(f"num_items is for reduction='mean', not {reduction!r}")
+        if parts.weights is None:
+            return cls(of_parts[0], of_parts[1])
+        return cls(of_parts[0] * parts.weights, of_parts[1] * parts.weights)
+
+    def of_rows(self, scale: torch.Tensor, rows: Rows) -> torch.Tensor:
+        """Return `soft` or `hard` for some rows."""
+        return scale[rows] if scale.ndim else scale
 
 
 def _pair(num_items: Items, device: torch.device) -> torch.Tensor:

@@ -84,8 +84,11 @@ class Soft(Protocol):
     def per_position(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return values [B] for each of a student's positions, in one line [prod(shape)]."""
 
-    def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
-        """Return the temperature of each stored item, float32, from one for all or one for each sample [B]."""
+    def item_temperatures(self, temperature: Temperature) -> Temperature:
+        """Return one temperature for all stored items, if one is given, or from one for each sample [B] one for each.
+
+        Raises TaskError for an invalid temperature.
+        """
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Self:
         """Return the same answers on a device."""

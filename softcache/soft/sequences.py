@@ -144,24 +144,24 @@ class SoftSequences:
         `temperature` is a number or a tensor [B]. Raises TaskError as `SoftTargets.log_probs`.
         """
         check_dense_size(self.mask.numel(), self.task)
-        return self._padded(self.decoder.log_probs(self.columns, self._decoder_temperature(temperature)))
+        return self._padded(self.decoder.log_probs(self.columns, self.item_temperatures(temperature)))
 
     def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
         """Return the stored classes [B, L, k], their log p(T), and the log of the others' mass [B, L].
 
         NaN where `mask` is False. Raises TaskError as `SoftTargets.sparse_log_probs`.
         """
-        found = self.packed.sparse_log_probs(self._decoder_temperature(temperature))
+        found = self.packed.sparse_log_probs(self.item_temperatures(temperature))
         return SparseLogProbs(*map(self._padded, found))
 
     def probs(self, temperature: Temperature = 1.0) -> torch.Tensor:
         """Return p(T), float32 [B, L, C], NaN where `mask` is False. Raises as `log_probs`."""
         return self.log_probs(temperature).exp()
 
-    def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
-        """Return the temperature of each stored position, float32 [N], from a number or one for each sequence [B]."""
-        t = self._decoder_temperature(temperature)
-        return t if isinstance(t, torch.Tensor) else torch.full((self.items,), t, device=self.device)
+    def item_temperatures(self, temperature: Temperature) -> Temperature:
+        """Return one temperature for all stored positions, if one is given, or from float32 [B] one for each, [N]."""
+        t = check_temperature(temperature, len(self))
+        return t.to(self.device)[self.row] if isinstance(t, torch.Tensor) else t
 
     def items_for(self, shape: Sequence[int], lengths: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return which of a student's positions are stored, bool, and which stored position answers each, int64.
@@ -287,11 +287,6 @@ class SoftSequences:
             lengths=change(self.lengths),
             packed_tokens=tokens,
         )
-
-    def _decoder_temperature(self, temperature: Temperature) -> Temperature:
-        """Return one temperature for all stored positions, if one is given, and otherwise one for each."""
-        t = check_temperature(temperature, len(self))
-        return t.to(self.device)[self.row] if isinstance(t, torch.Tensor) else t
 
     def _padded(self, items: torch.Tensor) -> torch.Tensor:
         fill = math.nan if items.is_floating_point() else 0

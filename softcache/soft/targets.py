@@ -122,11 +122,12 @@ class SoftTargets:
         """Return values [B] for each of a student's positions (`shape` as for `items_for`), in one line."""
         return values.repeat_interleave(math.prod(shape[1:]))
 
-    def item_temperatures(self, temperature: Temperature) -> torch.Tensor:
-        """Return the temperature of each item, float32 [B], or for maps [B * H * W], from a number or a tensor [B]."""
+    def item_temperatures(self, temperature: Temperature) -> Temperature:
+        """Return one temperature for all items, if one is given, or from float32 [B] one for each item, [B * H * W]."""
         t = check_temperature(temperature, len(self))
-        each = t.to(self.device) if isinstance(t, torch.Tensor) else torch.full((len(self),), t, device=self.device)
-        return each.repeat_interleave(math.prod(self.task.shape[1:])) if self.task.is_map else each
+        if not isinstance(t, torch.Tensor):
+            return t
+        return t.to(self.device).repeat_interleave(math.prod(self.task.shape[1:]) if self.task.is_map else 1)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> SoftTargets:
         """Return the same rows on a device."""
