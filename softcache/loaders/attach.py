@@ -69,7 +69,7 @@ def attach(
         dataset: anything with `__len__` and `__getitem__`.
         cache: an open cache.
         id: the key or position of the sample id in a sample.
-        targets: names or ensembles, by default every target.
+        targets: names, ensembles or specialists, by default every target.
         ids: the sample ids [len(dataset)], in order, in place of `id`, so that no sample is decoded here.
 
     The join of all samples is checked now. Samples that a target does not cover become rows without an answer (`mask`

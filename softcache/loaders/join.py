@@ -60,13 +60,14 @@ def join(
         loader: an iterable of batches.
         cache: an open cache.
         id: where a batch has its sample ids: a key of dict batches, a position of tuple batches.
-        targets: names or ensembles, by default every target.
+        targets: names, ensembles or specialists, by default every target.
         view: where a batch has its view numbers, for caches with several views.
         input_ids: where a batch has its token ids, [B, L] padded. They are compared with the tokens that the teachers
             of causal_lm targets saw.
 
-    A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch; an ensemble has
-    its own `.name` in it. Samples that a target does not cover become rows without an answer (`mask` is False).
+    A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch, where ensembles
+    and specialists are found by their own `.name`. Samples that a target does not cover become rows without an answer
+    (`mask` is False).
 
     Raises TaskError for unknown targets, and while iterating AlignmentError for ids that the cache lacks and for tokens
     that differ.

@@ -196,7 +196,7 @@ def _shares(weights: Sequence[float] | None, members: Sequence[Readable]) -> lis
     for weight, member in zip(given, members, strict=True):
         if not 0 <= weight < math.inf:
             raise TaskError(f"the weight of {member.name} is {weight}; expected a finite number of at least 0")
-    total = math.fsum(given)
+    total = sum(given)
     if not 0 < total < math.inf:
         raise TaskError(f"the weights add up to {total}; expected a finite sum above 0")
     return [weight / total for weight in given]

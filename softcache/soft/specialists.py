@@ -128,12 +128,11 @@ def specialists(generalist: Readable, specialists: Sequence[Readable], *, n: int
     and with log q(known classes) in it the sum is no longer convex: it can have several minima.
 
     Examples:
-        >>> import numpy as np
-        >>> labels = [str(digit) for digit in range(10)]
-        >>> softcache.build("recipes/digits/specialists.yaml", "runs/specialists").commit
-        1
-        >>> cache = softcache.open("runs/specialists")
-        >>> both = softcache.specialists(cache["digit@a"], [cache["digit@round"]])
+        >>> summary = softcache.build("recipes/digits/specialists.yaml", "runs/digits")  # into the generalist's cache
+        >>> cache = softcache.open("runs/digits")
+        >>> both = softcache.specialists(cache["digit@a"], [cache["digit@strokes"], cache["digit@curves"]])
+        >>> both.lookup([8, 9]).probs(temperature=2.0).shape
+        torch.Size([2, 10])
     """
     return Specialists(generalist, specialists, n)
 

@@ -18,7 +18,9 @@ Columns = dict[str, torch.Tensor]
 Known = tuple[tuple[int, ...], ...]
 
 
-def combined(known: Known, logits: Logits, n: int = CLASSES, **more: torch.Tensor) -> tuple[SpecialistsDecoder, Columns]:
+def combined(
+    known: Known, logits: Logits, n: int = CLASSES, **more: torch.Tensor
+) -> tuple[SpecialistsDecoder, Columns]:
     """The decoder of a generalist's logits [B, C] and of specialists' logits [B, known + 1], and its columns."""
     tasks = [TaskSpec("classification", (CLASSES,), "logits", allow_masked=True)]
     tasks += [
