@@ -24,6 +24,7 @@ alone takes thousands of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
@@ -32,9 +33,10 @@ from softcache.errors import TaskError
 # F / M is at most this far above its minimum, in nats.
 TOLERANCE = 1e-9
 MOST_STEPS = 100
-# Classes of less probability count as this likely each, and dustbins of less as empty: float64 resolves no more.
+# Groups of less for each class count as this likely, and dustbins of less as empty: float64 resolves no more.
 SMALLEST = 1e-12
-_SHORTER = 0.99
+# A step goes at most this part of the way to where some q, u or t would be 0.
+_OF_THE_WAY = 0.99
 _AT_ONCE = 4096
 
 
@@ -49,7 +51,8 @@ def combine_groups(
         sizes: float64 [G], how many classes each group has.
         within: float64 [S, G], 1 where a specialist's dustbin has a group, otherwise 0.
 
-    Raises TaskError if F / M is not proved to be within `TOLERANCE` of its minimum after `MOST_STEPS`.
+    Groups below `SMALLEST` for each class count as that likely. Raises TaskError if F / M is not proved to be within
+    `TOLERANCE` of its minimum after `MOST_STEPS`.
     """
     parts = [slice(begin, begin + _AT_ONCE) for begin in range(0, max(len(groups), 1), _AT_ONCE)]
     return torch.cat([_combine(groups[rows], dustbins[rows], sizes, within) for rows in parts])
@@ -71,10 +74,15 @@ class _Problem:
     d: torch.Tensor
     within: torch.Tensor
 
-    @property
+    @cached_property
     def total(self) -> torch.Tensor:
         """M, [B, 1]: summed, since rounding left the distributions a little beside 1."""
         return self.a.sum(1, keepdim=True) + self.d.sum(1, keepdim=True)
+
+    @cached_property
+    def within_both(self) -> torch.Tensor:
+        """Which groups are in the dustbins of two specialists, for all pairs of them, [G, S * S]."""
+        return (self.within[:, None] * self.within).flatten(0, 1).T
 
     def solve(self) -> torch.Tensor:
         """Return the best q, [B, G]."""
@@ -111,12 +119,12 @@ class _Problem:
         t, in_dustbins = self.total - u @ self.within, q @ self.within.T
         missing_q, missing_u = self.a - q * t, self.d - u * in_dustbins
         # With change_q = (missing_q + q * change_t) / t put into the second equation, only the change of u is left.
-        both = (q / t)[:, None] * self.within @ self.within.T
+        both = ((q / t) @ self.within_both).view(-1, len(self.within), len(self.within))
         matrix = torch.diag_embed(torch.where(self.d > 0, in_dustbins, 1.0)) + u[:, :, None] * both
         right = missing_u - u * ((missing_q / t) @ self.within.T)
         change_u = torch.linalg.solve_ex(matrix, right[..., None])[0][..., 0]
         change_t = change_u @ self.within
         change_q = (missing_q + q * change_t) / t
         losses = torch.cat([-change_q / q, torch.where(u > 0, -change_u / u, 0.0), change_t / t], 1)
-        step = (_SHORTER / losses.amax(1, keepdim=True).clamp(min=_SHORTER)).clamp(max=1)
+        step = _OF_THE_WAY / losses.amax(1, keepdim=True).clamp(min=_OF_THE_WAY)
         return q + step * change_q, u + step * change_u

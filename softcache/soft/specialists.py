@@ -113,8 +113,8 @@ def specialists(generalist: Readable, specialists: Sequence[Readable], *, n: int
     equation 5). A specialist's dustbin is compared with the probability that q gives to all classes that it does not
     know. All distributions are those at the temperature asked for.
 
-    It is computed in float64. The mean of the KL divergences is within 1e-9 nats of its minimum; probabilities below
-    1e-12 are not exact. Where the minimum leaves open how classes share a dustbin, they share it evenly.
+    It is computed in float64, to within 1e-9 nats of the least mean KL divergence, where probabilities below 1e-12
+    count as 1e-12. If the minimum leaves open how classes share a dustbin, they share it evenly.
 
     Args:
         generalist: a classification target that knows every class, or an ensemble of such targets.

@@ -40,14 +40,13 @@ class SpecialistsDecoder(Decoder):
         general = self.generalist.log_probs(member_columns(columns, 0), temperature).double().exp()
         answered = ~general.isnan().any(1, keepdim=True)
         mass = torch.where(answered, general, 1 / general.shape[1])
-        known = tuple(m.task.known for m in self.specialists if m.task.known is not None)
-        groups = _groups(known, general.shape[1], general.device)
+        groups = _groups(tuple(m.task.known or () for m in self.specialists), general.shape[1], general.device)
         active = groups.knows[:, mass.topk(self.n, dim=1).indices].any(-1).T & columns[ANSWERED] & answered
         dustbins = torch.zeros(active.shape, dtype=torch.float64, device=general.device)
         for i, specialist in enumerate(self.specialists):
             log_p = specialist.log_probs(member_columns(columns, i + 1), temperature)
             own = torch.where(active[:, i, None], log_p.double().exp(), 0.0)
-            mass.index_add_(1, torch.tensor(known[i], device=general.device), own[:, :-1])
+            mass.index_add_(1, groups.known[i], own[:, :-1])
             dustbins[:, i] = own[:, -1]
         return torch.where(answered, groups.combine(mass, dustbins), torch.nan).float()
 
@@ -57,12 +56,14 @@ class _Groups:
     """The groups of C classes that lie in the same dustbins of S specialists.
 
     Attributes:
-        knows: bool [S, C], which classes each specialist knows.
+        known: the classes that each specialist knows, int64, in the order of its values.
+        knows: the same as bool [S, C].
         group: int64 [C], the group of each class.
         sizes: float64 [G], how many classes each group has.
         within: float64 [S, G], 1 where a group is in a specialist's dustbin, otherwise 0.
     """
 
+    known: tuple[torch.Tensor, ...]
     knows: torch.Tensor
     group: torch.Tensor
     sizes: torch.Tensor
@@ -85,6 +86,7 @@ def _groups(known: tuple[tuple[int, ...], ...], classes: int, device: torch.devi
         row[list(own)] = True
     patterns, group, sizes = torch.unique(~knows, dim=1, return_inverse=True, return_counts=True)
     return _Groups(
+        known=tuple(torch.tensor(own, device=device) for own in known),
         knows=knows.to(device),
         group=group.to(device),
         sizes=sizes.double().to(device),

@@ -82,10 +82,9 @@ def _read(target: Readable, temperature: float, split: str | None) -> _Numbers:
 def _check(target: Readable, temperature: float) -> None:
     task = target.task
     if task.is_list or len(task.shape) > 1:
-        what = "a sequence" if task.is_list else f"a map {list(task.shape)}"
+        what = "a sequence" if task.is_list else f"an array {list(task.shape)}"
         raise TaskError(
-            f"{target.name} is a {task.kind} target: a row is {what}, and a table has one number a class; use .lookup, "
-            "or .to_hf() for the rows as they are stored"
+            f"{target.name} is a {task.kind} target: a row is {what}, and a table has one number a class; use .lookup"
         )
     if not isinstance(check_temperature(temperature, 1), float):
         raise TaskError("temperature is a tensor; a table has one temperature for all rows")

@@ -182,8 +182,8 @@ def test_every_kind(tmp_path: Path) -> None:
     for wrong, message in (
         (lambda: cache["depth"].to_pandas(2.0), "depth@t is a regression target: it has no temperature"),
         (lambda: cache["depth"].to_hf(temperature=1.0), "it has no temperature; leave temperature out"),
-        (lambda: cache["maps"].to_pandas(), r"a row is a map \[5, 3, 4\], and a table has one number a class"),
-        (lambda: cache["maps"].to_hf(temperature=1.0), "a row is a map"),
+        (lambda: cache["maps"].to_pandas(), r"a row is an array \[5, 3, 4\], and a table has one number a class"),
+        (lambda: cache["maps"].to_hf(temperature=1.0), "a row is an array"),
         (lambda: cache["objects"].to_pandas(), "a row is a sequence"),
         (lambda: cache["tags"].to_pandas(0.0), "expected a finite number above 0"),
         (lambda: cache["tags"].to_pandas(torch.ones(24)), "temperature has shape"),  # type: ignore[arg-type]
