@@ -67,6 +67,7 @@ from .recipe.example import init as init
 from .soft.batch import SoftBatch as SoftBatch
 from .soft.ensemble import ensemble as ensemble
 from .soft.sequences import SoftSequences as SoftSequences
+from .soft.specialists import specialists as specialists
 from .soft.targets import SoftTargets as SoftTargets
 from .store.gc import gc as gc
 from .version import __version__ as __version__

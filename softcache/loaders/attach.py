@@ -92,7 +92,7 @@ def attach(
         dataset: anything with `__len__` and `__getitem__`. For a streaming dataset use `join`.
         cache: an open cache.
         id: as for `sample_ids`: by default as the recipe of the cache names samples.
-        targets: names or ensembles, by default every target.
+        targets: names, ensembles or specialists, by default every target.
         ids: the sample ids [len(dataset)], in order, in place of `id`, so that no sample is decoded here.
 
     The join of all samples is checked now. Samples that a target does not cover become rows without an answer (`mask`

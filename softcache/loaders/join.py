@@ -96,15 +96,16 @@ def join(
         loader: an iterable of batches.
         cache: an open cache.
         id: where a batch has its sample ids: a key of dict batches, a position of tuple batches.
-        targets: names or ensembles, by default every target.
+        targets: names, ensembles or specialists, by default every target.
         view: where a batch has its view numbers, for caches with several views.
         input_ids: where a batch has its token ids, [B, L] padded. They are compared with the tokens that the teachers
             of causal_lm targets saw.
         sharded: with several processes, says that the loader gives each of them samples of its own, where that cannot
             be seen.
 
-    A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch; an ensemble has
-    its own `.name` in it. Samples that a target does not cover become rows without an answer (`mask` is False).
+    A dict batch gets the key `soft`; any other batch becomes `(batch, soft)`. `soft` is a SoftBatch, where ensembles
+    and specialists are found by their own `.name`. Samples that a target does not cover become rows without an answer
+    (`mask` is False).
 
     The result stands for the loader: its `sampler`, `dataset`, `set_epoch`, `state_dict` and everything else are the
     loader's. Join around `accelerator.prepare(loader)`, or before: both shard it, and only the first looks soft targets

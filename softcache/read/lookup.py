@@ -62,6 +62,11 @@ class Keys:
             read_reference(self._files, reference)
         raise self._missing(keys, rows)
 
+    @property
+    def most_views(self) -> int:
+        """How many views of a sample the cache has at most."""
+        return self._commit.views
+
     def ids(self, rows: Array) -> Array:
         """Return sample ids by row number: numpy int64 or objects (str) [n]."""
         return ids_to_numpy(self.arrow_ids(rows))

@@ -8,7 +8,8 @@ import torch
 
 from softcache.arrays import Array
 from softcache.codecs import Codec
-from softcache.errors import AlignmentError, counted, name_some
+from softcache.errors import AlignmentError, TaskError, counted, name_some
+from softcache.read.arrow_tables import shards_of
 from softcache.read.columns import FixedColumn, FlagColumn
 from softcache.read.sequences import SequenceReader, Spans
 from softcache.read.shard_reader import ShardReader
@@ -94,9 +95,15 @@ class RowReader:
         columns = self._codec.columns
         return {c.name: FixedColumn(self._reader, c.name, c.dtype, c.shape).take(shard, local).numpy() for c in columns}
 
-    def covered_rows(self) -> Array:
-        """Return the numbers of the rows that the target covers (in the split), int64, ascending."""
-        first, rows = self._shards.first_row[self._in_split], self._shards.rows[self._in_split]
+    def covered_rows(self, split: str | None = None) -> Array:
+        """Return the numbers of the rows that the target covers (in the split), int64, ascending.
+
+        Raises TaskError for a `split` that it does not have, or that it is not narrowed to.
+        """
+        chosen = self._in_split if split is None else shards_of(self._shards, split)
+        if split is not None and self._split not in (None, split):
+            raise TaskError(f"{self._shards.target} is narrowed to split {self._split}; open it without, or as {split}")
+        first, rows = self._shards.first_row[chosen], self._shards.rows[chosen]
         pairs = zip(first.tolist(), rows.tolist(), strict=True)
         return np.concatenate([np.empty(0, np.int64), *(np.arange(first, first + rows) for first, rows in pairs)])
 

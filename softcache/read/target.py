@@ -19,7 +19,8 @@ from softcache.read.codec_table import CodecTable
 from softcache.read.lookup import Keys, row_numbers
 from softcache.read.row_reader import RowReader
 from softcache.read.sequences import read_spans
-from softcache.soft.keys import DeferredKeys
+from softcache.soft import tables
+from softcache.soft.keys import DeferredKeys, RowKeys
 from softcache.soft.sequences import SoftSequences
 from softcache.soft.targets import SoftTargets
 from softcache.store.commits import CommittedTarget
@@ -218,6 +219,18 @@ class Target:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
         return self._rows.covered_rows()
 
+    def covered_keys(self, split: str | None = None) -> RowKeys:
+        """Return the ids and views of the rows that this target covers (in a split), in the order of their numbers.
+
+        Raises TaskError for a split that it does not have.
+        """
+        return DeferredKeys(self._rows.covered_rows(split), self._source.keys.at)
+
+    @property
+    def most_views(self) -> int:
+        """How many views of a sample the cache has at most."""
+        return self._source.keys.most_views
+
     def table(self) -> pa.Table:
         """Return all rows of the split as an Arrow table, memory-mapped, checked.
 
@@ -226,11 +239,35 @@ class Target:
         self._require_arrow()
         return arrow_tables.read_table(self._source.files, self._source.shards, self._source.split)
 
-    def to_hf(self, split: str | None = None) -> Any:
-        """Return a memory-mapped `datasets.Dataset` of the committed rows, by default of all splits.
+    def to_pandas(self, temperature: float = 1.0, split: str | None = None) -> Any:
+        """Return the probabilities p(T) of every row with an answer, for LightGBM, scikit-learn and the like.
 
-        Raises TaskError for a Zarr target or an unknown split, MissingExtra without `datasets`.
+        It is a `pandas.DataFrame` of float32 with one column a class, named by its label, or by its number (int) if the
+        task has no labels; a specialist's last column is `dustbin`. The index is `sample_id`, or (`sample_id`, `view`)
+        if the cache has several views of a sample. Rows without an answer are left out, so that a model can be fitted
+        to `X.loc[table.index]` and the table. Targets without classes give their numbers, in columns 0, 1, ...
+
+        Raises TaskError for sequences and maps, for an invalid temperature, or any where there are no classes; for an
+        unknown split; and if the table would take more than 4 GiB. Raises MissingExtra without pandas.
+
+        Examples:
+            >>> table = softcache.open("runs/digits")["digit@a"].to_pandas(temperature=4.0)
+            >>> table.shape, table.index.name, int(table.loc[7].idxmax())
+            ((1797, 10), 'sample_id', 7)
         """
+        return tables.to_pandas(self, temperature, split)
+
+    def to_hf(self, split: str | None = None, temperature: float | None = None) -> Any:
+        """Return a `datasets.Dataset`, by default of all splits.
+
+        Without a temperature these are the committed rows as they are stored, memory-mapped. With one they are the
+        `sample_id`, `view` and `probs` (float32 [C], p(T)) of every row with an answer, in memory.
+
+        Raises TaskError for an unknown split, without a temperature for a Zarr target, and with one as `to_pandas`, or
+        if the target has no classes. Raises MissingExtra without `datasets`.
+        """
+        if temperature is not None:
+            return tables.to_hf(self, temperature, split)
         self._require_arrow()
         return hf.to_dataset(self._source.files, self._source.shards, split or self._source.split)
 

@@ -74,6 +74,8 @@ class SoftTargets:
         - top-k and sampled: float32 [B, k], the stored classes' logits relative to the highest of all
         - hidden: [B, d], the input of the teacher's last layer
         - an ensemble of K members: K tensors stacked on the second axis, if their shapes are equal
+
+        Raises TaskError for an ensemble of different codecs, and for specialists.
         """
         return self.decoder.values(self.columns)
 
@@ -97,7 +99,7 @@ class SoftTargets:
     def sparse_log_probs(self, temperature: Temperature = 1.0) -> SparseLogProbs:
         """Return the stored classes, their log p(T), and the log of the others' mass; NaN in masked rows.
 
-        Raises TaskError as `log_probs`, and for a target that stores every class or an ensemble.
+        Raises TaskError as `log_probs`, and for a target that stores every class, an ensemble and specialists.
         """
         found = self.decoder.sparse_log_probs(self.columns, temperature)
         if found is None:

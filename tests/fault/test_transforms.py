@@ -108,8 +108,9 @@ def test_wrong_use_of_views(augmented: Augmented, augment: ModuleType) -> None:
     for wrong, why in [({"check": "often"}, "check is 'often'"), ({"views": 3}, "views is 3; the cache has 2")]:
         with pytest.raises(SoftcacheError, match=why):
             softcache.views(students, cache, augment.noisy, id="id", **wrong)
+    unnamed = [{"x": x} for x in workshop.inputs().numpy()]
     with pytest.raises(AlignmentError, match="say which sample is which"):
-        softcache.views(students, cache, augment.noisy)
+        softcache.views(unnamed, cache, augment.noisy)
     with pytest.raises(AugmentationError, match="a int is no transform"):
         softcache.views(students, cache, 3, id="id")
     with pytest.raises(TaskError, match="expected an integer from 0"):

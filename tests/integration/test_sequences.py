@@ -267,7 +267,7 @@ def test_what_sequences_have_not(workshop: Workshop) -> None:
         (soft.next_tokens, "a sequence target has no tokens"),
         (lambda: target.check_tokenizer(None), "has no table 'vocabulary'"),
         (soft.sparse_log_probs, "use .log_probs"),
-        (lambda: softcache.ensemble([target, target]), "ensembles of sequences"),
+        (target.to_pandas, "a row is a sequence, and a table has one number a class"),
     ):
         with pytest.raises(TaskError, match=message):
             asked()

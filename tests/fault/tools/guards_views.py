@@ -58,7 +58,12 @@ GUARDS = [
     Guard("loaders/views.py", "if agrees(made, check, exact=self._is_exact):", "if True:", f"{PROOFS} -k refused"),
     Guard("loaders/views.py", "if check == NO_VIEW:", "if False:", f"{NONE} -k without_any"),
     Guard("loaders/views.py", "for view in {0, count - 1}:", "for view in ():", f"{GROWTH} -k fewer_views"),
-    Guard("loaders/views.py", "cache.check_contents(found, hashes, 0)", "pass", f"{PROOFS} -k changed_since"),
+    Guard(
+        "loaders/ids.py",
+        "cache.check_contents(found, hashes, None if cache.commit.views == 1 else 0)",
+        "pass",
+        f"{PROOFS} -k changed_since",
+    ),
     Guard("transfer/view_checks.py", "if _checksum(parts) == check[:4]:", "if True:", f"{PROOFS} -k refused"),
     Guard("transfer/view_checks.py", "    if exact:\n", "    if False:\n", f"{PROOFS} -k may_round"),
     Guard(
