@@ -103,7 +103,7 @@ def pack(
     if type(size) is not int or size < 2:
         raise TaskError(f"size is {size!r}; expected a number of tokens, at least 2")
     first = chosen[0]
-    wanted = first.covered_ids() if ids is None else ids_to_numpy(id_array(ids))
+    wanted = first.covered_keys().ids if ids is None else ids_to_numpy(id_array(ids))
     lengths = first.lengths(wanted)
     if not split_long and (lengths > size).any():
         raise TaskError(

@@ -211,10 +211,6 @@ class Target:
         if covered is not None and len(rows) and not covered.any():
             raise self._rows.uncovered(rows, keys)
 
-    def covered_ids(self) -> Array:
-        """Return the sample ids of the rows that this target covers (in the split), in the order of the rows."""
-        return self._source.keys.ids(self.covered_rows())
-
     def covered_rows(self) -> Array:
         """Return the numbers of the rows that this target covers (in the split), int64, ascending."""
         return self._rows.covered_rows()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from softcache.errors import AlignmentError, counted, name_some
-from softcache.soft.packing import PackedTokens, widened
-from softcache.soft.sequences import NO_TOKEN, SoftSequences
+from softcache.soft.packing import NO_TOKEN, PackedTokens, widened
+from softcache.soft.sequences import SoftSequences
 
 
 def same_positions(parts: Sequence[SoftSequences]) -> list[SoftSequences]:

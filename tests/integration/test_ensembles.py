@@ -128,7 +128,7 @@ def test_sequences_position_by_position(shop: Workshop, mean: str) -> None:
     assert torch.allclose(soft.probs(t).double()[soft.mask], expected[soft.mask], atol=1e-5)
     assert soft.log_probs(t)[~soft.mask].isnan().all()
     student = torch.randn(3, 5, 6, dtype=torch.float64, requires_grad=True)
-    loss = softcache.distillation_loss(student, soft, t)
+    loss = softcache.distillation_loss(student, soft, t, lengths=soft.lengths)
     at, teacher = t[soft.row].double(), expected[soft.mask]
     log_q = (student[:, :4][soft.mask] / at[:, None]).log_softmax(-1)
     wanted = ((teacher * (teacher.log() - log_q)).sum(-1) * at**2).mean()

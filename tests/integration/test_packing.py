@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 import softcache
 from softcache.errors import AlignmentError, TaskError
-from softcache.loaders.packing import best_fit
+from softcache.loaders.packing import PackedDataset, best_fit
 
 T, SIZE = 2.0, 48
 
@@ -99,6 +99,20 @@ def test_other_kinds_have_no_tokens(digits: Path) -> None:
         softcache.pack(softcache.open(digits), 8)
     with pytest.raises(TaskError, match="digit@a has no tokens"):
         softcache.pack(softcache.open(digits), 8, targets="digit@a")
+
+
+def test_other_tokens(language: Language, tmp_path: Path) -> None:
+    """Targets that share a row must have seen the same tokens."""
+    cache = language.build()
+    language.rows([{"id": i, "tokens": [(t + 1) % 200 for t in row]} for i, row in enumerate(language.ids)])
+    teacher = language.recipe["teachers"]["t"]
+    del teacher["text"]
+    teacher["input_ids"] = "tokens"
+    language.cache = tmp_path / "other"
+    other = language.build()
+    packs = softcache.pack(cache, SIZE, targets="full").packs
+    with pytest.raises(AlignmentError, match="not the token ids"):
+        _ = PackedDataset(packs, [cache["full"], other["lm"]])[0]
 
 
 def test_workers(language: Language) -> None:
