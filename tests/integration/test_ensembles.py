@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Workshop
 from expressions import CLASSES, DETECTION, answered_by_expression, one
-from language import Language, save
+from language import TEXTS, Language, make_tokenizer, save
 
 import softcache
 from softcache.errors import AlignmentError, TaskError
@@ -89,15 +89,18 @@ def test_wrong_means_and_weights(digits: Path, options: dict[str, Any], message:
 
 def test_what_has_no_mean(shop: Workshop) -> None:
     boxes = "Sequences.from_lists([h[i:i+1] for i in range(len(h))], boxes=[torch.ones(1, 4)] * len(h))"
-    one(shop, f"{{'a': {boxes}, 'b': h, 'c': h[:, :3]}}", DETECTION)
+    one(shop, f"{{'a': {boxes}, 'b': h, 'c': h[:, :3], 'd': h[:, :3], 'e': h[:, :3]}}", DETECTION)
     shop.recipe["tasks"]["b"] = CLASSES | {"teachers": ["t"]}
     shop.recipe["tasks"]["c"] = CLASSES | {"teachers": ["t"], "classes": 3}
+    part = CLASSES | {"teachers": ["t"], "knows": {"t": [0, 1]}, "dustbin": ["t"]}
+    shop.recipe["tasks"] |= {"d": part, "e": part | {"classes": 7}}
     shop.build()
     cache = shop.open()
     with pytest.raises(TaskError, match="a@t is a detection target: each teacher finds boxes of its own"):
         softcache.ensemble([cache["a"], cache["a"]])
-    with pytest.raises(TaskError, match="c@t and b@t do not answer the same task"):
-        softcache.ensemble([cache["b"], cache["c"]])
+    for first, second in ("bc", "cd", "de"):
+        with pytest.raises(TaskError, match=f"{second}@t and {first}@t do not answer the same task"):
+            softcache.ensemble([cache[first], cache[second]])
     with pytest.raises(TaskError, match="at least one target"):
         softcache.ensemble([])
 
@@ -261,6 +264,13 @@ def test_language_models_that_saw_other_tokens(language: Language, tmp_path: Pat
         both.lookup([0, 4])
     with pytest.raises(AlignmentError, match="other tokens for the same samples: 1 sample, 1;"):
         both.lookup_spans([1], 2, 5)
-    rows_of_both = softcache.ensemble([cache["lm@t"], cache["lm@s"]])
     with pytest.raises(TaskError, match="a row is a sequence"):
-        rows_of_both.to_pandas()
+        both.to_pandas()
+
+
+def test_language_models_with_other_tokenizers(language: Language, tmp_path: Path) -> None:
+    """As many tokens, which mean something else."""
+    other = Language(tmp_path)
+    make_tokenizer([text.upper() for text in TEXTS]).save_pretrained(tmp_path / "model")
+    with pytest.raises(TaskError, match="full@t and lm@t do not answer the same task"):
+        softcache.ensemble([softcache.open(language.cache)["lm@t"], other.build()["full@t"]])

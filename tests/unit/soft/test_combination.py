@@ -184,6 +184,19 @@ def test_classes_that_are_ruled_out() -> None:
     assert torch.allclose(found[0, 2:], (dustbin / 2 / 5).expand(5))
 
 
+def test_groups_that_are_ruled_out() -> None:
+    """Also as a whole dustbin, and evenly over one of which a specialist that is not active knows a part."""
+    known = ((0, 1), (2, 3))
+    general = torch.full((1, CLASSES), -torch.inf)
+    general[0, :2] = torch.tensor([1.0, 0.0])
+    nothing_else, some_else = torch.tensor([[0.0, 0.0, -torch.inf]]), torch.tensor([[0.0, 0.0, 1.0]])
+    decoder, columns = combined(known, [general, nothing_else, torch.zeros(1, 3)], 1)
+    assert (decoder.log_probs(columns, 1.0)[0, 2:] == -torch.inf).all()
+    decoder, columns = combined(known, [general, some_else, torch.zeros(1, 3)], 1)
+    dustbin = some_else.double().softmax(1)[0, 2]
+    assert torch.allclose(decoder.log_probs(columns, 1.0)[0, 2:].double().exp(), (dustbin / 2 / 5).expand(5))
+
+
 def test_certain_teachers_that_contradict_each_other() -> None:
     """Probabilities of 0 and 1: still the minimum, and nothing that is no number."""
     known = ((0, 1), (0, 2), (1, 2, 3))
