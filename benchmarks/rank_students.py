@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
+from targets import soft
 
 import softcache
 from softcache.codecs import Codec
-from softcache.soft.keys import KnownKeys
 
 RANK, BATCH, STEPS, RATE = 32, 64, 400, 5e-3
 TEMPERATURES = (1.0, 2.0, 4.0)
@@ -32,13 +32,6 @@ class Rows:
     train: torch.Tensor
     test: torch.Tensor
     matrix: torch.Tensor
-
-
-def soft(codec: Codec, columns: Mapping[str, torch.Tensor]) -> softcache.SoftTargets:
-    """Return rows as a cache gives them."""
-    rows = len(next(iter(columns.values())))
-    keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
-    return softcache.SoftTargets(codec.decoder, columns, torch.ones(rows, dtype=torch.bool), keys)
 
 
 def encode_all(rows: Rows, codec: Codec) -> dict[str, torch.Tensor]:
