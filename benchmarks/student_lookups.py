@@ -20,8 +20,18 @@ ROWS, CLASSES, SEQUENCES = 200_000, 1000, 512
 TEMPERATURE = 2.0
 FIRST, BATCHES_A_ROUND = 10, 20
 STEP = 10.0  # ms, of a student for which the goal is set
-HEAD = ["a batch", "loader, ms", "join adds, ms", "first ten", "student, ms", "of its step", f"of {STEP:g} ms"]
+HEAD = [
+    "a batch",
+    "loader, ms",
+    "join adds, ms",
+    "first ten",
+    "numpy.memmap, ms",
+    "student, ms",
+    "join, of its step",
+    f"of {STEP:g} ms",
+]
 Step = Callable[[torch.Tensor, softcache.SoftBatch], None]
+Gather = Callable[[torch.Tensor], object]
 
 
 class Noting:
@@ -50,21 +60,31 @@ def training(student: nn.Module) -> Step:
     return step
 
 
-def measure(title: str, loader: DataLoader[Any], cache: softcache.Cache, step: Step, **options: Any) -> list[str]:
+def measure(
+    title: str,
+    loader: DataLoader[Any],
+    cache: softcache.Cache,
+    step: Step,
+    gather: Gather | None = None,
+    **options: Any,
+) -> list[str]:
     """Return a row of the table: what each part of every step takes in a training loop, in this process."""
     noting, parts = Noting(loader), []
     done = time.perf_counter()
-    for (_, given), soft in softcache.join(noting, cache, id=0, **options):
+    for (ids, given), soft in softcache.join(noting, cache, id=0, **options):
         joined = time.perf_counter()
+        if gather is not None:
+            gather(ids)
+        gathered = time.perf_counter()
         step(given, soft)
         ended = time.perf_counter()
-        parts.append((noting.ready - done, joined - noting.ready, ended - joined))
+        parts.append((noting.ready - done, joined - noting.ready, gathered - joined, ended - gathered))
         done = ended
-    loading, lookups, steps = ([1e3 * seconds for seconds in part] for part in zip(*parts, strict=True))
-    added, trained = median(lookups[FIRST:]), median(steps[FIRST:])
-    shares = [f"{added / of:.1%}" for of in (trained, STEP)]
-    times = [median(loading[FIRST:]), added, mean(lookups[:FIRST]), trained]
-    return [title, *(f"{each:.2f}" for each in times), *shares]
+    each = [[1e3 * seconds for seconds in part] for part in zip(*parts, strict=True)]
+    loading, added, beside, trained = (median(part[FIRST:]) for part in each)
+    figures = [f"{loading:.2f}", f"{added:.2f}", f"{mean(each[1][:FIRST]):.2f}"]
+    figures += ["" if gather is None else f"{beside:.2f}", f"{trained:.2f}"]
+    return [title, *figures, f"{added / trained:.1%}", f"{added / STEP:.1%}"]
 
 
 def shuffled(data: TensorDataset, size: int, batches: int) -> DataLoader[Any]:
@@ -73,11 +93,17 @@ def shuffled(data: TensorDataset, size: int, batches: int) -> DataLoader[Any]:
 
 def classifier(work: Path, batches: int) -> list[str]:
     """Return the row of an image classifier's size, 256 rows of 1,000 float16 logits."""
-    cache = softcache.open(read.make(work, "logits", ROWS, CLASSES, 25)[0])
+    folder, raw = read.make(work, "logits", ROWS, CLASSES, 25)
+    cache = softcache.open(folder)
     data = TensorDataset(torch.arange(ROWS), torch.randn(ROWS, 64))
     layers = [nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES)]
     step = training(nn.Sequential(*layers))
-    return measure(f"{read.BATCH} rows, {CLASSES:,} classes", shuffled(data, read.BATCH, batches), cache, step)
+
+    def gather(ids: torch.Tensor) -> object:
+        return raw[((ids + ROWS // 2) % ROWS).numpy()]  # as many rows, but others, which are not in the CPU's cache
+
+    title = f"{read.BATCH} rows, {CLASSES:,} classes"
+    return measure(title, shuffled(data, read.BATCH, batches), cache, step, gather)
 
 
 def language_model(work: Path, batches: int) -> Iterator[list[str]]:
