@@ -47,7 +47,6 @@ class Case:
         samples: the students' samples: `id`, `row` (the place in `inputs`), `image`.
         batch: how many of them a student sees at a time.
         student: makes a student.
-        threads: torch's threads; one for models so small that threads cost more than they save.
     """
 
     title: str
@@ -58,7 +57,6 @@ class Case:
     samples: list[dict[str, Any]]
     batch: int
     student: Callable[[], nn.Module]
-    threads: int
 
     def live(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the teachers' log p(T) of some samples, their mean if there are several."""
@@ -103,7 +101,6 @@ def digits() -> Case:
         samples=[{"id": int(i), "row": row, "image": inputs[row]} for row, i in enumerate(made["id"])],
         batch=50,
         student=lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10)),
-        threads=1,
     )
 
 
@@ -135,7 +132,6 @@ def photos() -> Case:
         ],
         batch=24,
         student=lambda: Output(students["Student"](1000), "logits"),
-        threads=torch.get_num_threads(),
     )
 
 
@@ -195,7 +191,6 @@ def measure(case: Case, work: Path, rounds: int) -> tuple[dict[str, float], str]
 def break_even(work: Path, rounds: int) -> Iterator[tuple[list[list[str]], str]]:
     """Yield the rows of each case's table, and where both ways cost the same."""
     for case in (digits(), photos()):
-        torch.set_num_threads(case.threads)
         taken, agreement = measure(case, work, rounds)
         once = len(case.samples) * len(case.teachers)
         rows = []
