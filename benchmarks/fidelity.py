@@ -22,8 +22,9 @@ from statistics import median
 
 import numpy as np
 import torch
-from students import TEMPERATURES as STUDENT_TEMPERATURES
-from students import Estimate, Rows, soft, students
+from rank_students import TEMPERATURES as STUDENT_TEMPERATURES
+from rank_students import Estimate, Rows, students
+from targets import soft
 from timing import alternate, machine, table
 
 import softcache

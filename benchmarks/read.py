@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import alternate, machine, ratio, table
+from timing import alternate, beside, machine, ratio, table
 
 import softcache
 from softcache.store.checksums import BLOCK_BYTES, block_checksums, sha256
@@ -170,13 +168,8 @@ def beside_busy_cores(cache: Path, raw_file: Path, rounds: int) -> list[list[str
         "torch `index_select` of one mapped file": each(lambda r: everything.index_select(0, r), places),
     }
     idle = alternate(contestants, rounds)
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
-    try:
+    with beside(os.cpu_count() or 1):
         busy = alternate(contestants, 10 * rounds)
-    finally:
-        for process in spinning:
-            process.kill()
-            process.wait()
     taken = [(name, np.median(idle[name]), np.mean(busy[name])) for name in contestants]
     return [[name, *(f"{float(seconds) / len(rows) * 1e6:.0f}" for seconds in both)] for name, *both in taken]
 

