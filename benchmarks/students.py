@@ -6,7 +6,7 @@
 
 Three tables. The first compares `softcache.distillation_loss` with the plain loss that one would write on the same soft
 targets: wall-clock and CPU time, and what the losses allocate. The second takes apart the steps of a training loop with
-`softcache.join`, the DataLoader in the same process, and with one `numpy.memmap` gather of as many other rows. The third
+`softcache.join`, the DataLoader in the same process, and with a `numpy.memmap` gather of as many other rows. The third
 trains students with live teachers and with a cache, epoch by epoch in turns, and builds that cache again in each round;
 a student of 20 epochs counts as 20 times the median epoch. Torch has one thread for the last two. Needs 1 GB of disk.
 """
