@@ -84,7 +84,13 @@ class Distillation:
         chosen = self.choose(soft)
         if labels is not None and isinstance(chosen, SoftSequences) and is_flat(labels.shape, chosen):
             labels = labels.reshape(-1)
-        return count_items(chosen, labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
+        return count_items(
+            chosen,
+            labels,
+            ignore_index=self.ignore_index,
+            class_weights=self.class_weights,
+            divergence=self.divergence,
+        )
 
     def choose(self, soft: SoftBatch | Soft) -> Soft:
         """Return the soft targets of the chosen target. Raises TaskError if there are several and none is chosen."""
