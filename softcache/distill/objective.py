@@ -108,6 +108,21 @@ def is_flat(shape: torch.Size, soft: SoftSequences) -> bool:
     return len(shape) == 2 and shape[0] == 1 and len(soft) != 1 and shape[1] == int(soft.lengths.sum())
 
 
+def check_positions(logits: torch.Tensor, input_ids: torch.Tensor, soft: SoftSequences) -> None:
+    """Check that each position of a language model's logits answers the token that the teacher saw there.
+
+    `input_ids` are [B, L'], padded on the right, or [1, N] without padding. Raises TaskError for logits of other
+    positions, AlignmentError for other tokens.
+    """
+    if logits.shape[:-1] != input_ids.shape:
+        raise TaskError(
+            f"the student has {list(input_ids.shape)} tokens and logits for {list(logits.shape[:-1])} positions: each "
+            "token needs logits of its own, and virtual tokens, as those of prompt tuning, have no soft targets"
+        )
+    rows = input_ids.cpu()
+    soft.check_input_ids(torch.split(rows[0], soft.lengths.tolist()) if is_flat(rows.shape, soft) else rows)
+
+
 def next_labels(labels: torch.Tensor) -> torch.Tensor:
     """Return a language model's labels [B, L], a token's label being the token, as those of the token before it."""
     return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=NO_CLASS)
