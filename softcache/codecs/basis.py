@@ -50,4 +50,6 @@ def encode_shape(logits: torch.Tensor, highest: torch.Tensor, basis: torch.Tenso
 def decode_shape(codes: torch.Tensor, scale: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     """Return the approximate logits of rows relative to their highest, float32 [B, C]."""
     coefficients = (codes.float() - SHAPE_ZERO) * scale.float()[:, None]
-    return torch.addmm(basis[:, 0].float(), coefficients, basis[:, 1:].float().T)
+    # Autocast would multiply in half precision.
+    with torch.autocast(basis.device.type, enabled=False):
+        return torch.addmm(basis[:, 0].float(), coefficients, basis[:, 1:].float().T)

@@ -31,7 +31,8 @@ class RowGroup(NamedTuple):
 def by_rows(logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
     """Return the loss of each row of `logits` [R, C], float32 or float64 [R]; 0 with no gradient in rows of no group.
 
-    No row is in two groups. The gradient is computed together with the loss and kept in the dtype of `logits`.
+    No row is in two groups. The gradient is computed together with the loss and kept in the dtype of `logits`, but that
+    of float16 in float32: what a GradScaler multiplies it by must come before it is rounded.
     """
     losses: torch.Tensor = _ByRows.apply(logits, groups)  # type: ignore[no-untyped-call]
     return losses
@@ -41,6 +42,7 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
         dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         needs_gradient = ctx.needs_input_grad[0]
         losses = torch.zeros(len(logits), dtype=dtype, device=logits.device)
         gradient: torch.Tensor | None = None
@@ -54,22 +56,27 @@ class _ByRows(torch.autograd.Function):
                 if needs_gradient:
                     (of_some,) = torch.autograd.grad(total, some)
                     if len(of_some) == len(logits):  # all rows at once, in their order
-                        gradient = of_some.to(logits.dtype)
+                        gradient = of_some.to(kept)
                         continue
-                    gradient = torch.zeros_like(logits) if gradient is None else gradient
-                    gradient[rows] = of_some.to(logits.dtype)
-        ctx.save_for_backward(torch.zeros_like(logits) if gradient is None else gradient)
+                    gradient = torch.zeros_like(logits, dtype=kept) if gradient is None else gradient
+                    gradient[rows] = of_some.to(kept)
+        ctx.dtype = logits.dtype
+        if needs_gradient and gradient is None:
+            gradient = torch.zeros_like(logits, dtype=kept)
+        ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = ctx.saved_tensors
-        scale = upstream[0].to(gradient.dtype)
+        scale = upstream[0]
         # A mean or sum that is the whole loss multiplies by 1: a look at R numbers saves a pass over R * C.
         if scale.device.type == "cpu" and bool((scale == 1).all()):
-            return gradient, None
-        return gradient * scale[:, None], None
+            return gradient.to(ctx.dtype), None
+        # Rounded once, after the product.
+        scaled = torch.empty_like(gradient, dtype=ctx.dtype)
+        return torch.mul(gradient, scale[:, None], out=scaled), None
 
 
 def _chunks(logits: torch.Tensor, group: torch.Tensor | None) -> Iterator[Rows]:

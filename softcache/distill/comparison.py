@@ -20,6 +20,11 @@ Divergence = str | DecoupledKL | TailAwareKL
 TAILS = ("shaped", "lumped")
 
 
+def is_by_label(divergence: Divergence) -> bool:
+    """Whether a divergence needs each row's right class."""
+    return isinstance(divergence, DecoupledKL)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Comparison:
     """The soft targets of a batch, ready to be compared with some of its rows at a time.
@@ -82,11 +87,6 @@ class Comparison:
                     f"{divergence} needs the shape of the teacher's tail, and the target stores only its mass; build "
                     "it with a basis"
                 )
-
-    @property
-    def by_label(self) -> bool:
-        """Whether the comparison needs each row's right class."""
-        return isinstance(self.divergence, DecoupledKL)
 
     def losses(self, logits: torch.Tensor, items: Rows, labels: torch.Tensor | None) -> torch.Tensor:
         """Return T² times the divergence of some rows of a student's logits [r, C].

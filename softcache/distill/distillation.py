@@ -6,7 +6,7 @@ import torch
 
 from softcache.codecs import Temperature
 from softcache.distill.by_rows import RowGroup, Rows, by_rows
-from softcache.distill.comparison import Comparison, Divergence
+from softcache.distill.comparison import Comparison, Divergence, is_by_label
 from softcache.distill.labels import NO_CLASS, LabelOptions
 from softcache.distill.parts import Items, Scales, read_parts
 from softcache.distill.positions import check_logits
@@ -111,8 +111,8 @@ def distillation_loss(
         soft,
         logits.shape,
         labels,
-        needs_labels=alpha < 1 or comparison.by_label,
-        by_label=comparison.by_label,
+        needs_labels=alpha < 1 or is_by_label(divergence),
+        by_label=is_by_label(divergence),
         mask=mask,
         label_mask=label_mask,
         weights=sample_weights,
@@ -145,6 +145,7 @@ def count_items(
     ignore_index: int = NO_CLASS,
     class_weights: torch.Tensor | None = None,
     sample_weights: torch.Tensor | None = None,
+    divergence: Divergence = "forward_kl",
 ) -> torch.Tensor:
     """Return how much counts in the soft and in the hard part of a batch: what `mean` divides by, float32 [2].
 
@@ -167,8 +168,8 @@ def count_items(
         soft,
         _student_shape(soft, labels, mask),
         labels,
-        needs_labels=False,
-        by_label=False,
+        needs_labels=is_by_label(divergence),
+        by_label=is_by_label(divergence),
         mask=mask,
         label_mask=label_mask,
         weights=sample_weights,

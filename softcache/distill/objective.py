@@ -84,7 +84,13 @@ class Distillation:
         chosen = self.choose(soft)
         if labels is not None and isinstance(chosen, SoftSequences) and is_flat(labels.shape, chosen):
             labels = labels.reshape(-1)
-        return count_items(chosen, labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
+        return count_items(
+            chosen,
+            labels,
+            ignore_index=self.ignore_index,
+            class_weights=self.class_weights,
+            divergence=self.divergence,
+        )
 
     def choose(self, soft: SoftBatch | Soft) -> Soft:
         """Return the soft targets of the chosen target. Raises TaskError if there are several and none is chosen."""
@@ -100,6 +106,21 @@ class Distillation:
 def is_flat(shape: torch.Size, soft: SoftSequences) -> bool:
     """Whether positions of a shape are one row of all sequences, one after the other without padding."""
     return len(shape) == 2 and shape[0] == 1 and len(soft) != 1 and shape[1] == int(soft.lengths.sum())
+
+
+def check_positions(logits: torch.Tensor, input_ids: torch.Tensor, soft: SoftSequences) -> None:
+    """Check that each position of a language model's logits answers the token that the teacher saw there.
+
+    `input_ids` are [B, L'], padded on the right, or [1, N] without padding. Raises TaskError for logits of other
+    positions, AlignmentError for other tokens.
+    """
+    if logits.shape[:-1] != input_ids.shape:
+        raise TaskError(
+            f"the student has {list(input_ids.shape)} tokens and logits for {list(logits.shape[:-1])} positions: each "
+            "token needs logits of its own, and virtual tokens, as those of prompt tuning, have no soft targets"
+        )
+    rows = input_ids.cpu()
+    soft.check_input_ids(torch.split(rows[0], soft.lengths.tolist()) if is_flat(rows.shape, soft) else rows)
 
 
 def next_labels(labels: torch.Tensor) -> torch.Tensor:

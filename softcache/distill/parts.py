@@ -9,7 +9,7 @@ import torch
 
 from softcache.distill.by_rows import Rows
 from softcache.distill.divergences import known_columns
-from softcache.distill.labels import NO_CLASS, HardLabels, LabelOptions, read_labels
+from softcache.distill.labels import HardLabels, LabelOptions, read_labels
 from softcache.distill.positions import read_mask, read_sample_weights
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
@@ -27,14 +27,14 @@ class Parts:
         hard: the labels of the hard part; None if there are none.
         weights: float32 [R], the samples' weights; None if all are equal.
         items: int64 [R], which stored item answers each row; None if item i answers row i.
-        by_label: whether the soft part needs each row's right class.
+        right: the labels that say each row's right class, if the soft part needs it; otherwise None.
     """
 
     soft: torch.Tensor
     hard: HardLabels | None
     weights: torch.Tensor | None
     items: torch.Tensor | None
-    by_label: bool
+    right: HardLabels | None
 
     @property
     def soft_rows(self) -> torch.Tensor:
@@ -48,15 +48,16 @@ class Parts:
         """
         soft = self.soft_rows if alpha > 0 else torch.zeros_like(self.soft_rows)
         alone = torch.zeros_like(soft) if self.hard is None or alpha == 1 else self.hard.rows & ~soft
-        of_labels = soft.new_zeros(()) if self.hard is None else self.hard.problem
+        read = [labels for labels in (self.hard, self.right) if labels is not None]
         of_weights = (
             soft.new_zeros(()) if self.weights is None else ~((self.weights >= 0) & self.weights.isfinite()).all()
         )
-        all_soft, any_alone, bad_labels, bad_weights = torch.stack(
-            [soft.all(), alone.any(), of_labels, of_weights]
+        all_soft, any_alone, bad_weights, *bad_labels = torch.stack(
+            [soft.all(), alone.any(), of_weights, *(labels.problem for labels in read)]
         ).tolist()
-        if bad_labels and self.hard is not None:
-            raise TaskError(self.hard.explain())
+        for labels, bad in zip(read, bad_labels, strict=True):
+            if bad:
+                raise TaskError(labels.explain())
         if bad_weights:
             raise TaskError("sample_weights must be finite numbers of at least 0")
         nothing = torch.empty(0, dtype=torch.int64, device=soft.device)
@@ -76,7 +77,7 @@ class Parts:
 
     def right_classes(self, rows: Rows) -> torch.Tensor | None:
         """Return the right classes of some rows, int64 [r], if the soft part needs them."""
-        return self.hard.values[rows] if self.by_label and self.hard is not None else None
+        return None if self.right is None else self.right.values[rows]
 
     def over_classes(self, losses: torch.Tensor, rows: Rows) -> torch.Tensor:
         """Return losses of rows [r]: those of classes [r, K] are added, without those that do not count."""
@@ -143,18 +144,20 @@ def read_parts(
     if mask is not None:
         given = read_mask("mask", mask, soft, shape)
         counts = given & (answered[:, None] if given.ndim == 2 else answered)
-    hard = None
+    hard = right = None
     if labels is not None:
         hard_counts = counts if label_mask is None else read_mask("label_mask", label_mask, soft, shape)
         hard = read_labels(labels, soft.task, shape, hard_counts, options)
-    if by_label and hard is not None:
-        if hard.values.ndim == 2:
+    if by_label and labels is not None:
+        # A label that the hard part leaves out is still a label.
+        right = read_labels(labels, soft.task, shape, counts, options)
+        if right.values.ndim == 2:
             raise TaskError("this divergence needs one right class for each row; labels are distributions")
-        counts = counts & (hard.values != NO_CLASS)
+        counts = right.there
     return Parts(
         soft=known_columns(counts, soft.task) if counts.ndim == 2 else counts,
         hard=hard,
         weights=read_sample_weights(weights, soft, shape[:-1]),
         items=items,
-        by_label=by_label,
+        right=right,
     )

@@ -29,6 +29,10 @@ class Pack(NamedTuple):
     lengths: Array
 
 
+class OnePack(Fields):
+    """The fields of a batch of one pack."""
+
+
 class PackedBatch(Sequence[Any]):
     """Some packs of a dataset, before collation. As a sequence it gives each as a batch of one pack."""
 
@@ -41,7 +45,7 @@ class PackedBatch(Sequence[Any]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return PackedBatch(self.packs[i], self.targets)
-        return Fields(collate_packs(PackedBatch([self.packs[i]], self.targets)))
+        return OnePack(collate_packs(PackedBatch([self.packs[i]], self.targets)))
 
 
 class PackedDataset(Dataset[Any]):

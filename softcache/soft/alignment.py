@@ -32,7 +32,8 @@ def check_tokens(tokens: torch.Tensor, lengths: torch.Tensor, input_ids: Any, id
     if wrong.any():
         raise AlignmentError(
             f"not the token ids that the teacher saw: {counted(int(wrong.sum()), 'sample')}, "
-            f"{name_some(ids[wrong].tolist())}; tokenise them as the teacher's tokenizer does, or build for these"
+            f"{name_some(ids[wrong].tolist())}; tokenise them as the teacher's tokenizer does, and pad on the right, "
+            "or build for these"
         )
 
 

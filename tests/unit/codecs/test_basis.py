@@ -33,3 +33,14 @@ def test_a_basis_larger_than_the_pilot_allows(rank: int) -> None:
     log_p = (rows.double() / 2).log_softmax(1)
     log_q = codec.decoder.log_probs(codec.encode(rows), 2.0).double()
     assert (log_p.exp() * (log_p - log_q)).sum(1).mean() < 1e-3
+
+
+def test_autocast_changes_nothing() -> None:
+    """A training step reads its soft targets under autocast."""
+    logits = torch.randn(8, 50)
+    codec = TopkCodec(TaskSpec("classification", (50,), "logits"), k=4, basis=3)
+    codec = codec.with_table(GivenTable({"basis": fit_basis(logits, 3)}))
+    columns = codec.encode(logits)
+    expected = codec.decoder.log_probs(columns, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codec.decoder.log_probs(columns, 2.0), expected)

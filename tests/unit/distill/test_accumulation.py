@@ -111,3 +111,19 @@ def test_counts_of_maps() -> None:
     weights = torch.tensor([0.5, 1, 1, 1, 1, 1])
     assert softcache.count_items(maps, labels, class_weights=weights).tolist() == [6, 1.5]
     assert softcache.count_items(maps, labels, sample_weights=torch.tensor([2.0, 1.0])).tolist() == [12, 6]
+
+
+@given(st.integers(0, 99))
+def test_counts_of_a_divergence_that_needs_labels(seed: int) -> None:
+    """Rows without a label do not count in its soft part: nor in the number that divides it."""
+    inputs, teacher, labels, answered = batch(seed)
+    logits, soft, decoupled = student()(inputs), targets(teacher, answered), softcache.DecoupledKL()
+    items = softcache.count_items(soft, labels, ignore_index=-1, divergence=decoupled)
+    assert items.tolist() == [int((answered & (labels >= 0)).sum())] * 2
+    counted, whole = (
+        softcache.distillation_loss(
+            logits, soft, 3.0, labels, 0.6, ignore_index=-1, divergence=decoupled, num_items=number
+        )
+        for number in (items, None)
+    )
+    assert torch.equal(counted, whole)

@@ -181,6 +181,18 @@ def test_half_precision_logits() -> None:
     assert torch.allclose(student.grad.float(), precise.grad, atol=1e-3)
 
 
+def test_float16_gradients_are_scaled_before_they_are_rounded() -> None:
+    """A GradScaler's scale is beyond float16, and what it saves is below."""
+    scale, rows = 65536.0, 4096
+    soft = targets(DenseCodec(task()), torch.randn(4, CLASSES).repeat(rows // 4, 1))
+    student = torch.randn(4, CLASSES).half().repeat(rows // 4, 1).requires_grad_()
+    (scale * softcache.distillation_loss(student, soft, 2.0)).backward()
+    precise = student.detach().double().requires_grad_()
+    (scale * softcache.distillation_loss(precise, soft, 2.0)).backward()
+    assert student.grad.dtype == torch.float16
+    assert torch.allclose(student.grad.double(), precise.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     values, t = torch.randn(7, CLASSES), torch.linspace(0.6, 5, 7)
     soft, labels = targets(TopkCodec(task(), k=8), values), torch.arange(7)

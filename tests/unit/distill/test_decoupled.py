@@ -159,3 +159,15 @@ def test_wrong_use() -> None:
         options = {"labels": torch.zeros(B, C)} | change if soft_targets.task.activation == "sigmoid" else change
         with pytest.raises(TaskError, match=match):
             softcache.distillation_loss(student, soft_targets, **options)
+
+
+def test_a_label_mask_is_of_the_hard_part_alone() -> None:
+    teacher, student, labels = inputs(5, 1.0)
+    soft = targets(teacher, task=TaskSpec("classification", (C,), "logits"))
+    options = {"temperature": 2.0, "labels": labels, "divergence": softcache.DecoupledKL()}
+    mask = torch.arange(B) < 2
+    found = softcache.distillation_loss(student, soft, alpha=1.0, label_mask=mask, **options)
+    assert torch.equal(found, softcache.distillation_loss(student, soft, alpha=1.0, **options))
+    both = softcache.distillation_loss(student, soft, alpha=0.6, label_mask=mask, **options)
+    hard = torch.nn.functional.cross_entropy(student[mask], labels[mask])
+    same(both, 0.6 * found + 0.4 * hard, student)
