@@ -285,7 +285,7 @@ GUARDS = [
     Guard("loaders/ids.py", "hashes is not None and how != CONTENT_HASH", "False", "integration/test_ids.py"),
     Guard("loaders/ids.py", "if repeated := duplicates(found):", "if False:", "integration/test_loaders.py -k checks"),
     Guard(
-        "distill/parts.py", "if bad_labels and self.hard is not None:", "if False:", "unit/distill/test_hard_labels.py"
+        "distill/parts.py", "            if bad:", "            if False:", "unit/distill/test_hard_labels.py"
     ),
     Guard("distill/parts.py", "if bad_weights:", "if False:", "unit/distill/test_hard_labels.py"),
     Guard(
