@@ -118,8 +118,7 @@ class SoftSequences:
             raise TaskError(f"a {self.task.kind} target has no tokens")
         items, counts = self.packed_tokens
         found = torch.full((len(self), self.mask.shape[1] + 1), NO_TOKEN, dtype=items.dtype, device=self.device)
-        found[torch.arange(found.shape[1], device=self.device) < counts[:, None]] = items
-        return found
+        return found.masked_scatter(torch.arange(found.shape[1], device=self.device) < counts[:, None], items)
 
     @property
     def packed(self) -> SoftTargets:
