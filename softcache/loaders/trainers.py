@@ -149,6 +149,9 @@ class TrainerMixin:
                 f"{type(unwrapped).__name__}.forward takes no position_ids, so the samples of a pack would see each "
                 "other; train this model on padded samples, softcache.attach"
             )
+        if "position_ids" in passed and takes is not None and "use_cache" in takes:
+            # With a cache transformers does not look for packed samples, which then see each other.
+            passed["use_cache"] = False
         return passed
 
     def _no_soft(self, inputs: Mapping[str, Any]) -> TaskError:
