@@ -9,7 +9,7 @@ from softcache.distill.by_rows import RowGroup, Rows, by_rows
 from softcache.distill.comparison import Comparison, Divergence, is_by_label
 from softcache.distill.labels import NO_CLASS, LabelOptions
 from softcache.distill.parts import Items, Scales, read_parts
-from softcache.distill.positions import check_logits
+from softcache.distill.positions import check_logits, refuse_gradients
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
 
@@ -83,6 +83,8 @@ def distillation_loss(
 
     Labels and masks are checked on the device together with the mask, in a wait that is needed anyway.
 
+    The gradient is that of the logits alone: what else is learned, such as a temperature, is refused.
+
     Raises:
         TaskError: shapes that disagree, an invalid temperature, alpha, reduction, divergence, label or weight, a target
             without temperature.
@@ -101,6 +103,7 @@ def distillation_loss(
         raise TaskError(f"a {soft.task.kind} target has no distribution; use softcache.regression_loss")
     if reduction not in REDUCTIONS:
         raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    refuse_gradients(temperature=temperature, labels=labels, class_weights=class_weights, sample_weights=sample_weights)
     check_logits(student_logits, soft)
     soft = soft if soft.device == student_logits.device else soft.to(student_logits.device)
     comparison = Comparison.of(soft, divergence, tail, temperature)

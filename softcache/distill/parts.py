@@ -101,8 +101,8 @@ class Scales:
         of_parts = torch.tensor([alpha, 1 - alpha], dtype=dtype, device=parts.soft.device)
         if reduction == "mean":
             totals = parts.totals() if num_items is None else _pair(num_items, of_parts.device)
-            # A part in which nothing counts is 0, whatever it is divided by.
-            of_parts = of_parts / torch.where(totals > 0, totals, 1.0)
+            # A part in which nothing counts is 0, whatever it is divided by. A NaN stays one.
+            of_parts = of_parts / torch.where(totals == 0, 1.0, totals)
         elif num_items is not None:
             raise TaskError(f"num_items is for reduction='mean', not {reduction!r}")
         if parts.weights is None:

@@ -23,6 +23,16 @@ def check_logits(student_logits: torch.Tensor, soft: Soft) -> None:
         raise TaskError(f"student logits are {student_logits.dtype}; expected floating-point values")
 
 
+def refuse_gradients(**given: object) -> None:
+    """Raise TaskError for a tensor that is learned: the loss has a gradient for the logits alone."""
+    for name, value in given.items():
+        if isinstance(value, torch.Tensor) and value.requires_grad and torch.is_grad_enabled():
+            raise TaskError(
+                f"{name} would get no gradient from this loss, only the logits do; give {name}.detach(), or to learn "
+                "it, write the loss from soft.log_probs(temperature), or multiply the rows of reduction='none'"
+            )
+
+
 def read_sample_weights(weights: torch.Tensor | None, soft: Soft, shape: torch.Size) -> torch.Tensor | None:
     """Return the samples' weights for each position, float32 [R]. Raises TaskError for anything but weights [B]."""
     if weights is None:

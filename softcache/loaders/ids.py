@@ -126,7 +126,9 @@ def content_hashes(dataset: Any, columns: list[str], *, needed: bool) -> Array |
     AlignmentError.
     """
     try:
-        if hasattr(dataset, "features") and columns and set(columns) <= set(dataset.column_names):
+        # Datasets of one's own often have `features` too.
+        is_table = hasattr(dataset, "features") and hasattr(dataset, "column_names")
+        if is_table and columns and set(columns) <= set(dataset.column_names):
             source = from_object(dataset)
             chunks = np.array_split(np.arange(len(source)), max(1, len(source) // _CHUNK))
             return np.concatenate([hash_rows(source.read(positions, columns), len(positions)) for positions in chunks])

@@ -100,7 +100,7 @@ def pack(
         True
         >>> loader = torch.utils.data.DataLoader(data, batch_size=2, collate_fn=softcache.collate_packs)
         >>> batch = next(iter(loader))
-        >>> logits = torch.zeros(batch["input_ids"].shape[1], 300)  # student(input_ids, position_ids=...).logits[0]
+        >>> logits = torch.zeros(batch["input_ids"].shape[1], 300)  # student(**inputs, use_cache=False).logits[0]
         >>> loss = softcache.distillation_loss(logits, batch["soft"]["next"], temperature=2.0)
     """
     chosen = _language_targets(cache, targets)
@@ -171,6 +171,9 @@ def collate_packs(batch: Any) -> dict[str, Any]:
     `labels` int64 [1, N], a token's label being the token itself, as models of transformers expect it, or -100 where
     the answer before it is not stored; `shift_labels` int64 [1, N], the token after each one, in place of which -100;
     and `soft`, whose `lengths` are those of the spans. A student's logits [1, N, V] go to the loss as `logits[0]`.
+
+    Give `position_ids` and `use_cache=False` to models of transformers: with a cache, which many use by default, they
+    do not look for packed samples, and these see each other.
 
     Examples:
         >>> data = softcache.pack(softcache.open("runs/lm"), 64)

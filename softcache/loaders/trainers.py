@@ -149,6 +149,9 @@ class TrainerMixin:
                 f"{type(unwrapped).__name__}.forward takes no position_ids, so the samples of a pack would see each "
                 "other; train this model on padded samples, softcache.attach"
             )
+        if "position_ids" in passed and _may_cache(unwrapped, takes):
+            # With a cache transformers does not look for packed samples, which then see each other.
+            passed["use_cache"] = False
         return passed
 
     def _no_soft(self, inputs: Mapping[str, Any]) -> TaskError:
@@ -178,3 +181,12 @@ def _taken(model: Any) -> set[str] | None:
         return named
     # Models of transformers name their inputs, and take only arguments for kernels beside them.
     return named | _FOR_KERNELS if isinstance(model, transformers.PreTrainedModel) else None
+
+
+def _may_cache(model: Any, takes: set[str] | None) -> bool:
+    """Whether a model takes `use_cache`, or hands what it takes on to one that does."""
+    import transformers
+
+    if takes is not None:
+        return "use_cache" in takes
+    return any(isinstance(module, transformers.PreTrainedModel) for module in model.modules())

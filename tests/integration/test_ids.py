@@ -112,3 +112,16 @@ def test_the_recipes_id_column(digits: Path) -> None:
     assert softcache.sample_ids([{"id": 5}], cache).tolist() == [5]
     with pytest.raises(AlignmentError, match="say which sample is which"):
         softcache.attach([{"name": 5}], cache)
+
+
+def test_a_dataset_with_features_of_its_own(digits: Path) -> None:
+    class Samples(torch.utils.data.Dataset):
+        features = torch.zeros(3, 64)
+
+        def __len__(self) -> int:
+            return len(self.features)
+
+        def __getitem__(self, i: int) -> Any:
+            return {"id": i, "image": self.features[i]}
+
+    assert len(softcache.attach(Samples(), softcache.open(digits), targets=["digit@a"])) == 3

@@ -171,6 +171,15 @@ def test_wrapped_models(language: Language, tmp_path: Path, wrapper: Any, data: 
     assert abs(loss) < 1e-5
 
 
+def test_packs_are_kept_apart_whatever_the_cache(language: Language, tmp_path: Path) -> None:
+    """With a cache transformers would not look for packed samples."""
+    for model in (language.model, Wrapped(language.model), Peft(language.model)):
+        trainer = trainer_of(language, tmp_path, packed(language), model)
+        language.model.config.use_cache = True
+        (loss,) = losses_of(trainer)
+        assert abs(loss) < 1e-5
+
+
 def test_what_a_model_cannot_answer(language: Language, tmp_path: Path) -> None:
     class NoPositions(Wrapped):
         def forward(self, input_ids: torch.Tensor) -> Any:

@@ -108,6 +108,8 @@ def test_ruled_out_classes() -> None:
         ({"alpha": float("nan")}, "weight"),
         ({"temperature": 0.0}, "above 0"),
         ({"temperature": torch.ones(2)}, "shape"),
+        ({"temperature": torch.tensor(2.0, requires_grad=True)}, r"temperature would get no gradient.*detach"),
+        ({"sample_weights": torch.ones(3, requires_grad=True)}, "sample_weights would get no gradient"),
         ({"reduction": "avg"}, "reduction"),
         ({"labels": torch.tensor([0, 1, 6]), "alpha": 0.5}, "labels go"),
         ({"labels": torch.tensor([0, 1]), "alpha": 0.5}, "labels are"),
@@ -127,3 +129,8 @@ def test_features_have_no_loss() -> None:
     soft = targets(torch.randn(3, 6), task=TaskSpec("features", (6,)))
     with pytest.raises(TaskError, match="regression_loss"):
         softcache.distillation_loss(torch.randn(3, 6), soft, 2.0)
+
+
+def test_a_number_of_items_that_is_none_gives_no_loss() -> None:
+    soft = targets(torch.randn(3, 6))
+    assert softcache.distillation_loss(torch.randn(3, 6), soft, 2.0, num_items=torch.tensor(torch.nan)).isnan()
