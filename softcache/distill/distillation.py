@@ -54,7 +54,8 @@ def distillation_loss(
             vocabularies are. L' is that of the longest sequence; for causal_lm, and with `lengths`, it may be larger.
         soft: the teacher's answers. Rows without an answer, and positions that are not stored, do not count in the soft
             part, nor in the hard part unless `label_mask` says so.
-        temperature: a number, or a tensor [B].
+        temperature: a number, or a tensor [B]. In float32 the loss of temperatures above 1,000 loses digits; its
+            gradient does not.
         labels: int64 [B], or shaped as the student's positions ([B, H, W] for maps): classes in [0, C), or
             `ignore_index` where there is none. Or numbers from 0 to 1, shaped as the logits: distributions over the
             classes (of Mixup and CutMix), or with sigmoid a label for each class; NaN where there is none. What has no

@@ -226,9 +226,8 @@ def one_rank(rank: int, world: int, port: int, cache: str, folder: str) -> None:
     attached = softcache.attach(data, opened, id="id", targets=["cls"])
     found["attached"] = ids(accelerator.prepare(DataLoader(attached, 4, collate_fn=softcache.collate)))
     torch.save(found, Path(folder) / f"{rank}.pt")
-    accelerator.end_training()
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def test_several_processes(built: Workshop, tmp_path: Path) -> None:

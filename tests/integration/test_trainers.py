@@ -382,6 +382,7 @@ def one_rank(rank: int, world: int, port: int, folder: str) -> None:
     trainer.train()
     if rank == 0:
         torch.save(trainer.model.layer.weight.detach(), Path(folder) / "weight.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 

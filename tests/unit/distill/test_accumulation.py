@@ -77,6 +77,7 @@ def one_rank(rank: int, world: int, port: int, folder: str) -> None:
     gradient(7, rows, model, items, scale=world)
     if rank == 0:
         torch.save(model.module.weight.grad, Path(folder) / "gradient.pt")
+    dist.barrier()
     dist.destroy_process_group()
 
 
