@@ -130,12 +130,14 @@ def test_streams_are_joined_not_attached(built: Workshop) -> None:
 
 @pytest.mark.filterwarnings("ignore:.set_vital. is deprecated:UserWarning")  # torchdata calls it
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
-@pytest.mark.parametrize("workers", [0, 1, 2, 7])
-@pytest.mark.parametrize(("how", "world"), [("join", 1), ("join", 2), ("join", 3), ("join", 4), ("attach", 3)])
-def test_stateful_loaders_resume_three_times(built: Workshop, workers: int, how: str, world: int) -> None:
+@pytest.mark.parametrize("how", ["join", "attach"])
+def test_stateful_loaders_resume_three_times(built: Workshop, how: str, many: Any) -> None:
     """In the middle of an epoch, again and again: the ids are those of an uninterrupted run of the last rank."""
-    cache = built.open()
+    for workers, world in itertools.product(many((0, 2), (0, 1, 2, 7)), many((1, 3), (1, 2, 3, 4))):
+        resume_three_times(built.open(), how, workers, world)
 
+
+def resume_three_times(cache: softcache.Cache, how: str, workers: int, world: int) -> None:
     def make() -> Any:
         options: Any = {"batch_size": 1, "num_workers": workers, "generator": torch.Generator().manual_seed(5)}
         sampler = StatefulDistributedSampler(range(ROWS), num_replicas=world, rank=world - 1, seed=9)  # type: ignore[arg-type]
