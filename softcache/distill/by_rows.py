@@ -34,6 +34,10 @@ def by_rows(logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
     No row is in two groups. The gradient is computed together with the loss and kept in the dtype of `logits`, but that
     of float16 in float32: what a GradScaler multiplies it by must come before it is rounded.
     """
+    only, *others = groups
+    if only.rows is None and not others and logits.numel() <= _at_once(logits):
+        # Few numbers: what autograd keeps by itself is little, and so is the time for a step of our own.
+        return only.loss(logits.to(_loss_dtype(logits)), slice(None))
     losses: torch.Tensor = _ByRows.apply(logits, groups)  # type: ignore[no-untyped-call]
     return losses
 
@@ -41,7 +45,7 @@ def by_rows(logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
 class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, groups: Sequence[RowGroup]) -> torch.Tensor:
-        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        dtype = _loss_dtype(logits)
         kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         needs_gradient = ctx.needs_input_grad[0]
         losses = torch.zeros(len(logits), dtype=dtype, device=logits.device)
@@ -79,11 +83,22 @@ class _ByRows(torch.autograd.Function):
         return torch.mul(gradient, scale[:, None], out=scaled), None
 
 
+def _loss_dtype(logits: torch.Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _at_once(logits: torch.Tensor) -> int:
+    """Return how many numbers are worth a step."""
+    return _CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS
+
+
 def _chunks(logits: torch.Tensor, group: torch.Tensor | None) -> Iterator[Rows]:
     """Yield the rows of a group, a few at a time."""
     total = len(logits) if group is None else len(group)
     width = max(logits.shape[1], 1)
-    numbers = max(_CPU_NUMBERS, total * width // _CPU_STEPS) if logits.device.type == "cpu" else _GPU_NUMBERS
+    numbers = _at_once(logits)
+    if logits.device.type == "cpu":
+        numbers = max(numbers, total * width // _CPU_STEPS)
     at_once = max(numbers // width, 1)
     for begin in range(0, total, at_once):
         rows = slice(begin, min(begin + at_once, total))

@@ -88,29 +88,33 @@ class Comparison:
                     "it with a basis"
                 )
 
-    def losses(self, logits: torch.Tensor, items: Rows, labels: torch.Tensor | None) -> torch.Tensor:
-        """Return T² times the divergence of some rows of a student's logits [r, C].
+    def divergences(self, logits: torch.Tensor, items: Rows, labels: torch.Tensor | None) -> torch.Tensor:
+        """Return the divergences, at the temperature, of some rows of a student's logits [r, C].
 
         `items` are the stored items that answer these rows, and `labels` int64 [r] the rows' right classes, for a
         divergence that needs them. The result is [r], or with sigmoid [r, K], one for each of the teacher's classes.
         """
-        own = {name: column[items] for name, column in self.columns.items()}
-        at = self.temperature[items] if isinstance(self.temperature, torch.Tensor) else self.temperature
+        own, at = {name: column[items] for name, column in self.columns.items()}, self._temperature_of(items)
         if self.soft.task.activation == "softmax":
-            found = self._softmax(logits, own, at, labels)
-        else:
-            found = self._sigmoid(logits, own, at)
-        return found * _beside(found, at) ** 2
+            return self._softmax(logits, own, at, labels)
+        return self._sigmoid(logits, own, at)
+
+    def square_temperature(self, items: Rows) -> Temperature:
+        """Return T², one number or float32 [r]: it keeps the size of the gradients as T grows."""
+        return self._temperature_of(items) ** 2
+
+    def _temperature_of(self, items: Rows) -> Temperature:
+        return self.temperature[items] if isinstance(self.temperature, torch.Tensor) else self.temperature
 
     def _softmax(
         self, logits: torch.Tensor, own: Mapping[str, torch.Tensor], at: Temperature, labels: torch.Tensor | None
     ) -> torch.Tensor:
-        student = known_classes(divided(logits, _beside(logits, at), self.lowest), self.soft.task)
         sparse = self._sparse(own, at)
         if sparse is None:
-            log_p, log_q = self.decoder.log_probs(own, at), student.log_softmax(1)
+            log_p, log_q = self.decoder.log_probs(own, at), self._student(logits, at).log_softmax(1)
         else:
-            log_p, log_q = teacher_buckets(sparse, self.soft.task.shape[0]), student_buckets(student, sparse)
+            log_p = teacher_buckets(sparse, self.soft.task.shape[0])
+            log_q = student_buckets(self._student(logits, at), sparse)
         log_p = log_p.to(logits.dtype)
         if isinstance(self.divergence, str):
             return DIVERGENCES[self.divergence](log_p, log_q)
@@ -118,6 +122,10 @@ class Comparison:
             return self.divergence.losses(log_p, log_q)
         assert labels is not None
         return self.divergence.losses(log_p, log_q, labels)
+
+    def _student(self, logits: torch.Tensor, at: Temperature) -> torch.Tensor:
+        """Return a student's logits / T, up to a constant for each row, for the teacher's classes."""
+        return known_classes(divided(logits, _beside(logits, at), self.lowest), self.soft.task)
 
     def _sparse(self, own: Mapping[str, torch.Tensor], at: Temperature) -> SparseLogProbs | None:
         """Return the teacher's stored classes and the mass of the others; None if all classes are compared."""

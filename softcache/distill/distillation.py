@@ -8,7 +8,8 @@ from softcache.codecs import Temperature
 from softcache.distill.by_rows import RowGroup, Rows, by_rows
 from softcache.distill.comparison import Comparison, Divergence, is_by_label
 from softcache.distill.labels import NO_CLASS, LabelOptions
-from softcache.distill.parts import Items, Scales, read_parts
+from softcache.distill.numbers import finite
+from softcache.distill.parts import Items, read_parts
 from softcache.distill.positions import check_logits, refuse_gradients
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
@@ -61,7 +62,7 @@ def distillation_loss(
             classes (of Mixup and CutMix), or with sigmoid a label for each class; NaN where there is none. What has no
             label counts in the soft part alone. Needed for alpha < 1. For a language model use
             `SoftSequences.next_tokens`.
-        alpha: weight of the soft part, in [0, 1].
+        alpha: weight of the soft part, a number in [0, 1].
         reduction: `mean`; `sum`; or `none` for one loss for each row, position or place, 0 where it does not count.
             `mean` divides each part by the number of rows that count in it; a part in which none counts is 0.
         divergence: `forward_kl`; `reverse_kl`, KL(student || teacher); `jensen_shannon`, the mean of the divergences of
@@ -104,6 +105,8 @@ def distillation_loss(
         raise TaskError(f"a {soft.task.kind} target has no distribution; use softcache.regression_loss")
     if reduction not in REDUCTIONS:
         raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    if not 0 <= (alpha := finite("alpha", alpha)) <= 1:
+        raise TaskError(f"alpha is {alpha}; expected a weight in [0, 1]")
     refuse_gradients(temperature=temperature, labels=labels, class_weights=class_weights, sample_weights=sample_weights)
     check_logits(student_logits, soft)
     soft = soft if soft.device == student_logits.device else soft.to(student_logits.device)
@@ -123,20 +126,22 @@ def distillation_loss(
         options=LabelOptions(ignore_index=ignore_index, smoothing=label_smoothing, class_weights=class_weights),
         lengths=lengths,
     )
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    scales = Scales.of(parts, alpha, reduction, num_items, dtype)
+    plan = parts.plan(alpha, reduction, num_items)
 
     def both(some: torch.Tensor, rows: Rows) -> torch.Tensor:
-        found = comparison.losses(some, parts.items_of(rows), parts.right_classes(rows))
-        found = scales.of_rows(scales.soft, rows) * parts.over_classes(found, rows)
+        items = parts.items_of(rows)
+        found = parts.over_classes(comparison.divergences(some, items, parts.right_classes(rows)), rows)
+        found = found * (plan.soft_scale_of(rows) * comparison.square_temperature(items))
         return found + labels_alone(some, rows) if alpha < 1 else found
 
     def labels_alone(some: torch.Tensor, rows: Rows) -> torch.Tensor:
         assert parts.hard is not None
-        return scales.of_rows(scales.hard, rows) * parts.hard.losses(some, rows)
+        return parts.hard.losses(some, rows) * plan.hard_scale_of(rows)
 
-    with_soft, with_labels_alone = parts.groups(alpha)
-    losses = by_rows(logits.flatten(0, -2), [RowGroup(with_soft, both), RowGroup(with_labels_alone, labels_alone)])
+    groups = [RowGroup(plan.soft_rows, both)]
+    if plan.hard_rows is not None:
+        groups.append(RowGroup(plan.hard_rows, labels_alone))
+    losses = by_rows(logits.flatten(0, -2), groups)
     return losses.view(logits.shape[:-1]) if reduction == "none" else losses.sum()
 
 

@@ -62,10 +62,10 @@ class HardLabels:
 
     @property
     def weights(self) -> torch.Tensor:
-        """What each row weighs in the mean, float32 [R], as in torch's `CrossEntropyLoss`: its class's weight, or 1."""
+        """What each row weighs in the mean, as in torch's `CrossEntropyLoss`: its class's weight, or 1 (bool), [R]."""
         weights = self.options.class_weights
         if weights is None or self.sigmoid or self.values.ndim == 2:
-            return self.rows.float()
+            return self.rows
         classes = self.values.masked_fill(~self.there, 0)
         return torch.where(self.there, weights.to(classes.device, torch.float32)[classes], 0.0)
 
@@ -122,9 +122,9 @@ def _classes(labels: torch.Tensor, classes: int, counts: torch.Tensor, options: 
         )
 
     return HardLabels(
-        values=labels.masked_fill(~there, NO_CLASS),
+        values=torch.where(there, labels, NO_CLASS),
         there=there,
-        problem=(there & ((labels < 0) | (labels >= classes))).any(),
+        problem=(there & (labels != labels.clamp(0, classes - 1))).any(),
         explain=explain,
         sigmoid=False,
         options=options,

@@ -15,6 +15,7 @@ from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
 
 Items = float | torch.Tensor | Sequence[float]
+Scale = float | torch.Tensor
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,35 +42,55 @@ class Parts:
         """Which rows count in the soft part, bool [R]."""
         return self.soft.any(1) if self.soft.ndim == 2 else self.soft
 
-    def groups(self, alpha: float) -> tuple[torch.Tensor | None, torch.Tensor]:
-        """Return the rows that have a soft part, None for all, and those that have only a hard part: int64.
+    def plan(self, alpha: float, reduction: str, num_items: Items | None) -> Plan:
+        """Return which rows have which part, and what the parts are multiplied by. The device is waited for once.
 
-        Raises TaskError for labels or weights that are invalid. The device is waited for once.
+        Raises TaskError for num_items, labels or weights that are invalid.
         """
+        if num_items is not None and reduction != "mean":
+            raise TaskError(f"num_items is for reduction='mean', not {reduction!r}")
         soft = self.soft_rows if alpha > 0 else torch.zeros_like(self.soft_rows)
-        alone = torch.zeros_like(soft) if self.hard is None or alpha == 1 else self.hard.rows & ~soft
-        read = [labels for labels in (self.hard, self.right) if labels is not None]
-        of_weights = (
-            soft.new_zeros(()) if self.weights is None else ~((self.weights >= 0) & self.weights.isfinite()).all()
-        )
-        all_soft, any_alone, bad_weights, *bad_labels = torch.stack(
-            [soft.all(), alone.any(), of_weights, *(labels.problem for labels in read)]
-        ).tolist()
-        for labels, bad in zip(read, bad_labels, strict=True):
-            if bad:
-                raise TaskError(labels.explain())
-        if bad_weights:
+        asked = {"all soft": soft.all()}
+        if self.weights is not None:
+            asked["bad weights"] = ~((self.weights >= 0) & self.weights.isfinite()).all()
+        if self.hard is not None:
+            asked["bad labels"] = self.hard.problem
+        if self.right is not None:
+            asked["bad right labels"] = self.right.problem
+        alone = None if self.hard is None or alpha == 1 else self.hard.rows > soft
+        if alone is not None:
+            asked["any alone"] = alone.any()
+        if reduction == "mean" and num_items is None:
+            asked |= self._totals()
+        told = dict(zip(asked, torch.stack(list(asked.values())).tolist(), strict=True))
+        if self.hard is not None and told["bad labels"]:
+            raise TaskError(self.hard.explain())
+        if self.right is not None and told["bad right labels"]:
+            raise TaskError(self.right.explain())
+        if told.get("bad weights"):
             raise TaskError("sample_weights must be finite numbers of at least 0")
-        nothing = torch.empty(0, dtype=torch.int64, device=soft.device)
-        return None if all_soft else soft.nonzero()[:, 0], alone.nonzero()[:, 0] if any_alone else nothing
+        if num_items is None:
+            of_soft, of_hard = told.get("soft", 1), told.get("hard", 1)
+        else:
+            of_soft, of_hard = _pair(num_items, soft.device)
+        return Plan(
+            soft_rows=None if told["all soft"] else soft.nonzero()[:, 0],
+            hard_rows=alone.nonzero()[:, 0] if alone is not None and told["any alone"] else None,
+            soft_scale=_scale(alpha, of_soft, self.weights),
+            hard_scale=_scale(1 - alpha, of_hard, self.weights),
+        )
 
     def totals(self) -> torch.Tensor:
         """Return what the rows of the soft and of the hard part weigh together: float32 [2]."""
-        soft = self.soft_rows.float()
-        hard = torch.zeros_like(soft) if self.hard is None else self.hard.weights
-        if self.weights is not None:
-            soft, hard = soft * self.weights, hard * self.weights
-        return torch.stack([soft.sum(), hard.sum()])
+        found = self._totals()
+        return torch.stack([found["soft"], found.get("hard", torch.zeros_like(found["soft"]))]).float()
+
+    def _totals(self) -> dict[str, torch.Tensor]:
+        """Return what the rows of each part weigh together, numbers of rows if nothing has a weight."""
+        rows = {"soft": self.soft_rows}
+        if self.hard is not None:
+            rows["hard"] = self.hard.weights
+        return {part: (each if self.weights is None else each * self.weights).sum() for part, each in rows.items()}
 
     def items_of(self, rows: Rows) -> Rows:
         """Return the stored items that answer some rows."""
@@ -86,41 +107,55 @@ class Parts:
         return (torch.where(self.soft[rows], losses, 0.0) if self.soft.ndim == 2 else losses).sum(1)
 
 
-@dataclass(frozen=True, eq=False)
-class Scales:
-    """What the soft and the hard part of each row are multiplied by: one number for all rows, [], or [R]."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """What is computed for which rows.
 
-    soft: torch.Tensor
-    hard: torch.Tensor
+    Attributes:
+        soft_rows: the rows that have a soft part, int64; None for all.
+        hard_rows: the rows that have only a hard part, int64; None if there are none.
+        soft_scale: what the soft part of a row is multiplied by: one number, or float32 [R].
+        hard_scale: the same for its hard part.
+    """
 
-    @classmethod
-    def of(cls, parts: Parts, alpha: float, reduction: str, num_items: Items | None, dtype: torch.dtype) -> Scales:
-        """Return the scales in a dtype. Raises TaskError for an alpha or num_items that is invalid."""
-        if not 0 <= alpha <= 1:
-            raise TaskError(f"alpha is {alpha}; expected a weight in [0, 1]")
-        of_parts = torch.tensor([alpha, 1 - alpha], dtype=dtype, device=parts.soft.device)
-        if reduction == "mean":
-            totals = parts.totals() if num_items is None else _pair(num_items, of_parts.device)
-            # A part in which nothing counts is 0, whatever it is divided by. A NaN stays one.
-            of_parts = of_parts / torch.where(totals == 0, 1.0, totals)
-        elif num_items is not None:
-            raise TaskError(f"num_items is for reduction='mean', not {reduction!r}")
-        if parts.weights is None:
-            return cls(of_parts[0], of_parts[1])
-        return cls(of_parts[0] * parts.weights, of_parts[1] * parts.weights)
+    soft_rows: torch.Tensor | None
+    hard_rows: torch.Tensor | None
+    soft_scale: Scale
+    hard_scale: Scale
 
-    def of_rows(self, scale: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Return `soft` or `hard` for some rows."""
-        return scale[rows] if scale.ndim else scale
+    def soft_scale_of(self, rows: Rows) -> Scale:
+        """Return what the soft part of some rows is multiplied by."""
+        return _of_rows(self.soft_scale, rows)
+
+    def hard_scale_of(self, rows: Rows) -> Scale:
+        """Return what the hard part of some rows is multiplied by."""
+        return _of_rows(self.hard_scale, rows)
 
 
-def _pair(num_items: Items, device: torch.device) -> torch.Tensor:
-    """Return num_items as float32 [2], for the soft and the hard part. Raises TaskError."""
+def _of_rows(scale: Scale, rows: Rows) -> Scale:
+    return scale[rows] if isinstance(scale, torch.Tensor) and scale.ndim else scale
+
+
+def _scale(weight: float, total: float | torch.Tensor, weights: torch.Tensor | None) -> Scale:
+    """Return what the rows of a part are multiplied by. A part in which nothing counts is 0, whatever divides it."""
+    if isinstance(total, torch.Tensor):
+        scale: Scale = weight / torch.where(total == 0, 1.0, total)  # a NaN stays one
+    else:
+        scale = weight / total if total else weight
+    return scale if weights is None else scale * weights
+
+
+def _pair(num_items: Items, device: torch.device) -> tuple[Scale, Scale]:
+    """Return num_items for the soft and for the hard part; those of a tensor are not waited for. Raises TaskError."""
     try:
-        found = torch.as_tensor(num_items, dtype=torch.float32, device=device).reshape(-1).expand(2)
+        soft, hard = torch.as_tensor(num_items, dtype=torch.float32).reshape(-1).expand(2)
     except (TypeError, ValueError, RuntimeError) as e:
         raise TaskError(f"num_items is {num_items!r}; expected a number, or one for each part: (soft, hard)") from e
-    return found
+    if isinstance(num_items, torch.Tensor):
+        return soft.to(device), hard.to(device)
+    if min(soft, hard) < 0:
+        raise TaskError(f"num_items is {num_items!r}; expected numbers of at least 0")
+    return float(soft), float(hard)
 
 
 def read_parts(

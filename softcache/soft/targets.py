@@ -118,11 +118,11 @@ class SoftTargets:
         """
         if lengths is not None:
             raise TaskError(f"lengths are for sequences; the rows of a {self.task.kind} target have none")
-        return self.mask.repeat_interleave(math.prod(shape[1:])), None
+        return self.per_position(self.mask, shape), None
 
     def per_position(self, values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return values [B] for each of a student's positions (`shape` as for `items_for`), in one line."""
-        return values.repeat_interleave(math.prod(shape[1:]))
+        return values.repeat_interleave(math.prod(shape[1:])) if len(shape) > 1 else values
 
     def item_temperatures(self, temperature: Temperature) -> Temperature:
         """Return one temperature for all items, if one is given, or from float32 [B] one for each item, [B * H * W]."""

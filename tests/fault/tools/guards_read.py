@@ -284,8 +284,9 @@ GUARDS = [
     Guard("loaders/join.py", "refuse_dispatch()\n        return", "return", "integration/test_join.py -k dispatched"),
     Guard("loaders/ids.py", "hashes is not None and how != CONTENT_HASH", "False", "integration/test_ids.py"),
     Guard("loaders/ids.py", "if repeated := duplicates(found):", "if False:", "integration/test_loaders.py -k checks"),
-    Guard("distill/parts.py", "            if bad:", "            if False:", "unit/distill/test_hard_labels.py"),
-    Guard("distill/parts.py", "if bad_weights:", "if False:", "unit/distill/test_hard_labels.py"),
+    Guard("distill/parts.py", 'and told["bad labels"]', "and False", "unit/distill/test_hard_labels.py"),
+    Guard("distill/parts.py", 'if told.get("bad weights"):', "if False:", "unit/distill/test_hard_labels.py"),
+    Guard("distill/parts.py", "if min(soft, hard) < 0:", "if False:", "unit/distill/test_hard_labels.py"),
     Guard(
         "distill/labels.py", "(values.sum(1) - 1).abs() > 1e-3", "values.sum(1) < 0", "unit/distill/test_hard_labels.py"
     ),

@@ -187,7 +187,10 @@ def test_no_label_at_all() -> None:
         (None, {"sample_weights": torch.tensor([1.0, -1.0, 1.0])}, "sample_weights must be finite"),
         (None, {"sample_weights": torch.tensor([1.0, torch.nan, 1.0])}, "sample_weights must be finite"),
         (None, {"num_items": (1, 2, 3)}, "num_items is"),
+        (None, {"num_items": -4}, "num_items is -4; expected numbers of at least 0"),
         (None, {"num_items": 3, "reduction": "sum"}, "num_items is for reduction='mean'"),
+        (None, {"alpha": None}, "alpha is None; expected a finite number"),
+        (None, {"alpha": torch.tensor(1.5)}, r"alpha is 1.5; expected a weight in \[0, 1\]"),
         (None, {"lengths": torch.tensor([1, 1, 1])}, "lengths are for sequences"),
     ],
 )

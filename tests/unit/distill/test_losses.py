@@ -105,7 +105,7 @@ def test_ruled_out_classes() -> None:
     [
         ({"alpha": 0.5}, "no labels"),
         ({"alpha": 1.5}, "weight"),
-        ({"alpha": float("nan")}, "weight"),
+        ({"alpha": float("nan")}, "alpha is nan"),
         ({"temperature": 0.0}, "above 0"),
         ({"temperature": torch.ones(2)}, "shape"),
         ({"temperature": torch.tensor(2.0, requires_grad=True)}, r"temperature would get no gradient.*detach"),
