@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import softcache
 
-ROWS, CLASSES, SEQUENCES = 200_000, 1000, 512
+ROWS, SEQUENCES = 200_000, 512
+SHAPES = ((128, 10), (256, 1000))  # of a classifier's batches
+INPUTS, UNITS = 64, 800  # of a student whose step takes about 10 ms
 TEMPERATURE = 2.0
 FIRST, BATCHES_A_ROUND = 10, 20
 STEP = 10.0  # ms, of a student for which the goal is set
@@ -91,19 +93,18 @@ def shuffled(data: TensorDataset, size: int, batches: int) -> DataLoader[Any]:
     return DataLoader(data, size, sampler=RandomSampler(data, replacement=True, num_samples=size * batches))
 
 
-def classifier(work: Path, batches: int) -> list[str]:
-    """Return the row of an image classifier's size, 256 rows of 1,000 float16 logits."""
-    folder, raw = read.make(work, "logits", ROWS, CLASSES, 25)
+def classifier(work: Path, batches: int, size: int, classes: int) -> list[str]:
+    """Return the row of a classifier with batches of `size` rows of float16 logits, in random order."""
+    folder, raw = read.make(work, f"logits-{classes}", ROWS, classes, 25)
     cache = softcache.open(folder)
-    data = TensorDataset(torch.arange(ROWS), torch.randn(ROWS, 64))
-    layers = [nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, CLASSES)]
+    data = TensorDataset(torch.arange(ROWS), torch.randn(ROWS, INPUTS))
+    layers = [nn.Linear(INPUTS, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU(), nn.Linear(UNITS, classes)]
     step = training(nn.Sequential(*layers))
 
     def gather(ids: torch.Tensor) -> object:
         return raw[((ids + ROWS // 2) % ROWS).numpy()]  # as many rows, but others, which are not in the CPU's cache
 
-    title = f"{read.BATCH} rows, {CLASSES:,} classes"
-    return measure(title, shuffled(data, read.BATCH, batches), cache, step, gather)
+    return measure(f"{size} rows, {classes:,} classes", shuffled(data, size, batches), cache, step, gather)
 
 
 def language_model(work: Path, batches: int) -> Iterator[list[str]]:
@@ -121,4 +122,4 @@ def language_model(work: Path, batches: int) -> Iterator[list[str]]:
 def lookups(work: Path, rounds: int) -> list[list[str]]:
     """Return the rows of the table."""
     batches = FIRST + BATCHES_A_ROUND * rounds
-    return [classifier(work, batches), *language_model(work, batches)]
+    return [*(classifier(work, batches, *shape) for shape in SHAPES), *language_model(work, batches)]
