@@ -155,6 +155,7 @@ def count_items(
     class_weights: torch.Tensor | None = None,
     sample_weights: torch.Tensor | None = None,
     divergence: Divergence = "forward_kl",
+    lengths: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return how much counts in the soft and in the hard part of a batch: what `mean` divides by, float32 [2].
 
@@ -183,6 +184,7 @@ def count_items(
         label_mask=label_mask,
         weights=sample_weights,
         options=LabelOptions(ignore_index=ignore_index, smoothing=0.0, class_weights=class_weights),
+        lengths=lengths,
     )
     return parts.totals()
 

@@ -63,8 +63,13 @@ class AttachedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, position: int) -> Any:
-        """Return a sample with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
+    def __getitem__(self, position: int | slice) -> Any:
+        """Return a sample with its soft targets, which are a batch of one row: a dict with `soft`, or a pair.
+
+        A slice gives several, as `__getitems__` does.
+        """
+        if isinstance(position, slice):
+            return self.__getitems__(range(*position.indices(len(self))))
         return with_soft(self._dataset[position], SampleSoft(self._soft([position])))
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:

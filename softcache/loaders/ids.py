@@ -76,6 +76,10 @@ def unique_ids(dataset: Any, cache: Cache, id: str | int | None, ids: Any) -> pa
 
 
 def _require_positions(dataset: Any) -> None:
+    if isinstance(dataset, Mapping):
+        raise AlignmentError(
+            f"a {type(dataset).__name__} has no samples of its own; give one of its parts: {name_some(list(dataset))}"
+        )
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise AlignmentError(
             f"a {type(dataset).__name__} is a stream: its samples have no positions; use softcache.join around its "

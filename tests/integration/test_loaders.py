@@ -118,6 +118,8 @@ def test_attach_tuples_subsets_and_single_samples(built: Workshop) -> None:
     (_, ids), soft = softcache.collate([data[3], data[1]])
     assert ids.tolist() == soft["cls"].ids.tolist() == [3, 1]
     assert int(i) == 7
+    (_, ids), soft = softcache.collate(data[-2:])
+    assert ids.tolist() == soft["cls"].ids.tolist() == [38, 39]
 
 
 @pytest.mark.parametrize("one", [np.array, torch.tensor, lambda i: np.array([i]), lambda i: torch.tensor([i])])
@@ -147,6 +149,9 @@ def test_attach_checks_the_join(built: Workshop) -> None:
         softcache.attach(TensorDataset(inputs), cache)
     with pytest.raises(AlignmentError, match="no field 'nope'"):
         softcache.attach(Dicts(inputs), cache, id="nope")
+    splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"id": list(range(40))}))
+    with pytest.raises(AlignmentError, match="a DatasetDict has no samples of its own; give one of its parts: 'train'"):
+        softcache.attach(splits, cache, id="id")
     data = softcache.attach(Dicts(inputs), cache, id="id")
     with pytest.raises(SoftcacheError, match="1 of 2 samples have no soft targets"):
         softcache.collate([data[0], {"id": 1, "x": inputs[1]}])

@@ -176,6 +176,10 @@ def test_other_frame_rates(workshop: Workshop) -> None:
     with pytest.raises(AlignmentError, match=r"2 sequences .*'clip-0', 'clip-2': the first has 6 positions and .* 3"):
         softcache.distillation_loss(torch.zeros(3, 14, 40), soft, lengths=2 * soft.lengths)
     assert softcache.distillation_loss(torch.zeros(3, 8, 40), soft, lengths=soft.lengths) > 0
+    padded, answered = torch.zeros(3, 8, dtype=torch.int64), int(soft.mask.sum())
+    assert softcache.count_items(soft, padded, lengths=soft.lengths).tolist() == [answered, answered]
+    with pytest.raises(TaskError, match="give lengths="):
+        softcache.count_items(soft, padded)
     for wrong in (torch.tensor([3, 0]), torch.tensor([3.0, 0, 7]), [3, -1, 7], "abc"):
         with pytest.raises(TaskError, match="lengths are"):
             softcache.distillation_loss(torch.zeros(3, 14, 40), soft, lengths=wrong)  # type: ignore[arg-type]
