@@ -89,13 +89,18 @@ def samples():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="many more damages and mutants, without timeouts")
+    parser.addoption("--long", action="store_true", help="the tests marked `long`, and many more damages, without timeouts")
     parser.addoption("--seed", type=int, help="try this one mutant of test_fuzz.py alone")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items if config.getoption("--long") else ():
-        item.add_marker(pytest.mark.timeout(0))
+    if config.getoption("--long"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0))
+        return
+    left = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 @pytest.fixture(scope="session")

