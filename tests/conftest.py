@@ -89,7 +89,7 @@ def samples():
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the tests marked `long`, and many more damages, without timeouts")
+    parser.addoption("--long", action="store_true", help="tests marked `long` too, and many more damages; no timeouts")
     parser.addoption("--seed", type=int, help="try this one mutant of test_fuzz.py alone")
 
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from softcache.distill.divergences import forward_kl
+from softcache.distill.checks import finite
+from softcache.distill.divergences import NOTHING, forward_kl
 from softcache.errors import TaskError
-
-# Stands for log 0: unlike -inf it gives no NaN when two of them are subtracted.
-_NOTHING = -1e30
 
 
 @dataclass(frozen=True)
@@ -91,19 +89,19 @@ def _split(
     (p_buckets, p_others), (q_buckets, q_others) = (_buckets(values, head) for values in (log_p, log_q))
     among_others = forward_kl(p_others, q_others)
     # Where the teacher rules out all others, they have no distribution.
-    among_others = torch.where(p_buckets[:, -1] > _NOTHING, among_others, 0.0)
+    among_others = torch.where(p_buckets[:, -1] > NOTHING, among_others, 0.0)
     return of_buckets * forward_kl(p_buckets, q_buckets) + of_others * among_others
 
 
 def _buckets(log_values: torch.Tensor, head: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log p of the head and of all others as one [r, k + 1], and log p of each given that it is an other."""
-    log_values = log_values.clamp(min=_NOTHING)
-    others = log_values.scatter(1, head, _NOTHING)
+    log_values = log_values.clamp(min=NOTHING)
+    others = log_values.scatter(1, head, NOTHING)
     mass = others.logsumexp(1, keepdim=True)
     return torch.cat([log_values.gather(1, head), mass], 1), others - mass
 
 
 def _check_weights(weights: dict[str, float]) -> None:
     for name, weight in weights.items():
-        if not 0 <= weight < float("inf"):
+        if finite(name, weight) < 0:
             raise TaskError(f"{name} is {weight}; expected a weight of at least 0")

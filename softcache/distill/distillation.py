@@ -6,15 +6,13 @@ import torch
 
 from softcache.codecs import Temperature
 from softcache.distill.by_rows import RowGroup, Rows, by_rows
+from softcache.distill.checks import REDUCTIONS, check_choice, finite
 from softcache.distill.comparison import Comparison, Divergence, is_by_label
 from softcache.distill.labels import NO_CLASS, LabelOptions
-from softcache.distill.numbers import finite
 from softcache.distill.parts import Items, read_parts
 from softcache.distill.positions import check_logits, refuse_gradients
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def distillation_loss(
@@ -103,8 +101,7 @@ def distillation_loss(
     """
     if not soft.task.has_temperature:
         raise TaskError(f"a {soft.task.kind} target has no distribution; use softcache.regression_loss")
-    if reduction not in REDUCTIONS:
-        raise TaskError(f"reduction is {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    check_choice("reduction", reduction, REDUCTIONS)
     if not 0 <= (alpha := finite("alpha", alpha)) <= 1:
         raise TaskError(f"alpha is {alpha}; expected a weight in [0, 1]")
     refuse_gradients(temperature=temperature, labels=labels, class_weights=class_weights, sample_weights=sample_weights)

@@ -12,7 +12,8 @@ from torch.autograd.function import once_differentiable
 from softcache.codecs import SparseLogProbs
 from softcache.tasks import TaskSpec
 
-_NOTHING = -1e30
+# Stands for log 0: unlike -inf it gives no NaN when two of them are subtracted.
+NOTHING = -1e30
 
 
 class _KL(torch.autograd.Function):
@@ -52,7 +53,7 @@ def reverse_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
 
 def jensen_shannon(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """Return (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2, over the last axis: at most log 2 (Lin 1991)."""
-    log_m = torch.logaddexp(log_p.clamp(min=_NOTHING), log_q.clamp(min=_NOTHING)) - math.log(2)
+    log_m = torch.logaddexp(log_p.clamp(min=NOTHING), log_q.clamp(min=NOTHING)) - math.log(2)
     return (forward_kl(log_p, log_m) + forward_kl(log_q, log_m)) / 2
 
 

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own convention
 
+from softcache.distill.checks import check_choice
 from softcache.errors import TaskError
 from softcache.soft.protocol import Soft
 
-REDUCTIONS = ("mean", "sum", "none")
 RESIZES = ("bilinear", "area")
-
-
-def check_choice(name: str, given: str, choices: Sequence[str]) -> None:
-    """Raise TaskError if a setting is none of its choices."""
-    if given not in choices:
-        raise TaskError(f"{name} is {given!r}; expected one of {', '.join(choices)}")
 
 
 def check_resize(resize: str | None, soft: Soft) -> None:
@@ -36,6 +30,8 @@ def student_rows(student: torch.Tensor, soft: Soft) -> torch.Tensor:
 
     Such a row gets no gradient either, whatever its numbers are. Raises TaskError.
     """
+    if not isinstance(student, torch.Tensor):
+        raise TaskError(f"the student's numbers are a {type(student).__name__}; expected a tensor")
     if not student.is_floating_point() or student.ndim < 2 or len(student) != len(soft) or 0 in student.shape[1:]:
         raise TaskError(
             f"the student's numbers are {student.dtype} {list(student.shape)}; expected floating-point values "

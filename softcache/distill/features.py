@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
+from softcache.distill.checks import REDUCTIONS, check_choice, finite
 from softcache.distill.feature_rows import (
-    REDUCTIONS,
-    check_choice,
     check_resize,
     reduced,
     resized,
@@ -68,10 +65,8 @@ def attention_loss(
     if len(soft.task.shape) != 3:
         raise TaskError(f"the target's features are {list(soft.task.shape)}; attention maps need maps [C, H, W]")
     check_resize(resize, soft)
-    if not (math.isfinite(power) and power >= 1):
-        raise TaskError(
-            f"power is {power}; expected a finite number of at least 1: below it the gradient at 0 is infinite"
-        )
+    if (power := finite("power", power)) < 1:
+        raise TaskError(f"power is {power}; expected a number of at least 1: below it the gradient at 0 is infinite")
     if student.ndim != 4:
         raise TaskError(f"the student's features are {list(student.shape)}; expected maps [{len(soft)}, C, H, W]")
     soft = soft.to(student.device)

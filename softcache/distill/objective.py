@@ -21,7 +21,7 @@ from softcache.soft.sequences import SoftSequences
 Scheduled = float | Schedule | Callable[[int], float]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Distillation:
     """How a student learns from the soft targets of a batch. `TrainerMixin` takes it; other trainers can call `loss`.
 
@@ -58,6 +58,7 @@ class Distillation:
         step: int = 0,
         epoch: float = 0.0,
         num_items: Items | None = None,
+        lengths: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the loss of a batch, `distillation_loss` with the temperature and alpha of this step.
 
@@ -77,9 +78,12 @@ class Distillation:
             label_smoothing=self.label_smoothing,
             class_weights=self.class_weights,
             num_items=num_items,
+            lengths=lengths,
         )
 
-    def count(self, soft: SoftBatch | Soft, labels: torch.Tensor | None = None) -> torch.Tensor:
+    def count(
+        self, soft: SoftBatch | Soft, labels: torch.Tensor | None = None, *, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return how much of a batch counts in the soft and in the hard part, float32 [2] (`count_items`)."""
         chosen = self.choose(soft)
         if labels is not None and isinstance(chosen, SoftSequences) and is_flat(labels.shape, chosen):
@@ -90,6 +94,7 @@ class Distillation:
             ignore_index=self.ignore_index,
             class_weights=self.class_weights,
             divergence=self.divergence,
+            lengths=lengths,
         )
 
     def choose(self, soft: SoftBatch | Soft) -> Soft:

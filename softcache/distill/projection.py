@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -40,7 +41,12 @@ class Projection(nn.Module):
 
     def __init__(self, student_shape: Sequence[int], teacher_shape: Sequence[int]) -> None:
         super().__init__()
-        ours, theirs = list(student_shape), list(teacher_shape)
+        try:
+            ours, theirs = list(map(operator.index, student_shape)), list(map(operator.index, teacher_shape))
+        except TypeError:
+            raise TaskError(
+                f"the shapes are {student_shape!r} and {teacher_shape!r}; expected tuples of integers, as (64,)"
+            ) from None
         if len(ours) not in (1, 3) or len(ours) != len(theirs) or min(*ours, *theirs) < 1:
             raise TaskError(
                 f"the student's features are {ours}, the teacher's {theirs}; expected two vectors [C] or two maps "

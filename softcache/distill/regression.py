@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from softcache.distill.checks import REDUCTIONS, check_choice
 from softcache.distill.feature_rows import (
-    REDUCTIONS,
-    check_choice,
     check_resize,
     reduced,
     resized,

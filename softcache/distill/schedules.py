@@ -22,7 +22,7 @@ from numbers import Integral
 from typing import Any
 
 from softcache.arrays import plain
-from softcache.distill.numbers import finite
+from softcache.distill.checks import finite
 from softcache.distill.saved import check_same
 from softcache.errors import TaskError
 
@@ -42,7 +42,7 @@ def _exponential(start: float, end: float, fraction: float) -> float:
     return float(start ** (1 - fraction) * end**fraction)
 
 
-CURVES = {"constant": _linear, "linear": _linear, "cosine": _cosine, "exponential": _exponential}
+CURVES = {"linear": _linear, "cosine": _cosine, "exponential": _exponential}
 
 
 @dataclass(kw_only=True)
@@ -79,10 +79,10 @@ class Schedule:
         """Return the value at a count of steps, or of epochs, of which fractions are allowed.
 
         Rounding never takes it beyond `start` and `end`. Raises TaskError for a count that is not a number from 0, or
-        that is a fraction of a step.
+        that is a fraction of a step; a constant has any count.
         """
         count = finite(f"the count of {self.by}s", count)
-        if count < 0 or (self.by == "step" and not count.is_integer()):
+        if count < 0 or (self.by == "step" and self.length and not count.is_integer()):
             expected = "a whole number from 0: only epochs have fractions" if self.by == "step" else "0 or more"
             raise TaskError(f"the count of {self.by}s is {count}; expected {expected}")
         if count >= self.length:

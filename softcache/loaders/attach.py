@@ -9,7 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, default_collate
 
 from softcache.arrays import Array
-from softcache.errors import SoftcacheError
+from softcache.errors import AlignmentError, TaskError
 from softcache.loaders.ids import unique_ids
 from softcache.loaders.targets import SOFT, Fields, readables, with_soft
 from softcache.read.cache import Cache
@@ -74,13 +74,17 @@ class AttachedDataset(Dataset[Any]):
 
     def __getitems__(self, positions: Sequence[int]) -> Attached:
         """Return samples and the soft targets of one lookup; `softcache.collate` makes a batch of them."""
-        batched = getattr(self._dataset, "__getitems__", None)
-        samples = batched(list(positions)) if callable(batched) else [self._dataset[i] for i in positions]
-        return Attached(samples, self._soft(positions))
+        return Attached(samples_at(self._dataset, positions), self._soft(positions))
 
     def _soft(self, positions: Sequence[int]) -> SoftBatch:
-        ids = self._ids[np.asarray(positions)].tolist()
+        ids = self._ids[np.asarray(positions, np.int64)].tolist()
         return SoftBatch({name: target.lookup(ids, mask_uncovered=True) for name, target in self._targets.items()})
+
+
+def samples_at(dataset: Any, positions: Sequence[int]) -> Sequence[Any]:
+    """Return some of a dataset's samples: in one call, if it can."""
+    batched = getattr(dataset, "__getitems__", None)
+    return batched(list(positions)) if callable(batched) else [dataset[i] for i in positions]
 
 
 def attach(
@@ -131,7 +135,7 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
     `functools.partial(softcache.collate, samples=...)` to the DataLoader. Samples without soft targets, as those of an
     evaluation set, are collated alone.
 
-    Raises SoftcacheError if only some of the samples have soft targets.
+    Raises AlignmentError if only some of the samples have soft targets, TaskError for a sample in place of a batch.
 
     Examples:
         >>> data = softcache.attach([{"id": 5}, {"id": 6}], softcache.open("runs/digits"), id="id")
@@ -140,13 +144,15 @@ def collate(batch: Attached | Sequence[Any], *, samples: Callable[[list[Any]], A
         >>> softcache.collate([{"id": 5}, {"id": 6}])
         {'id': tensor([5, 6])}
     """
+    if isinstance(batch, Mapping) or _has_soft(batch):
+        raise TaskError("this is one sample, not a batch of samples; give the DataLoader a batch_size")
     if isinstance(batch, Attached):
         return with_soft(samples(list(batch.samples)), batch.soft)
     have = [_has_soft(item) for item in batch]
     if not any(have):
         return samples(list(batch))
     if not all(have):
-        raise SoftcacheError(f"{have.count(False)} of {len(have)} samples have no soft targets; attach all, or none")
+        raise AlignmentError(f"{have.count(False)} of {len(have)} samples have no soft targets; attach all, or none")
     if isinstance(batch[0], Mapping):
         plain, parts = [{k: v for k, v in b.items() if k != SOFT} for b in batch], [b[SOFT] for b in batch]
     else:

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 
 from softcache.arrays import Array
 from softcache.errors import AlignmentError, TransferSetError, counted, name_some
+from softcache.loaders.targets import require_cache
 from softcache.read.cache import Cache
 from softcache.soft.keys import ids_to_numpy
 from softcache.store.keys import duplicates, id_array
@@ -21,6 +22,7 @@ from softcache.transfer.sources import from_samples
 from softcache.transfer.transfer_set import hash_ids
 
 _CHUNK = 4096
+_TABLES = ("arrow", "pandas", "polars")  # formats of datasets whose rows are not dicts
 
 
 def sample_ids(dataset: Any, cache: Cache, id: str | int | None = None) -> Array:
@@ -53,7 +55,10 @@ def unique_ids(dataset: Any, cache: Cache, id: str | int | None, ids: Any) -> pa
     Samples whose contents can be compared with those of the build are compared. Raises AlignmentError unless each
     sample has an id of its own, and for samples that have changed.
     """
-    _require_positions(dataset)
+    require_cache(cache)
+    _require_samples(dataset)
+    if id is not None and ids is not None:
+        raise AlignmentError(f"give id={id!r} or ids=, not both")
     columns = _columns(cache)
     how = id if id is not None or ids is not None else _declared(dataset, cache)
     hashes = content_hashes(dataset, columns, needed=how in (CONTENT_HASH, BY_POSITION))
@@ -75,15 +80,17 @@ def unique_ids(dataset: Any, cache: Cache, id: str | int | None, ids: Any) -> pa
     return found
 
 
-def _require_positions(dataset: Any) -> None:
+def _require_samples(dataset: Any) -> None:
+    """Raise AlignmentError unless a dataset has samples by position."""
+    kind = type(dataset).__name__
     if isinstance(dataset, Mapping):
-        raise AlignmentError(
-            f"a {type(dataset).__name__} has no samples of its own; give one of its parts: {name_some(list(dataset))}"
-        )
+        raise AlignmentError(f"this {kind} has no samples of its own; give one of its parts: {name_some(dataset)}")
+    form = getattr(dataset, "format", None)
+    if isinstance(form, Mapping) and form.get("type") in _TABLES:
+        raise AlignmentError(f"this {kind} gives {form['type']} tables, not samples; use .with_format(None)")
     if isinstance(dataset, IterableDataset) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise AlignmentError(
-            f"a {type(dataset).__name__} is a stream: its samples have no positions; use softcache.join around its "
-            "DataLoader"
+            f"this {kind} is a stream: its samples have no positions; use softcache.join around its DataLoader"
         )
 
 

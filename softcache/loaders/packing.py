@@ -61,7 +61,9 @@ class PackedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.packs)
 
-    def __getitem__(self, position: int) -> dict[str, Any]:
+    def __getitem__(self, position: int | slice) -> Any:
+        if isinstance(position, slice):
+            return self.__getitems__(range(*position.indices(len(self))))
         return collate_packs(PackedBatch([self.packs[position]], self._targets))
 
     def __getitems__(self, positions: Sequence[int]) -> PackedBatch:
@@ -175,12 +177,16 @@ def collate_packs(batch: Any) -> dict[str, Any]:
     Give `position_ids` and `use_cache=False` to models of transformers: with a cache, which many use by default, they
     do not look for packed samples, and these see each other.
 
+    Raises TaskError for a pack in place of a batch.
+
     Examples:
         >>> data = softcache.pack(softcache.open("runs/lm"), 64)
         >>> batch = softcache.collate_packs([data[0], data[1]])
         >>> batch["input_ids"].shape == batch["position_ids"].shape == batch["labels"].shape
         True
     """
+    if isinstance(batch, Mapping):
+        raise TaskError("this is one pack, not a list of packs; give the DataLoader a batch_size")
     if not isinstance(batch, PackedBatch):
         return _joined(batch)
     ids = np.concatenate([pack.ids for pack in batch.packs])

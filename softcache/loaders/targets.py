@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from softcache.errors import AlignmentError
+from softcache.errors import AlignmentError, TaskError
 from softcache.read.cache import Cache
 from softcache.soft.batch import SoftBatch
+from softcache.soft.members import listed
 from softcache.soft.protocol import Soft
 from softcache.soft.readable import Readable
 
@@ -67,13 +68,29 @@ class Fields(Mapping[str, Any]):
 
 
 def readables(cache: Cache, targets: Sequence[str | Readable] | str | None) -> dict[str, Readable]:
-    """Return targets by name: the given ones, or all. Raises UnknownTarget."""
-    if isinstance(targets, str):
-        targets = [targets]
-    chosen: list[Readable] = [
-        cache[t] if isinstance(t, str) else t for t in (cache.targets if targets is None else targets)
-    ]
-    return {t.name: t for t in chosen}
+    """Return targets by name: the given ones, or all.
+
+    Raises UnknownTarget, and TaskError for what is not a target, for none at all, and for two of the same name.
+    """
+    require_cache(cache)
+    given = cache.targets if targets is None else listed([targets] if isinstance(targets, str) else targets)
+    chosen: dict[str, Readable] = {}
+    for one in given:
+        target = cache[one] if isinstance(one, str) else one
+        if not hasattr(target, "lookup"):
+            raise TaskError(f"{target!r} is not a target; give names, or cache[name]")
+        if target.name in chosen and target is not chosen[target.name]:
+            raise TaskError(f"two of the targets are called {target.name}, and a batch has one of each name")
+        chosen[target.name] = target
+    if not chosen:
+        raise TaskError("targets is empty; name at least one, or leave it out for every target of the cache")
+    return chosen
+
+
+def require_cache(cache: Any) -> None:
+    """Raise TaskError for anything but an open cache."""
+    if not isinstance(cache, Cache):
+        raise TaskError(f"{cache!r:.100} is not an open cache; give softcache.open(...)")
 
 
 def field_of(batch: Any, key: str | int) -> Any:
@@ -82,7 +99,7 @@ def field_of(batch: Any, key: str | int) -> Any:
         return batch[key]
     except (KeyError, IndexError, TypeError) as e:
         what = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        raise AlignmentError(f"the loader's batches have no field {key!r} for the ids; they are {what}") from e
+        raise AlignmentError(f"the loader's batches have no field {key!r}; they are {what}") from e
 
 
 def with_soft(batch: Any, soft: SoftBatch) -> Any:

@@ -39,10 +39,13 @@ class TrainerMixin:
         ...     pass
     """
 
-    # For the Trainer: what compute_loss returns need not be divided by the number of accumulated batches.
+    # For the Trainer: what compute_loss returns need not be divided by the number of accumulated batches. Trainers
+    # older than 5.19 do not ask.
     loss_is_scaled_for_ga = True
 
     def __init__(self, *args: Any, distillation: Distillation, **kwargs: Any) -> None:
+        if not hasattr(super(), "loss_is_scaled_for_ga"):
+            raise TaskError("TrainerMixin needs transformers 5.19 or later, and a Trainer after it among the bases")
         self.distillation = distillation
         options = kwargs.get("args", args[1] if len(args) > 1 else None)
         if getattr(options, "label_smoothing_factor", 0):

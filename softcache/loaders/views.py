@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 from torch.utils.data import Dataset
 
-from softcache.errors import AlignmentError, AugmentationError, SoftcacheError, TaskError, name_some
-from softcache.loaders.attach import Attached, SampleSoft
+from softcache.errors import AlignmentError, AugmentationError, TaskError, name_some
+from softcache.loaders.attach import Attached, SampleSoft, samples_at
 from softcache.loaders.ids import unique_ids
 from softcache.loaders.targets import readables, with_soft
 from softcache.read.cache import Cache
@@ -86,8 +86,13 @@ class ViewDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, position: int) -> Any:
-        """Return a view with its soft targets, which are a batch of one row: a dict with `soft`, or a pair."""
+    def __getitem__(self, position: int | slice) -> Any:
+        """Return a view with its soft targets, which are a batch of one row: a dict with `soft`, or a pair.
+
+        A slice gives several, as `__getitems__` does.
+        """
+        if isinstance(position, slice):
+            return self.__getitems__(range(*position.indices(len(self))))
         made = self.__getitems__([position])
         return with_soft(made.samples[0], SampleSoft(made.soft))
 
@@ -96,9 +101,8 @@ class ViewDataset(Dataset[Any]):
 
         Raises AlignmentError for a view that the teachers did not see.
         """
-        view, ids = self.view, self._ids[np.asarray(positions)].tolist()
-        batched = getattr(self._dataset, "__getitems__", None)
-        samples = batched(list(positions)) if callable(batched) else [self._dataset[i] for i in positions]
+        view, ids = self.view, self._ids[np.asarray(positions, np.int64)].tolist()
+        samples = samples_at(self._dataset, positions)
         rows = self._cache.find(ids, view)
         checks = [check.tobytes() for check in self._cache.checks(rows)]
         drawn = (self._cache.parameters(rows) if self._augmentation.draws else None) or [None] * len(ids)
@@ -127,6 +131,8 @@ class ViewDataset(Dataset[Any]):
         partner = None if self._partners is None else self._partner(self._partners, (parameters or {}).get(PARTNER))
         try:
             return self._augmentation.view(sample, sample_id, view, parameters, partner)
+        except AugmentationError as e:
+            raise AlignmentError(f"sample {sample_id!r}, view {view}: {e}") from e
         except Exception as e:
             raise AlignmentError(
                 f"sample {sample_id!r}, view {view}: the transform raised {type(e).__name__}: {e}"
@@ -234,7 +240,7 @@ def views(
     if declared is None:
         raise TaskError(f"{cache.url} is not augmented: its teachers saw the samples as they are; use softcache.attach")
     if check not in CHECKS:
-        raise SoftcacheError(f"check is {check!r}; expected one of {', '.join(CHECKS)}")
+        raise TaskError(f"check is {check!r}; expected one of {', '.join(CHECKS)}")
     count = cache.commit.views if views is None else views
     if type(count) is not int or not 1 <= count <= cache.commit.views:
         raise TaskError(f"views is {count!r}; the cache has {cache.commit.views}")

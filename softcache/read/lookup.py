@@ -161,7 +161,8 @@ class Keys:
         if views is None:
             if self._commit.views != 1:
                 raise AlignmentError(
-                    f"the cache has up to {self._commit.views} views of a sample; say which one (views=)"
+                    f"the cache has up to {self._commit.views} views of a sample; say which one (views= of a lookup, "
+                    "view= of softcache.join), or use softcache.views"
                 )
             return np.zeros(count, np.int32)
         numbers = np.asarray(views)

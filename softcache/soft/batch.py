@@ -59,7 +59,7 @@ class SoftBatch(Mapping[str, Soft]):
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return len(next(iter(self._targets.values())))
+        return len(next(iter(self._targets.values()), ()))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {counted(self.rows, 'row')}: {', '.join(self._targets)}>"

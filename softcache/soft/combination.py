@@ -16,9 +16,9 @@ u_m = d_m / q(D_m). Classes in the same dustbins have the same t, and share the 
 only the probabilities of groups are unknown.
 
 A step is first the fixed point q_c <- (a_c + q_c * sum of d_m / q(D_m)) / M, which never makes F larger: it is
-expectation-maximisation (Dempster et al. 1977), where each dustbin is a count that is not told apart. Then it is one of
-Newton's on the equations above, short enough to keep q, u and t positive. Where teachers are confident, the fixed point
-alone takes thousands of steps.
+expectation-maximisation (Dempster et al. 1977), where it is unobserved how each dustbin's count splits among its
+classes. Then it is one of Newton's on the equations above, short enough to keep q, u and t positive. Where teachers are
+confident, the fixed point alone takes thousands of steps.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from softcache.errors import TaskError
 # F / M is at most this far above its minimum, in nats.
 TOLERANCE = 1e-9
 MOST_STEPS = 100
-# Groups of less for each class count as this likely, and dustbins of less as empty: float64 resolves no more.
+# Groups with less than this for each class are raised to it, and dustbins with less count as empty: float64 resolves no
+# more.
 SMALLEST = 1e-12
 # A step goes at most this part of the way to where some q, u or t would be 0.
 _OF_THE_WAY = 0.99
@@ -76,7 +77,7 @@ class _Problem:
 
     @cached_property
     def total(self) -> torch.Tensor:
-        """M, [B, 1]: summed, since rounding left the distributions a little beside 1."""
+        """M, [B, 1]: summed, since rounding left the distributions not exactly at 1."""
         return self.a.sum(1, keepdim=True) + self.d.sum(1, keepdim=True)
 
     @cached_property
@@ -100,7 +101,7 @@ class _Problem:
         )
 
     def slopes(self, q: torch.Tensor) -> torch.Tensor:
-        """Return the derivatives of -F / M by q, [B, G]. Their mean under q is 1."""
+        """Return the derivatives of -F / M with respect to q, [B, G]. Their mean under q is 1."""
         return (self.a / q + (self.d / (q @ self.within.T)) @ self.within) / self.total
 
     def fixed_point(self, q: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,7 +14,7 @@ from softcache.soft import tables
 from softcache.soft.ensemble_decoder import EnsembleDecoder
 from softcache.soft.keys import RowKeys
 from softcache.soft.means import MEANS
-from softcache.soft.members import check_readable, check_same_rows, joined_columns
+from softcache.soft.members import check_readable, check_same_rows, joined_columns, listed
 from softcache.soft.protocol import Soft
 from softcache.soft.readable import Readable
 from softcache.soft.same_positions import same_positions
@@ -26,7 +26,8 @@ from softcache.tasks import TaskSpec
 class Ensemble:
     """Several targets read as one. Made by `softcache.ensemble`."""
 
-    def __init__(self, members: Sequence[Readable], mean: str, weights: Sequence[float] | None) -> None:
+    def __init__(self, targets: Iterable[Readable], mean: str, weights: Sequence[float] | None) -> None:
+        members = listed(targets)
         if not members:
             raise TaskError("an ensemble needs at least one target")
         for member in members:
@@ -35,7 +36,7 @@ class Ensemble:
             raise TaskError(f"mean is {mean!r}; expected one of {', '.join(MEANS)}")
         shares = _shares(weights, members)
         # A target of weight 0 has no part in the mean, nor in which rows have an answer.
-        self._members = tuple(m for m, share in zip(members, shares, strict=True) if share > 0)
+        self._members: tuple[Readable, ...] = tuple(m for m, share in zip(members, shares, strict=True) if share > 0)
         self._weights = tuple(share for share in shares if share > 0)
         self._mean, self._is_weighted = mean, weights is not None
 
@@ -136,7 +137,7 @@ class Ensemble:
 
 
 def ensemble(
-    targets: Sequence[Readable], *, mean: str = "arithmetic", weights: Sequence[float] | None = None
+    targets: Iterable[Readable], *, mean: str = "arithmetic", weights: Sequence[float] | None = None
 ) -> Ensemble:
     """Return an ensemble of targets that answer one task, from one cache or several.
 

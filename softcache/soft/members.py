@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,13 @@ def check_same_rows(parts: Sequence[Soft]) -> None:
     for part in parts[1:]:
         if not (np.array_equal(part.ids, first.ids) and np.array_equal(part.views, first.views)):
             raise AlignmentError("the members do not have the same samples in these rows; use lookup by id")
+
+
+def listed(members: Iterable[Any]) -> tuple[Any, ...]:
+    """Return targets that are given as a list or the like. Raises TaskError if they are not."""
+    if not isinstance(members, Iterable) or isinstance(members, str):
+        raise TaskError(f"{members!r:.100} is not a list of targets; give one, as [cache[name], ...]")
+    return tuple(members)
 
 
 def check_readable(member: Readable) -> None:

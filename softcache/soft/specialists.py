@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from softcache.errors import TaskError
 from softcache.soft import tables
 from softcache.soft.keys import RowKeys
-from softcache.soft.members import check_readable, joined_columns
+from softcache.soft.members import check_readable, joined_columns, listed
 from softcache.soft.protocol import Soft
 from softcache.soft.readable import Readable
 from softcache.soft.sequences import SoftSequences
@@ -22,16 +22,17 @@ from softcache.tasks import TaskSpec
 class Specialists:
     """A generalist and its specialists, read as one target. Made by `softcache.specialists`."""
 
-    def __init__(self, generalist: Readable, specialists: Sequence[Readable], n: int) -> None:
+    def __init__(self, generalist: Readable, specialists: Iterable[Readable], n: int) -> None:
         _check_generalist(generalist)
-        if not specialists:
+        members = listed(specialists)
+        if not members:
             raise TaskError("there are no specialists; give at least one, or use the generalist alone")
-        for specialist in specialists:
+        for specialist in members:
             _check_specialist(specialist, generalist)
         classes = generalist.task.shape[0]
         if type(n) is not int or not 1 <= n <= classes:
             raise TaskError(f"n is {n!r}; expected how many of the {classes:,} classes choose the specialists, from 1")
-        self._generalist, self._specialists, self._n = generalist, tuple(specialists), n
+        self._generalist, self._specialists, self._n = generalist, members, n
 
     @property
     def name(self) -> str:
@@ -105,7 +106,7 @@ class Specialists:
         return SoftTargets(decoder, columns, general.mask, general.keys)
 
 
-def specialists(generalist: Readable, specialists: Sequence[Readable], *, n: int = 1) -> Specialists:
+def specialists(generalist: Readable, specialists: Iterable[Readable], *, n: int = 1) -> Specialists:
     """Return a generalist and its specialists as one target, whose students learn from both.
 
     Reading returns for each sample the q that minimises KL(p_g, q) + sum of KL(p_m, q) over the active specialists m:
@@ -159,9 +160,9 @@ def _check_specialist(specialist: Readable, generalist: Readable) -> None:
             f"{specialist.name} and {generalist.name} do not answer about the same classes: {theirs}, {ours}"
         )
     if theirs.known is None:
-        raise TaskError(f"{specialist.name} knows every class, so it is no specialist; use softcache.ensemble")
+        raise TaskError(f"{specialist.name} knows every class, so it is not a specialist; use softcache.ensemble")
     if not theirs.dustbin:
         raise TaskError(
             f"{specialist.name} has no dustbin: its probabilities say nothing about the classes that it does not know, "
-            "and are no distribution to combine with one over all classes; give it a dustbin"
+            "and cannot be combined with one over all classes; give it a dustbin"
         )

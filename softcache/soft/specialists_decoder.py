@@ -73,7 +73,7 @@ class _Groups:
         """Return log q, float64 [B, C]: `mass` [B, C] is what all give to each class, `dustbins` is [B, S]."""
         sums = mass.new_zeros(len(mass), len(self.sizes)).index_add_(1, self.group, mass)
         q = combine_groups(sums, dustbins, self.sizes, self.within)
-        # A group that nobody gives anything but as part of a dustbin is shared evenly.
+        # A group that has mass only through dustbins is shared evenly.
         shares = torch.where((sums > 0)[:, self.group], mass / sums[:, self.group], 1 / self.sizes[self.group])
         return (shares * q[:, self.group]).log()
 

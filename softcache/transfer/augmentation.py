@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from softcache.errors import AugmentationError
+from softcache.errors import AugmentationError, name_some
 
 PARTNER = "partner"
 Parameters = dict[str, Any]
@@ -44,7 +44,7 @@ class Augmentation:
         self.draws = callable(getattr(transform, "draw", None)) and callable(getattr(transform, "apply", None))
         if not self.draws and not callable(transform):
             raise AugmentationError(
-                f"a {type(transform).__name__} is no transform: it is not callable, and does not have draw and apply"
+                f"a {type(transform).__name__} is not a transform: it is not callable, and does not have draw and apply"
             )
         self.mixes = self.draws and PARTNER in _arguments(transform.apply)
         self._takes_rng = not self.draws and "rng" in _arguments(transform)
@@ -98,8 +98,12 @@ class Augmentation:
         return tuple(values)
 
     def value(self, sample: Any) -> Any:
-        """Return the value of a sample that the transform takes."""
-        return dict(sample) if self.column is None else sample[self.column]
+        """Return the value of a sample that the transform takes. Raises AugmentationError if it has none."""
+        try:
+            return dict(sample) if self.column is None else sample[self.column]
+        except (LookupError, TypeError, ValueError) as e:
+            has = name_some(sample) if isinstance(sample, Mapping) else f"a {type(sample).__name__}"
+            raise AugmentationError(f"the sample has no {self.column!r} to augment, only {has}") from e
 
     def _seeded(self, value: Any, seed: int) -> Any:
         if self._takes_rng:

@@ -41,7 +41,7 @@ def test_faulty_transforms(augmented: Augmented) -> None:
         augmented("Odd").build()
     with pytest.raises(RecipeError, match=r"augmentation: 'augment:missing' cannot be imported"):
         augmented("missing").build()
-    with pytest.raises(RecipeError, match=r"augmentation.transform: augment:HERE: a PosixPath is no transform"):
+    with pytest.raises(RecipeError, match=r"augmentation.transform: augment:HERE: a PosixPath is not a transform"):
         augmented("HERE").build()
     with pytest.raises(RecipeError, match=r"augmentation.transform: augment:Scale: .*unexpected keyword"):
         augmented("Scale", arguments={"least": 1}).build()
@@ -111,7 +111,7 @@ def test_wrong_use_of_views(augmented: Augmented, augment: ModuleType) -> None:
     unnamed = [{"x": x} for x in workshop.inputs().numpy()]
     with pytest.raises(AlignmentError, match="say which sample is which"):
         softcache.views(unnamed, cache, augment.noisy)
-    with pytest.raises(AugmentationError, match="a int is no transform"):
+    with pytest.raises(AugmentationError, match="a int is not a transform"):
         softcache.views(students, cache, 3, id="id")
     with pytest.raises(TaskError, match="expected an integer from 0"):
         softcache.views(students, cache, augment.noisy, id="id").set_epoch(-1)

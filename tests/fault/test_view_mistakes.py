@@ -60,7 +60,7 @@ def test_wrong_counts_epochs_and_views(shop: Workshop) -> None:
 def test_unusable_transforms(shop: Workshop) -> None:
     for change, why in (
         ({"arguments": {"zzz": 1}, "transform": "augment:Mix"}, "takes no arguments|unexpected keyword"),
-        ({"transform": "augment:COUNT"}, "is no transform"),
+        ({"transform": "augment:COUNT"}, "is not a transform"),
         ({"column": "zzz"}, "teacher t does not read 'zzz', but x"),
         ({"column": "label"}, "teacher t does not read 'label'"),
     ):

@@ -11,7 +11,7 @@ from conftest import Workshop
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 import softcache
-from softcache.errors import AlignmentError, SoftcacheError, TaskError
+from softcache.errors import AlignmentError, TaskError
 
 
 class Dicts(Dataset[dict[str, Any]]):
@@ -73,7 +73,7 @@ def test_join_errors(built: Workshop) -> None:
     cache = built.open()
     with pytest.raises(TaskError, match="cls@t, feat@t"):
         softcache.join([], cache, id="id", targets=["nope"])
-    with pytest.raises(AlignmentError, match="no field 'ids' for the ids; they are keys id"):
+    with pytest.raises(AlignmentError, match="no field 'ids'; they are keys id"):
         next(iter(softcache.join([{"id": [1]}], cache, id="ids")))
     with pytest.raises(AlignmentError, match="lacks 2 of 3 keys: 40, 41"):
         next(iter(softcache.join([{"id": [40, 41, 1]}], cache, id="id")))
@@ -145,16 +145,44 @@ def test_attach_checks_the_join(built: Workshop) -> None:
         softcache.attach(Dicts(inputs), cache, ids=[7, 7, *range(2, 40)])
     with pytest.raises(AlignmentError, match="3 ids for 40 samples"):
         softcache.attach(Dicts(inputs), cache, ids=[1, 2, 3])
+    with pytest.raises(AlignmentError, match="give id='id' or ids=, not both"):
+        softcache.attach(Dicts(inputs), cache, id="id", ids=range(40))
+    with pytest.raises(TaskError, match=r"'cls' is not an open cache"):
+        softcache.attach(Dicts(inputs), "cls", id="id")  # type: ignore[arg-type]
+    with pytest.raises(AlignmentError, match=r"gives arrow tables, not samples; use \.with_format\(None\)"):
+        softcache.attach(datasets.Dataset.from_dict({"id": list(range(40))}).with_format("arrow"), cache, id="id")
     with pytest.raises(AlignmentError, match="say which sample is which"):
         softcache.attach(TensorDataset(inputs), cache)
     with pytest.raises(AlignmentError, match="no field 'nope'"):
         softcache.attach(Dicts(inputs), cache, id="nope")
     splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"id": list(range(40))}))
-    with pytest.raises(AlignmentError, match="a DatasetDict has no samples of its own; give one of its parts: 'train'"):
+    with pytest.raises(AlignmentError, match="this DatasetDict has no samples of its own; give one of its parts: 'train'"):
         softcache.attach(splits, cache, id="id")
     data = softcache.attach(Dicts(inputs), cache, id="id")
-    with pytest.raises(SoftcacheError, match="1 of 2 samples have no soft targets"):
+    with pytest.raises(AlignmentError, match="1 of 2 samples have no soft targets"):
         softcache.collate([data[0], {"id": 1, "x": inputs[1]}])
+    for one in (data, softcache.attach(TensorDataset(inputs), cache, ids=range(40))):
+        with pytest.raises(TaskError, match="this is one sample, not a batch"):
+            next(iter(DataLoader(one, batch_size=None, collate_fn=softcache.collate)))
+    assert len(data[40:]) == 0
+
+
+def test_which_targets(built: Workshop) -> None:
+    cache = built.open()
+    for targets, match in (
+        ([], "targets is empty"),
+        ([5], "5 is not a target"),
+        (5, "5 is not a list of targets"),
+        ([cache["cls"], built.open()["cls"]], "two of the targets are called cls@t"),
+    ):
+        with pytest.raises(TaskError, match=match):
+            softcache.attach(Dicts(built.inputs()), cache, id="id", targets=targets)  # type: ignore[arg-type]
+    assert len(softcache.join([], cache, id=0, targets=["cls", "cls"])) == 0
+    assert softcache.SoftBatch({}).rows == 0
+    for wrong in (cache["cls"], "cls", 5):
+        with pytest.raises(TaskError, match="is not a list of targets"):
+            softcache.ensemble(wrong)  # type: ignore[arg-type]
+    assert softcache.ensemble(cache[name] for name in ("cls", "cls")).lookup([1]).mask.all()
 
 
 def test_attach_catches_changed_samples(built: Workshop) -> None:
@@ -206,8 +234,14 @@ def test_slicing_soft_targets(built: Workshop) -> None:
     assert soft[torch.tensor([True, False, True])].ids.tolist() == [5, 7]
     assert soft[np.array([2, 0])].ids.tolist() == [7, 5]
     assert len(soft[:0]) == 0
+    assert soft[torch.tensor([1, 0, 1], dtype=torch.uint8)].ids.tolist() == [6, 5, 6]
+    assert soft[::-1].ids.tolist() == [7, 6, 5]
+    assert soft[[]].ids.tolist() == []
     with pytest.raises(IndexError):
         soft[3]
+    for wrong in (1.5, "x", None, [[0, 1], [1, 2]], True, torch.tensor([0.5])):
+        with pytest.raises(TypeError, match="expected a slice, a mask"):
+            soft[wrong]  # type: ignore[index]
     batch = softcache.SoftBatch({"cls@t": soft})
     assert batch[1:3]["cls"].ids.tolist() == [6, 7]
     assert batch[torch.tensor([2, 0])].rows == 2

@@ -170,7 +170,7 @@ def test_tasks_that_do_not_fit(workshop: Workshop) -> None:
         (lambda: softcache.specialists(a, []), "there are no specialists"),
         (
             lambda: softcache.specialists(a, [a]),
-            "a@t knows every class, so it is no specialist; use softcache.ensemble",
+            "a@t knows every class, so it is not a specialist; use softcache.ensemble",
         ),
         (lambda: softcache.specialists(rest, [rest]), "rest@t knows 2 of 6 classes; a generalist knows them all"),
         (lambda: softcache.specialists(a, [cache["some"]]), "some@t has no dustbin: .* give it a dustbin"),

@@ -1,37 +1,39 @@
-"""FAMO (Liu et al. 2023), as the library torchjd has it."""
+"""FAMO: Fast Adaptive Multitask Optimization (Liu et al. 2023)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
-from softcache.distill.multitask.losses import Losses, loss_values, present_losses
-from softcache.distill.multitask.weights import TaskWeights
-from softcache.distill.numbers import finite
-from softcache.errors import MissingExtra, TaskError, name_some
+from softcache.distill.checks import finite
+from softcache.distill.multitask.learned import Learned
+from softcache.distill.multitask.losses import Losses, loss_values, named_tasks, present_losses
+from softcache.distill.multitask.weights import TaskWeights, weighted_sum
+from softcache.errors import TaskError, name_some
+
+# Keeps the logarithm of a loss at its minimum finite.
+_SMALLEST = 1e-8
 
 
 class FAMO(TaskWeights):
     """Fast Adaptive Multitask Optimization: weights that let the losses of all tasks fall at the same rate.
 
-    The loss is c * sum_i z_i log(L_i - b_i) with z = softmax(w), and c such that its gradient is a mean of the tasks'
-    gradients (Liu, Feng, Stone and Liu 2023). It is torchjd's: `torchjd.scalarization.FAMO`. After the optimizer's step
-    call `update` with the losses of the same batch, computed again: it makes a step on w with an Adam of its own. Do
-    not give w to another optimizer. The softmax and c go over the tasks that are present; an absent task keeps its w
-    and its part of the Adam's state.
+    The loss is c * sum_i z_i log(L_i - b_i) with z = softmax(w), and c = 1 / sum_i z_i / (L_i - b_i), so that its
+    gradient is a mean of the tasks' gradients (Liu, Feng, Stone and Liu 2023, algorithm 1). After the optimizer's step
+    call `update` with the losses of the same batch, computed again: an Adam of its own makes a step on w, against how
+    far the logarithms of the losses fell. The softmax and the sums go over the tasks that are present; an absent task
+    keeps its w and its part of the Adam's state.
 
     Args:
         tasks: the names of the tasks.
         minimum: b_i by task name, the lowest value that a loss can have; 0 where it is not given.
-        lr: the learning rate of the Adam, from 0.
+        lr: the learning rate of the Adam, above 0.
         weight_decay: the weight decay of the Adam, from 0.
 
-    Raises MissingExtra without torchjd, and TaskError for an unknown task, a negative setting, or when called for a
-    loss below its minimum.
+    Raises TaskError for an unknown task, another setting, or when called for a loss below its minimum.
 
     Examples:
         >>> student = torch.nn.Linear(8, 2)
@@ -55,108 +57,74 @@ class FAMO(TaskWeights):
         weight_decay: float = 1e-3,
     ) -> None:
         super().__init__(tasks)
-        try:
-            from torchjd.scalarization import FAMO as TorchjdFAMO  # noqa: N811 - their class of the same name
-        except ImportError as e:
-            raise MissingExtra("FAMO needs torchjd: pip install 'softcache[multitask]'") from e
-        minimum = dict(minimum or {})
-        if unknown := [name for name in minimum if name not in self.tasks]:
-            raise TaskError(f"minimum names unknown tasks {name_some(unknown)}; the tasks are {name_some(self.tasks)}")
-        self._minimum = {name: finite(f"the minimum of {name!r}", minimum.get(name, 0.0)) for name in self.tasks}
-        try:
-            self._famo = TorchjdFAMO(len(self.tasks), torch.tensor(list(self._minimum.values())), lr, weight_decay)
-        except ValueError as e:
-            raise TaskError(str(e)) from e
-        self._awaited: tuple[str, ...] = ()
+        self.lr, self.weight_decay = finite("lr", lr), finite("weight_decay", weight_decay)
+        if self.lr <= 0 or self.weight_decay < 0:
+            raise TaskError(
+                f"lr is {lr} and weight_decay is {weight_decay}; expected a learning rate above 0, and a decay from 0"
+            )
+        given = {} if minimum is None else minimum
+        if not isinstance(given, Mapping):
+            raise TaskError(f"minimum is {minimum!r:.100}; expected a dict by task name")
+        named_tasks("minimum", given, self.tasks)
+        self._minimum = {name: finite(f"the minimum of {name!r}", given.get(name, 0.0)) for name in self.tasks}
+        self._logits = Learned(self.tasks, 0.0, self.lr, self.weight_decay)
+        self._before: dict[str, float] = {}
 
     @property
     def weights(self) -> dict[str, float]:
-        return dict(zip(self.tasks, self._logits.detach().softmax(0).tolist(), strict=True))
+        return self._shares(self.tasks)
 
     def update(self, losses: Losses) -> None:
         """Learn from how far the losses fell: call it after the optimizer's step, with those of the same batch again.
 
-        Raises TaskError if these are not the tasks of the last call, or as a call does.
+        It belongs to the last call in training mode. Raises TaskError if these are not the tasks of that call, or as a
+        call does.
         """
-        present = present_losses(losses, self.tasks)
-        self._check_minimum(loss_values(present))
-        if tuple(present) != self._awaited:
+        values = loss_values(present_losses(losses, self.tasks))
+        if list(values) != list(self._before):
             raise TaskError(
-                f"update got the losses of {name_some(present) or 'no task'}; the last batch had those of "
-                f"{name_some(self._awaited) or 'no task'}. Call the weights first, then update with the same tasks"
+                f"update got the losses of {name_some(values) or 'no task'}; the last batch had those of "
+                f"{name_some(self._before) or 'no task'}. Call the weights first, then update with the same tasks"
             )
-        if present:
-            with self._only(present):
-                self._famo.update(self._vector(present))
-        self._awaited = ()
+        logs, shares = self._logs(values), self._shares(values)
+        fell = {name: before - logs[name] for name, before in self._before.items()}
+        mean = sum(shares[name] * each for name, each in fell.items())
+        self._logits.step({name: shares[name] * (each - mean) for name, each in fell.items()})
+        self._before = {}
 
     def _combine(self, losses: dict[str, torch.Tensor], values: dict[str, float]) -> torch.Tensor:
-        self._check_minimum(values)
-        before = self._famo._prev_losses
-        with self._only(losses):
-            loss: torch.Tensor = self._famo(self._vector(losses))
+        logs, shares = self._logs(values), self._shares(values)
+        total = sum(shares[name] / math.exp(log) for name, log in logs.items())
         if self._learns:
-            self._awaited = tuple(losses)
-        else:
-            self._famo._prev_losses = before
-        return loss.to(next(iter(losses.values())).device)
+            self._before = logs
+        distances = {name: loss - self._minimum[name] + _SMALLEST for name, loss in losses.items()}
+        return weighted_sum(
+            {name: distance.log() for name, distance in distances.items()},
+            {name: shares[name] / total for name in losses},
+        )
 
-    @property
-    def _logits(self) -> torch.nn.Parameter:
-        (logits,) = self._famo.parameters()
-        return logits
+    def _shares(self, tasks: Iterable[str]) -> dict[str, float]:
+        """Return the softmax of the logits of some tasks."""
+        logits = self._logits.numbers
+        powers = {name: math.exp(logits[name] - max(logits.values())) for name in tasks}
+        return {name: power / sum(powers.values()) for name, power in powers.items()}
 
-    def _check_minimum(self, values: dict[str, float]) -> None:
+    def _logs(self, values: dict[str, float]) -> dict[str, float]:
+        """Return log(L_i - b_i). Raises TaskError for a loss below its minimum."""
         for name, value in values.items():
             if value < self._minimum[name]:
                 raise TaskError(
                     f"the loss of {name!r} is {value}, below its minimum {self._minimum[name]}; give minimum="
                 )
-
-    def _vector(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the losses of all tasks, [K]; an absent one is such that its logarithm is 0."""
-        absent = self._famo.min_losses + 1
-        device = self._logits.device
-        return torch.stack([losses[n].to(device) if n in losses else absent[i] for i, n in enumerate(self.tasks)])
-
-    @contextmanager
-    def _only(self, present: Iterable[str]) -> Iterator[None]:
-        """Give the other tasks no weight for a while, after which they have what they had before."""
-        absent = torch.tensor([name not in set(present) for name in self.tasks], device=self._logits.device)
-        before = {name: tensor.clone() for name, tensor in self._by_task().items()}
-        self._logits.data[absent] = -torch.inf
-        try:
-            yield
-        finally:
-            for name, tensor in self._by_task().items():
-                tensor[absent] = before[name][absent] if name in before else 0.0
-
-    def _by_task(self) -> dict[str, torch.Tensor]:
-        """Return the tensors with a number for each task: the logits, and the state of their Adam once it has one."""
-        optimizer = self._famo._optimizer
-        moments = {} if optimizer is None else optimizer.state[self._logits]
-        return {"logits": self._logits.data, **{n: moments[n] for n in ("exp_avg", "exp_avg_sq") if n in moments}}
+        return {name: math.log(value - self._minimum[name] + _SMALLEST) for name, value in values.items()}
 
     def _settings(self) -> dict[str, Any]:
-        settings = {"minimum": dict(self._minimum), "lr": self._famo.lr, "weight_decay": self._famo.weight_decay}
-        return super()._settings() | settings
+        own = {"minimum": dict(self._minimum), "lr": self.lr, "weight_decay": self.weight_decay}
+        return super()._settings() | own
 
     def _state(self) -> dict[str, Any]:
-        # torchjd's own state has the logits, but neither their Adam nor the losses before the step.
-        optimizer, losses = self._famo._optimizer, self._famo._prev_losses
-        return {
-            "optimizer": None if optimizer is None else deepcopy(optimizer.state_dict()),
-            "losses": None if losses is None else losses.clone(),
-            "awaited": list(self._awaited),
-        }
+        return {"logits": self._logits.state_dict(), "before": dict(self._before)}
 
     def _load(self, state: dict[str, Any]) -> None:
-        self._famo._optimizer = None
-        if state["optimizer"] is not None:
-            self._famo._optimizer = torch.optim.Adam(
-                [self._logits], lr=self._famo.lr, weight_decay=self._famo.weight_decay
-            )
-            self._famo._optimizer.load_state_dict(state["optimizer"])
-        losses = state["losses"]
-        self._famo._prev_losses = None if losses is None else losses.to(self._logits.device, copy=True)
-        self._awaited = tuple(state["awaited"])
+        self._logits.load_state_dict(state["logits"])
+        self._before = dict(state["before"])

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from softcache.distill.checks import finite
 from softcache.distill.multitask.weights import TaskWeights, weighted_sum
-from softcache.distill.numbers import finite
 from softcache.errors import TaskError
 
 

@@ -14,12 +14,18 @@ Losses = Mapping[str, torch.Tensor | None]
 
 def task_names(tasks: Iterable[str]) -> tuple[str, ...]:
     """Return the names of the tasks. Raises TaskError if they repeat, are no names, or are none at all."""
-    names = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+    names = tuple(tasks) if isinstance(tasks, Iterable) else ()
     if isinstance(tasks, str) or not names or not all(isinstance(name, str) for name in names):
         raise TaskError(f"tasks are {tasks!r:.100}; expected a list of names, such as ['digit@a', 'digit@b']")
     if len(set(names)) != len(names):
         raise TaskError(f"tasks repeat: {name_some(names)}")
     return names
+
+
+def named_tasks(what: str, given: Iterable[str], tasks: tuple[str, ...]) -> None:
+    """Raise TaskError if something names a task that is unknown."""
+    if unknown := [name for name in given if name not in tasks]:
+        raise TaskError(f"{what} names unknown tasks {name_some(unknown)}; the tasks are {name_some(tasks)}")
 
 
 def present_losses(losses: Losses, tasks: tuple[str, ...]) -> dict[str, torch.Tensor]:

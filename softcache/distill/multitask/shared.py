@@ -11,7 +11,7 @@ from softcache.errors import TaskError
 
 def trained(shared: Iterable[torch.nn.Parameter]) -> list[torch.nn.Parameter]:
     """Return the shared parameters that are trained, each once. Raises TaskError if there are none."""
-    given = [] if isinstance(shared, torch.Tensor) else list(shared)
+    given = list(shared) if isinstance(shared, Iterable) and not isinstance(shared, torch.Tensor) else []
     found = [p for p in dict.fromkeys(given) if isinstance(p, torch.Tensor) and p.requires_grad]
     if not found:
         raise TaskError("shared has no parameters that are trained; give those of shared layers, as layer.parameters()")

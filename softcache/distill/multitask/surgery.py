@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GradientSurgery:
-    """Combine the tasks' gradients by the shared parameters with one of torchjd's aggregators, so that they agree.
+    """Combine the tasks' gradients of the shared parameters with one of torchjd's aggregators, so that they agree.
 
     `backward` does the backward pass of a batch. Shared parameters get the aggregate of the tasks' gradients; each
     other parameter gets the sum of its gradients, as from `backward()` of the sum of the losses. An absent task has no
@@ -68,7 +68,7 @@ class GradientSurgery:
         return torch.stack([loss.detach() for loss in present.values()]).sum()
 
     def _rows(self, losses: list[torch.Tensor]) -> list[list[torch.Tensor | None]]:
-        """Return each loss's gradients by the shared parameters. All others get theirs in `.grad`."""
+        """Return each loss's gradients with respect to the shared parameters. All others get theirs in `.grad`."""
         before = [p.grad for p in self._shared]
         rows = []
         try:
@@ -95,7 +95,7 @@ class GradientSurgery:
             raise TaskError(f"no loss of {name_some(names)} depends on the shared parameters; give those of the trunk")
         try:
             jac_to_grad(reached, self.aggregator)
-        except ValueError as e:
+        except (ValueError, torch.linalg.LinAlgError) as e:  # type: ignore[attr-defined]
             raise TaskError(f"{self.aggregator} cannot combine the gradients of {name_some(names)}: {e}") from e
 
 

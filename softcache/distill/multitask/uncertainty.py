@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
+from softcache.distill.multitask.losses import named_tasks, task_names
 from softcache.distill.multitask.weights import TaskWeights
-from softcache.errors import TaskError, name_some
 
 
 class Uncertainty(TaskWeights):
@@ -39,13 +39,11 @@ class Uncertainty(TaskWeights):
         {'digit@a': 0.99, 'embedding@a': 0.495}
     """
 
-    def __init__(self, tasks: Iterable[str], regression: Collection[str] = ()) -> None:
+    def __init__(self, tasks: Iterable[str], regression: Iterable[str] = ()) -> None:
         super().__init__(tasks)
-        if unknown := [name for name in regression if name not in self.tasks]:
-            raise TaskError(
-                f"regression names unknown tasks {name_some(unknown)}; the tasks are {name_some(self.tasks)}"
-            )
-        self._factors = {name: 0.5 if name in regression else 1.0 for name in self.tasks}
+        squared = task_names(regression) if regression else ()
+        named_tasks("regression", squared, self.tasks)
+        self._factors = {name: 0.5 if name in squared else 1.0 for name in self.tasks}
         # One parameter for each task: an optimizer skips those without a gradient.
         self.log_variances = nn.ParameterList(nn.Parameter(torch.zeros(())) for _ in self.tasks)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from softcache.distill.multitask.losses import Losses, loss_values, present_losses, task_names
 from softcache.distill.saved import check_same
+from softcache.errors import TaskError
 
 
 class TaskWeights(nn.Module, ABC):
@@ -48,8 +49,13 @@ class TaskWeights(nn.Module, ABC):
         return self._combine(present, values) if present else torch.zeros((), requires_grad=True)
 
     def backward(self, losses: Losses) -> torch.Tensor:
-        """Combine the losses and call `backward()` of the result. Returns it, detached, for the log."""
+        """Combine the losses and call `backward()` of the result. Returns it, detached, for the log.
+
+        Raises TaskError if no loss has a gradient, and as a call does.
+        """
         loss: torch.Tensor = self(losses)
+        if not loss.requires_grad:
+            raise TaskError("no loss has a gradient; compute them with gradients enabled, not detached")
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 

@@ -133,7 +133,7 @@ def test_no_row_with_an_answer(rows: int) -> None:
     [
         ((3, 2, 5, 5), {}, "5 x 5, the teacher's 4 x 4; give resize='bilinear' or resize='area'"),
         ((3, 2, 5, 5), {"resize": "nearest"}, "resize is 'nearest'; expected one of bilinear, area"),
-        ((3, 2, 4, 4), {"power": 0.5}, "power is 0.5; expected a finite number of at least 1"),
+        ((3, 2, 4, 4), {"power": 0.5}, "power is 0.5; expected a number of at least 1"),
         ((3, 2, 4, 4), {"power": float("nan")}, "power is nan"),
         ((3, 2, 4, 4), {"power": float("inf")}, "power is inf"),
         ((3, 2, 4, 4), {"reduction": "avg"}, "reduction is 'avg'; expected one of mean, sum, none"),

@@ -117,6 +117,24 @@ def test_weights_stay_above_zero(sizes: list[tuple[float, float]], lr: float, al
         assert sum(weights.weights.values()) == pytest.approx(2)
 
 
+def test_a_state_may_be_loaded_again() -> None:
+    """A rollback to a state in memory finds it as it was, whatever happened since the last one."""
+    student = Student()
+    weights = multitask.GradNorm(TASKS, student.trunk.parameters(), lr=0.1)
+
+    def steps() -> dict[str, float]:
+        for number, batch in enumerate(batches(3, 4)):
+            weights({name: loss for name, loss in student.losses(batch).items() if loss is not None or number})
+        return weights.weights
+
+    steps()
+    saved, found = weights.state_dict(), []
+    for _ in range(2):
+        weights.load_state_dict(saved)
+        found.append(steps())
+    assert found[0] == found[1] != dict.fromkeys(TASKS, 1.0)
+
+
 def test_wrong_use() -> None:
     student = Student()
     shared = list(student.trunk.parameters())
@@ -124,7 +142,7 @@ def test_wrong_use() -> None:
         with pytest.raises(TaskError, match=r"expected an? "):
             multitask.GradNorm(TASKS, shared, **wrong)
     frozen = [torch.nn.Parameter(torch.ones(2), requires_grad=False)]
-    for wrong in ([], frozen, shared[0], ["trunk"]):
+    for wrong in ([], frozen, shared[0], ["trunk"], student.trunk):
         with pytest.raises(TaskError, match="shared has no parameters"):
             multitask.GradNorm(TASKS, wrong)
     weights = multitask.GradNorm(TASKS, [*shared, *frozen])
@@ -134,6 +152,7 @@ def test_wrong_use() -> None:
         (own * 1, "does not depend on the shared"),
         (shared[0].sum() * 0, "the first above 0"),
         (-shared[0].square().sum(), "losses from 0"),
+        ((shared[0] * 0).square().sum().sqrt() + 1, "has the norm nan"),
     ):
         before = repr(weights.state_dict())
         with pytest.raises(TaskError, match=match):

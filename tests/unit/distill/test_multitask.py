@@ -35,7 +35,7 @@ def trained(rule: str, steps: int = 9) -> Run:
 def stored(weights: multitask.TaskWeights) -> dict[str, float]:
     """What a rule keeps for each task. FAMO's weights sum to 1, so that it keeps what their softmax is of."""
     if isinstance(weights, multitask.FAMO):
-        return dict(zip(TASKS, weights.state_dict()["_famo._w"].tolist(), strict=True))
+        return weights.state_dict()["_extra_state"]["state"]["logits"]["numbers"]
     return weights.weights
 
 
@@ -134,7 +134,7 @@ def test_the_state_of_other_weights(rule: str) -> None:
                 weights.load_state_dict(other(Student()).state_dict())
     state = weights.state_dict()
     state["_extra_state"] = "something else"
-    with pytest.raises(TaskError, match="no state of a rule"):
+    with pytest.raises(TaskError, match="not the state of a rule"):
         weights.load_state_dict(state)
     parts = torch.nn.ModuleDict({"weights": weights})
     with pytest.raises(TaskError, match="tasks is"):
@@ -225,6 +225,17 @@ def test_uncertainty_settles_where_the_weight_is_half_the_inverse_loss() -> None
     assert weights.weights == pytest.approx({FIRST: 2.5, SECOND: 1 / 6}, rel=1e-4)
     with pytest.raises(TaskError, match="regression names unknown tasks 'x'"):
         multitask.Uncertainty(TASKS, regression=["x"])
+    assert multitask.Uncertainty(TASKS, regression=(name for name in TASKS)).weights == dict.fromkeys(TASKS, 0.5)
+    with pytest.raises(TaskError, match="expected a list of names"):
+        multitask.Uncertainty(TASKS, regression=FIRST)
+
+
+def test_nothing_to_go_back_through() -> None:
+    with pytest.raises(TaskError, match="no loss has a gradient"):
+        multitask.DWA(TASKS).backward({FIRST: torch.tensor(1.0)})
+    for wrong in (None, 3, "digit@a", []):
+        with pytest.raises(TaskError, match="expected a list of names"):
+            multitask.DWA(wrong)  # type: ignore[arg-type]
 
 
 EPOCHS = st.lists(st.lists(st.tuples(LOSS, LOSS), min_size=1, max_size=3), max_size=5)

@@ -47,6 +47,12 @@ def test_wrong_shapes(ours: tuple[int, ...], theirs: tuple[int, ...]) -> None:
         softcache.Projection(ours, theirs)
 
 
+@pytest.mark.parametrize("ours", [64, None, (2.5,), "64"])
+def test_shapes_are_tuples(ours: object) -> None:
+    with pytest.raises(TaskError, match="expected tuples of integers"):
+        softcache.Projection(ours, (64,))  # type: ignore[arg-type]
+
+
 def test_wrong_features() -> None:
     """A linear layer takes any shape whose last size fits: here that would be a mistake."""
     with pytest.raises(TaskError, match=r"the features are \[2, 4, 3\]; expected \[B, 3\]"):

@@ -111,7 +111,7 @@ def test_no_state_of_a_schedule(change: dict) -> None:
     with pytest.raises(TaskError, match="state"):
         schedule.load_state_dict(schedule.state_dict() | change)
     for state in ({}, None, {"value": 3}):
-        with pytest.raises(TaskError, match="no state of a schedule"):
+        with pytest.raises(TaskError, match="not the state of a schedule"):
             schedule.load_state_dict(state)
     with pytest.raises(TaskError, match="curve is None there and 'linear' here"):
         schedule.load_state_dict({"count": 3})
@@ -156,6 +156,12 @@ def test_value_at_takes_what_it_is_given() -> None:
 def test_wrong_use(make, ends: tuple, length: dict, match: str) -> None:
     with pytest.raises(TaskError, match=match):
         make(*ends, **length)
+
+
+def test_a_constant_has_any_count() -> None:
+    assert [schedules.constant(4.0)(count) for count in (0, 0.5, 7)] == [4.0, 4.0, 4.0]
+    with pytest.raises(TaskError, match="expected a finite number"):
+        schedules.constant(10**400)
 
 
 @pytest.mark.parametrize("ends", [(0, 1), (1, 0), (-1, 1), (-2, -1)])
