@@ -156,7 +156,7 @@ def test_attach_checks_the_join(built: Workshop) -> None:
     with pytest.raises(AlignmentError, match="no field 'nope'"):
         softcache.attach(Dicts(inputs), cache, id="nope")
     splits = datasets.DatasetDict(train=datasets.Dataset.from_dict({"id": list(range(40))}))
-    with pytest.raises(AlignmentError, match="this DatasetDict has no samples of its own; give one of its parts: 'train'"):
+    with pytest.raises(AlignmentError, match=r"this DatasetDict has no samples of its own; .*: 'train'"):
         softcache.attach(splits, cache, id="id")
     data = softcache.attach(Dicts(inputs), cache, id="id")
     with pytest.raises(AlignmentError, match="1 of 2 samples have no soft targets"):
