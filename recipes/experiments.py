@@ -1,0 +1,97 @@
+"""What the recipes that reproduce papers share: models that are trained once, epochs that resume, rows of tables.
+
+A *job* says all that determines a model, as plain values: its row in the table, its settings, its seed. `trained` runs
+each job once and keeps what it returns in `results.json`; `epochs` keeps the state of a model in training. So a script
+may be killed at any instant, and be run again.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+Job = dict[str, Any]
+Train = Callable[[Job, Path], dict[str, Any]]
+
+
+def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]:
+    """Return what `train(job, checkpoint)` returns for each job, in their order, with the job and the seconds it took.
+
+    Jobs that `folder/results.json` has are done. `train` is a function of a module; it goes through `epochs` and
+    returns plain values. On a CPU each core trains a model of its own, with one thread; on a GPU one model is trained
+    at a time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "results.json"
+    done = {_key(each["job"]): each for each in (json.loads(kept.read_text()) if kept.exists() else [])}
+    left = {_key(job): job for job in jobs if _key(job) not in done}
+    workers = 1 if torch.cuda.is_available() else os.cpu_count()
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        running = {pool.submit(train, job, _checkpoint(folder, key)): key for key, job in left.items()}
+        try:
+            for number, future in enumerate(as_completed(running), 1):
+                key = running[future]
+                checkpoint = _checkpoint(folder, key)
+                seconds = round(torch.load(checkpoint, weights_only=True)["seconds"], 1)
+                done[key] = {"job": left[key], **future.result(), "seconds": seconds}
+                _write(kept, lambda path: path.write_text(json.dumps(list(done.values()), indent=1)))
+                checkpoint.unlink()
+                print(f"{number} of {len(left)} trained: {done[key]}", flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [done[_key(job)] for job in jobs]
+
+
+def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
+    """Yield the numbers of the epochs that are left, from 0, and keep the state of the parts after each.
+
+    A part has `state_dict` and `load_state_dict`, or is a torch.Generator. torch's own generator is kept as well.
+    """
+    first, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        first, seconds = state["epochs"], state["seconds"]
+        torch.set_rng_state(state["torch"])
+        for name, part in parts.items():
+            (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(state["parts"][name])
+    parent = parent_process()
+    for epoch in range(first, count):
+        if parent is not None and not parent.is_alive():
+            raise SystemExit("the process that waits for this model was killed")
+        began = time.monotonic()
+        yield epoch
+        seconds += time.monotonic() - began
+        states = {n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in parts.items()}
+        state = {"epochs": epoch + 1, "seconds": seconds, "torch": torch.get_rng_state(), "parts": states}
+        _write(checkpoint, lambda path, state=state: torch.save(state, path))
+
+
+def row(title: str, numbers: list[float], digits: int) -> str:
+    """Return a row of a Markdown table: the mean of some seeds, their standard deviation, least, most, and number."""
+    spread = stdev(numbers) if len(numbers) > 1 else 0.0
+    cells = [f"{number:.{digits}f}" for number in (mean(numbers), spread, min(numbers), max(numbers))]
+    return f"| {title} | {' | '.join(cells)} | {len(numbers)} |"
+
+
+def _key(job: Job) -> str:
+    return json.dumps(job, sort_keys=True)
+
+
+def _checkpoint(folder: Path, key: str) -> Path:
+    return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file as a whole or not at all, also beside a process that a killed run has left behind."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    write(partial)
+    partial.replace(path)

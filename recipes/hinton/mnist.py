@@ -1,0 +1,62 @@
+"""MNIST, from the Hub or from its four IDX files; or scikit-learn's digits, enlarged, to try the recipe in seconds."""
+
+import gzip
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HUB, DIGITS = "ylecun/mnist", "digits"
+
+
+@cache
+def read(path, which):
+    """Return the images, uint8 [n, 28, 28], and labels, int64 [n], of `train` or `test`.
+
+    `path` is the folder with the four IDX files, `digits`, or the name of a dataset on the Hub.
+    """
+    if path == DIGITS:
+        return _digits(which)
+    if not Path(path).is_dir():
+        return _from_hub(path, which)
+    prefix = {"train": "train", "test": "t10k"}[which]
+    images = gzip.decompress((Path(path) / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
+    labels = gzip.decompress((Path(path) / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
+    images, labels = np.frombuffer(images, np.uint8, offset=16), np.frombuffer(labels, np.uint8, offset=8)
+    return images.reshape(-1, 28, 28), labels.astype(np.int64)
+
+
+def samples(path=HUB):
+    """Return the training images. Columns: `index`, `image` (uint8 [28, 28]), `label`."""
+    images, labels = read(path, "train")
+    return {"index": np.arange(len(labels)), "image": images, "label": labels}
+
+
+def tensors(path, which, device="cpu"):
+    """Return the models' inputs, float32 [n, 28, 28], and labels, int64 [n]."""
+    images, labels = read(path, which)
+    return torch.tensor(images, device=device).float() / 255, torch.tensor(labels, device=device)
+
+
+def preprocess(sample):
+    """Return the models' input for a sample, float32 [28, 28]."""
+    return np.asarray(sample["image"], np.float32) / 255
+
+
+def _from_hub(path, which):
+    from datasets import load_dataset
+
+    data = load_dataset(path, split=which)
+    return np.stack([np.asarray(image, np.uint8) for image in data["image"]]), np.asarray(data["label"], np.int64)
+
+
+def _digits(which):
+    """Every third digit is for tests."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = np.kron(found.images.round(), np.ones((3, 3))) * 15.9375
+    images = np.pad(images, ((0, 0), (2, 2), (2, 2))).astype(np.uint8)
+    chosen = (np.arange(len(images)) % 3 == 0) == (which == "test")
+    return images[chosen], found.target[chosen].astype(np.int64)

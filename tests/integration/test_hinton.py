@@ -1,0 +1,172 @@
+"""recipes/hinton on scikit-learn's digits: small networks, few epochs, and no teacher while students train."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import softcache
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+MNIST = Path(__file__).parents[3] / "shared/data/mnist"
+
+
+@pytest.fixture(autouse=True)
+def own_modules() -> Iterator[None]:
+    """The recipe's modules have names that other recipes use too."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) & {"build", "experiments", "mnist", "student", "teacher", "train"} - before:
+        del sys.modules[name]
+
+
+def run(folder: Path, script: str, *arguments: str) -> str:
+    """Run a script of the recipe and return what it prints."""
+    command = [sys.executable, str(folder / "hinton" / script), *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the recipes, and the cache of a small teacher."""
+    folder = tmp_path_factory.mktemp("hinton")
+    shutil.copytree(RECIPES / "hinton", folder / "hinton", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(RECIPES / "experiments.py", folder)
+    said = run(folder, "build.py", str(folder / "cache"), "--data", "digits", "--epochs", "3", "--width", "48")
+    assert "epoch 3: " in said
+    return folder
+
+
+@pytest.mark.slow
+def test_students_train_without_the_teacher(built: Path) -> None:
+    """Its code and its weights are moved away; what is trained is trained once; a student can go on from its middle."""
+    alone = built / "alone"
+    alone.mkdir()
+    (alone / "hinton").mkdir()
+    for name in ("train.py", "student.py", "mnist.py", "pictures.py"):
+        shutil.copy(built / "hinton" / name, alone / "hinton")
+    shutil.copy(built / "experiments.py", alone)
+    weights = built / "cache-teacher.safetensors"
+    weights.rename(built / "elsewhere")
+    try:
+        arguments = [str(built / "cache"), "--data", "digits", "--epochs", "2", "--seeds", "1", "--out"]
+        said = run(alone, "train.py", *arguments, str(alone / "a"), "--parts", "main", "omitted", "few")
+    finally:
+        (built / "elsewhere").rename(weights)
+    for row in ("hard labels", "soft targets, T = 20", "no 3: honest errors on unseen", "only 7 and 8"):
+        assert f"\n| {row} |" in said
+    assert said.count("2 of 2 trained") == 3
+    results = json.loads((alone / "a/results.json").read_text())
+    assert len(results) == 6, "a student in two tables is trained once"
+    assert not list((alone / "a").glob("*.pt"))
+    again = run(alone, "train.py", *arguments, str(alone / "a"), "--parts", "main", "omitted", "few")
+    assert "trained" not in again
+    assert [line for line in said.splitlines() if line.startswith("|")] == [
+        line for line in again.splitlines() if line.startswith("|")
+    ]
+    drawn = run(alone, "pictures.py", str(alone / "a")).split()
+    assert [Path(path).name for path in drawn] == ["sweep.png", "curves.png"]
+    assert all(Path(path).stat().st_size > 5000 for path in drawn)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on(built: Path) -> None:
+    """Students are what they would have been, and no worker of the killed run goes on beside those of the next."""
+    arguments = ["train.py", str(built / "cache"), "--data", "digits", "--parts", "main", "--seeds", "1"]
+    arguments += ["--epochs", "15", "--out"]
+    command = [sys.executable, str(built / "hinton" / arguments[0]), *arguments[1:], str(built / "killed")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as killed:
+        while killed.poll() is None and not list((built / "killed").glob("*.pt")):
+            time.sleep(0.01)
+        killed.kill()
+    assert killed.returncode == -signal.SIGKILL, "it was killed before it was done"
+    assert not (built / "killed/results.json").exists()
+    rows = [
+        [line for line in run(built, *arguments, str(built / name)).splitlines() if line.startswith("|")]
+        for name in ("killed", "whole")
+    ]
+    assert rows[0] == rows[1]
+    found = [json.loads((built / name / "results.json").read_text()) for name in ("killed", "whole")]
+    killed_curves, curves = ({json.dumps(each["job"]): each["curve"] for each in one} for one in found)
+    assert killed_curves == curves
+    assert all(len(curve) == 15 for curve in curves.values())
+
+
+def test_epochs_resume_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES))
+    from experiments import epochs
+
+    def trained(checkpoint: Path, stops: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        model, generator = torch.nn.Linear(4, 2), torch.Generator().manual_seed(1)
+        optimizer = torch.optim.Adam(model.parameters())
+        for epoch in epochs(checkpoint, 5, model=model, optimizer=optimizer, generator=generator):
+            noise = torch.nn.functional.dropout(torch.ones(4))
+            loss = model(torch.randn(8, 4, generator=generator) * noise).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if epoch == stops:
+                return trained(checkpoint, 9)  # as if killed here: this epoch is lost
+        return model.weight.detach()
+
+    whole = trained(tmp_path / "whole.pt", 9)
+    for stops in range(5):
+        assert torch.equal(trained(tmp_path / f"{stops}.pt", stops), whole)
+
+
+def test_the_teacher_sees_each_image_shifted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES / "hinton"))
+    from build import jittered, limit
+
+    image = torch.zeros(1, 28, 28)
+    image[0, 10, 12] = 1
+    found = jittered(image.expand(2000, 28, 28), torch.Generator().manual_seed(0)).nonzero()[:, 1:]
+    places = {tuple(place) for place in found.tolist()}
+    assert places == {(10 + down, 12 + right) for down in range(-2, 3) for right in range(-2, 3)}
+    layer = torch.nn.Linear(784, 3)
+    layer.weight.data[0] *= 1000
+    small = layer.weight[1:].clone()
+    limit([layer])
+    assert layer.weight[0].norm().item() == pytest.approx(15**0.5)
+    assert torch.equal(layer.weight[1:], small)
+
+
+def test_digits_that_are_left_out(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES / "hinton"))
+    from mnist import read
+    from train import SOFT, transfer_set
+
+    labels = torch.tensor(read("digits", "train")[1])
+    seen = labels[transfer_set(SOFT | {"digits": "012456789"}, labels)]
+    assert set(seen.tolist()) == {0, 1, 2, 4, 5, 6, 7, 8, 9}
+    assert len(seen) == int((labels != 3).sum())
+    some, others = (transfer_set(SOFT | {"share": 0.03, "seed": seed}, labels) for seed in (0, 1))
+    assert len(some) == int(0.03 * len(labels))
+    assert not torch.equal(some, others)
+    cache = softcache.open(built / "cache")
+    assert cache["digit"].stats["valid"] == len(labels)
+
+
+@pytest.mark.skipif(not MNIST.is_dir(), reason="MNIST is not beside the project")
+def test_real_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES / "hinton"))
+    from mnist import read, samples
+
+    images, labels = read(str(MNIST), "test")
+    assert images.shape == (10_000, 28, 28)
+    assert int((labels == 3).sum()) == 1010
+    found = samples(str(MNIST))
+    assert len(found["index"]) == len(found["label"]) == 60_000
+    assert np.bincount(found["label"]).min() == 5421
