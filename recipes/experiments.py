@@ -38,11 +38,11 @@ def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]
         running = {pool.submit(train, job, _checkpoint(folder, key)): key for key, job in left.items()}
         try:
             for number, future in enumerate(as_completed(running), 1):
-                key = running[future]
+                key, found = running[future], future.result()
                 checkpoint = _checkpoint(folder, key)
-                seconds = round(torch.load(checkpoint, weights_only=True)["seconds"], 1)
-                done[key] = {"job": left[key], **future.result(), "seconds": seconds}
-                _write(kept, lambda path: path.write_text(json.dumps(list(done.values()), indent=1)))
+                seconds = torch.load(checkpoint, weights_only=True)["seconds"]
+                done[key] = {"job": left[key], **found, "seconds": round(seconds, 1)}
+                write_whole(kept, lambda path: path.write_text(json.dumps(list(done.values()), indent=1)))
                 checkpoint.unlink()
                 print(f"{number} of {len(left)} trained: {done[key]}", flush=True)
         except BaseException:
@@ -54,13 +54,14 @@ def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]
 def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
     """Yield the numbers of the epochs that are left, from 0, and keep the state of the parts after each.
 
-    A part has `state_dict` and `load_state_dict`, or is a torch.Generator. torch's own generator is kept as well.
+    A part has `state_dict` and `load_state_dict`, or is a torch.Generator. torch's own generators are kept as well.
     """
     first, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         first, seconds = state["epochs"], state["seconds"]
         torch.set_rng_state(state["torch"])
+        torch.cuda.set_rng_state_all(state["cuda"])
         for name, part in parts.items():
             (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(state["parts"][name])
     parent = parent_process()
@@ -71,8 +72,9 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         yield epoch
         seconds += time.monotonic() - began
         states = {n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in parts.items()}
-        state = {"epochs": epoch + 1, "seconds": seconds, "torch": torch.get_rng_state(), "parts": states}
-        _write(checkpoint, lambda path, state=state: torch.save(state, path))
+        generators = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        state = {"epochs": epoch + 1, "seconds": seconds, "parts": states, **generators}
+        write_whole(checkpoint, lambda path, state=state: torch.save(state, path))
 
 
 def row(title: str, numbers: list[float], digits: int) -> str:
@@ -82,16 +84,16 @@ def row(title: str, numbers: list[float], digits: int) -> str:
     return f"| {title} | {' | '.join(cells)} | {len(numbers)} |"
 
 
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file as a whole or not at all, also beside a process that a killed run has left behind."""
+    partial = path.with_suffix(f".{os.getpid()}")
+    write(partial)
+    partial.replace(path)
+
+
 def _key(job: Job) -> str:
     return json.dumps(job, sort_keys=True)
 
 
 def _checkpoint(folder: Path, key: str) -> Path:
     return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.pt"
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file as a whole or not at all, also beside a process that a killed run has left behind."""
-    partial = path.with_suffix(f".{os.getpid()}")
-    write(partial)
-    partial.replace(path)

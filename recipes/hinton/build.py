@@ -2,7 +2,7 @@
 
 python recipes/hinton/build.py runs/hinton --data FOLDER
 
-The teacher's weights and its errors on the test images are kept beside the cache. Run it again after a kill.
+The teacher's weights are kept beside the cache. Run it again after a kill: it goes on from the last epoch.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy, pad
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import epochs
+from experiments import epochs, write_whole
 
 EPOCHS, BATCH, RATE, PAD, LARGEST = 150, 256, 1e-3, 2, 15**0.5
 
@@ -49,7 +49,7 @@ def errors(model, images, labels):
 
 def train(data, checkpoint, count, width, device):
     """Return the trained teacher."""
-    images, labels = tensors(data, "train", device)
+    (images, labels), tests = tensors(data, "train", device), tensors(data, "test", device)
     torch.manual_seed(0)
     model, generator = teacher(width).to(device), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
@@ -66,7 +66,7 @@ def train(data, checkpoint, count, width, device):
             optimizer.step()
             schedule.step()
             limit(model)
-        print(f"epoch {epoch + 1}: {errors(model.eval(), *tensors(data, 'test', device))} test errors", flush=True)
+        print(f"epoch {epoch + 1}: {errors(model.eval(), *tests)} test errors", flush=True)
     return model.eval()
 
 
@@ -83,7 +83,7 @@ def main():
         weights.parent.mkdir(parents=True, exist_ok=True)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = train(data, weights.with_suffix(".pt"), options.epochs, options.width, device)
-        save_file(model.state_dict(), weights)
+        write_whole(weights, lambda path: save_file(model.state_dict(), path))
     overrides = [
         f"transfer_set.source.arguments.path={data}",
         f"teachers.wide.weights={weights}",
