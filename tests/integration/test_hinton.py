@@ -43,8 +43,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hinton")
     shutil.copytree(RECIPES / "hinton", folder / "hinton", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(RECIPES / "experiments.py", folder)
-    said = run(folder, "build.py", str(folder / "cache"), "--data", "digits", "--epochs", "3", "--width", "48")
-    assert "epoch 3: " in said
+    said = run(folder, "build.py", str(folder / "cache"), "--data", "digits", "--epochs", "40", "--width", "96")
+    assert "epoch 40: " in said
     return folder
 
 
@@ -82,7 +82,7 @@ def test_students_train_without_the_teacher(built: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(built: Path) -> None:
-    """Students are what they would have been, and no worker of the killed run goes on beside those of the next."""
+    """Students are what they would have been without the kill."""
     arguments = ["train.py", str(built / "cache"), "--data", "digits", "--parts", "main", "--seeds", "1"]
     arguments += ["--epochs", "15", "--out"]
     command = [sys.executable, str(built / "hinton" / arguments[0]), *arguments[1:], str(built / "killed")]
@@ -141,6 +141,20 @@ def test_the_teacher_sees_each_image_shifted(monkeypatch: pytest.MonkeyPatch) ->
     limit([layer])
     assert layer.weight[0].norm().item() == pytest.approx(15**0.5)
     assert torch.equal(layer.weight[1:], small)
+
+
+def test_students_whose_settings_change(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """T and alpha that go from one number to another, and another width: each makes another student."""
+    monkeypatch.syspath_prepend(str(RECIPES / "hinton"))
+    from train import jobs, train
+
+    rows = {title: each for part in ("annealed", "sweep") for title, each in jobs(part, 1).items()}
+    assert len(rows) == 12 + 24
+    common = {"cache": str(built / "cache"), "data": "digits"}
+    titles = ("alpha = 1, T = 20", "alpha = 1, T = 20 to 1", "alpha = 1 to 0.5, T = 20", "300 units, T = 20")
+    found = [train(rows[title][0] | common | {"epochs": 4}, tmp_path / f"{title}.pt")["curve"] for title in titles]
+    assert all(len(curve) == 4 for curve in found)
+    assert len({tuple(curve) for curve in found}) == 4
 
 
 def test_digits_that_are_left_out(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
