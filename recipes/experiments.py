@@ -77,6 +77,19 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         write_whole(checkpoint, lambda path, state=state: torch.save(state, path))
 
 
+class Curve:
+    """A number for each epoch, as a part of a checkpoint."""
+
+    def __init__(self) -> None:
+        self.points: list[float] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"points": self.points}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.points = list(state["points"])
+
+
 def row(title: str, numbers: list[float], digits: int) -> str:
     """Return a row of a Markdown table: the mean of some seeds, their standard deviation, least, most, and number."""
     spread = stdev(numbers) if len(numbers) > 1 else 0.0

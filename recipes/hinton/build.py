@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mnist import HUB, tensors
+from data import tensors
 from safetensors.torch import save_file
 from teacher import teacher
 from torch.nn.functional import cross_entropy, pad
@@ -19,6 +19,7 @@ import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import epochs, write_whole
+from mnist import HUB, whole
 
 EPOCHS, BATCH, RATE, PAD, LARGEST = 150, 256, 1e-3, 2, 15**0.5
 
@@ -78,7 +79,7 @@ def main():
     parser.add_argument("--width", type=int, default=1200)
     options = parser.parse_args()
     weights = options.cache.with_name(f"{options.cache.name}-teacher.safetensors").resolve()
-    data = str(Path(options.data).resolve()) if Path(options.data).is_dir() else options.data
+    data = whole(options.data)
     if not weights.exists():
         weights.parent.mkdir(parents=True, exist_ok=True)
         device = "cuda" if torch.cuda.is_available() else "cpu"

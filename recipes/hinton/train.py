@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
-from mnist import HUB, tensors
+from data import tensors
 from student import student
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import OneCycleLR
@@ -19,7 +19,8 @@ from torch.optim.lr_scheduler import OneCycleLR
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import epochs, row, trained
+from experiments import Curve, epochs, row, trained
+from mnist import HUB
 
 EPOCHS, BATCH, MOMENTUM = 30, 100, 0.9
 # A student, unless its row says otherwise. The learning rates are those that did best in a few tries.
@@ -35,6 +36,17 @@ SOFT = {
 HARD = {"alpha": 0.0, "rate": 0.1}
 TEMPERATURES = (1, 2, 3, 4, 6, 8, 12, 20)
 WIDTHS = (30, 300, 800)
+ANNEALED = (
+    ("1", 1.0, "4", 4.0),
+    ("1", 1.0, "20", 20.0),
+    ("1", 1.0, "20 to 1", [20.0, 1.0]),
+    ("0.7", 0.7, "4", 4.0),
+    ("0.7", 0.7, "20", 20.0),
+    ("0.5", 0.5, "4", 4.0),
+    ("0.5", 0.5, "20", 20.0),
+    ("1 to 0.5", [1.0, 0.5], "4", 4.0),
+    ("1 to 0.5", [1.0, 0.5], "20 to 1", [20.0, 1.0]),
+)
 # A bias is moved as far as this share of the images that a student was trained on allows: so many may become wrong.
 MAY_BE_LOST = 0.01
 PARTS = ("main", "omitted", "few", "sweep", "annealed")
@@ -50,9 +62,8 @@ def jobs(part, seeds):
             for t in TEMPERATURES
         },
         "annealed": {
-            f"alpha = {name}, T = {t}": {"alpha": alpha, "temperature": temperature}
-            for name, alpha in (("1", 1.0), ("0.7", 0.7), ("0.5", 0.5), ("1 to 0.5", [1.0, 0.5]))
-            for t, temperature in (("4", 4.0), ("20", 20.0), ("20 to 1", [20.0, 1.0]))
+            f"alpha = {alpha_name}, T = {t_name}": {"alpha": alpha, "temperature": temperature}
+            for alpha_name, alpha, t_name, temperature in ANNEALED
         },
         "omitted": {"no 3": {"digits": "012456789"}, "only 7 and 8": {"digits": "78"}},
         # Ten times as many epochs are a third of the steps.
@@ -94,21 +105,8 @@ def train(job, checkpoint):
             loss.backward()
             optimizer.step()
             schedule.step()
-        curve.errors.append(wrong(answers(model, tests[0]), tests[1]))
-    return {"curve": curve.errors} | figures(job, model, images, labels, tests)
-
-
-class Curve:
-    """The errors on the test images after each epoch, as a part of a checkpoint."""
-
-    def __init__(self):
-        self.errors = []
-
-    def state_dict(self):
-        return {"errors": self.errors}
-
-    def load_state_dict(self, state):
-        self.errors = list(state["errors"])
+        curve.points.append(wrong(answers(model, tests[0]), tests[1]))
+    return {"curve": curve.points} | figures(job, model, images, labels, tests)
 
 
 def over(steps, given):

@@ -1,13 +1,12 @@
-"""MNIST, from the Hub or from its four IDX files; or scikit-learn's digits, enlarged, to try the recipe in seconds."""
+"""MNIST and sets in its form, from the Hub or from four IDX files; or scikit-learn's digits, enlarged, to try things."""
 
 import gzip
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
-HUB, DIGITS = "ylecun/mnist", "digits"
+HUB, FASHION, DIGITS = "ylecun/mnist", "zalando-datasets/fashion_mnist", "digits"
 
 
 @cache
@@ -27,21 +26,9 @@ def read(path, which):
     return images.reshape(-1, 28, 28), labels.astype(np.int64)
 
 
-def samples(path=HUB):
-    """Return the training images. Columns: `index`, `image` (uint8 [28, 28]), `label`."""
-    images, labels = read(path, "train")
-    return {"index": np.arange(len(labels)), "image": images, "label": labels}
-
-
-def tensors(path, which, device="cpu"):
-    """Return the models' inputs, float32 [n, 28, 28], and labels, int64 [n]."""
-    images, labels = read(path, which)
-    return torch.tensor(images, device=device).float() / 255, torch.tensor(labels, device=device)
-
-
-def preprocess(sample):
-    """Return the models' input for a sample, float32 [28, 28]."""
-    return np.asarray(sample["image"], np.float32) / 255
+def whole(path):
+    """Return a path without what depends on the current folder. A name on the Hub stays as it is."""
+    return str(Path(path).resolve()) if Path(path).is_dir() else path
 
 
 def _from_hub(path, which):
