@@ -1,4 +1,4 @@
-"""MNIST and sets in its form, from the Hub or from four IDX files; or scikit-learn's digits, enlarged, to try things."""
+"""MNIST and sets in its form, from the Hub or from four IDX files; or scikit-learn's digits, for a quick try."""
 
 import gzip
 from functools import cache
