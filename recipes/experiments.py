@@ -17,6 +17,10 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from torch.nn.functional import kl_div, log_softmax
+from torch.optim.lr_scheduler import OneCycleLR
+
+import softcache
 
 Job = dict[str, Any]
 Train = Callable[[Job, Path], dict[str, Any]]
@@ -44,7 +48,7 @@ def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]
                 done[key] = {"job": left[key], **found, "seconds": round(seconds, 1)}
                 write_whole(kept, lambda path: path.write_text(json.dumps(list(done.values()), indent=1)))
                 checkpoint.unlink()
-                print(f"{number} of {len(left)} trained: {done[key]}", flush=True)
+                print(f"{number} of {len(left)} trained, in {seconds:.0f} s", flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -75,6 +79,56 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         generators = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         state = {"epochs": epoch + 1, "seconds": seconds, "parts": states, **generators}
         write_whole(checkpoint, lambda path, state=state: torch.save(state, path))
+
+
+def softened(soft: softcache.SoftTargets, temperature: float) -> torch.Tensor:
+    """Return the probabilities of soft targets, float16 [N, C], computed in parts.
+
+    For students whose temperature does not change: a mean of ten teachers, or the minimum that combines specialists, is
+    then computed once and not again in each step.
+    """
+    return torch.cat([soft[rows].probs(temperature).half() for rows in torch.arange(len(soft.mask)).split(4096)])
+
+
+def soft_loss(logits: torch.Tensor, probs: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return T squared times the mean KL divergence of a student's logits [B, C] from `softened` rows [B, C]."""
+    divergence = kl_div(log_softmax(logits / temperature, 1), probs.float(), reduction="batchmean")
+    return temperature**2 * divergence
+
+
+def learn(
+    job: Job,
+    checkpoint: Path,
+    model: torch.nn.Module,
+    generator: torch.Generator,
+    rows: Callable[[torch.Generator], torch.Tensor],
+    loss: Callable[[torch.Tensor], torch.Tensor],
+    score: Callable[[], float] | None = None,
+) -> list[float]:
+    """Train a model with Adam, whose rate rises and falls once, and return its score after each epoch.
+
+    The job has `epochs`, `batch` and `rate`. `rows` returns the numbers of the samples of an epoch, always as many, in
+    any order; `loss` is the loss of a batch of them.
+    """
+    steps = job["epochs"] * -(-len(rows(torch.Generator())) // job["batch"])
+    optimizer = torch.optim.Adam(model.parameters(), job["rate"])
+    rising = min(1.0, max(0.1, 2 / steps))  # of all steps; in a quick try, the first two
+    schedule = OneCycleLR(optimizer, job["rate"], total_steps=steps, pct_start=rising, cycle_momentum=False)
+    curve = Curve()
+    parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator, "curve": curve}
+    for _ in epochs(checkpoint, job["epochs"], **parts):
+        model.train()
+        shown = rows(generator)
+        for chosen in shown[torch.randperm(len(shown), generator=generator)].split(job["batch"]):
+            optimizer.zero_grad()
+            loss(chosen).backward()
+            optimizer.step()
+            schedule.step()
+        model.eval()
+        if score is not None:
+            with torch.no_grad():
+                curve.points.append(score())
+    return curve.points
 
 
 class Curve:

@@ -23,11 +23,14 @@ def fit_basis(logits: torch.Tensor, rank: int) -> torch.Tensor:
     below = (logits - logits.amax(1, keepdim=True)).clamp(min=-FARTHEST)
     mean = below.mean(0)
     rest = below - mean
-    # For n rows the n x n products have the same eigenvalues as the C x C ones, and n is much smaller.
-    squares, vectors = torch.linalg.eigh((rest @ rest.T).double())
+    # The n x n products of the rows have the same eigenvalues as the C x C products of the classes.
+    few_classes = rest.shape[1] <= rest.shape[0]
+    squares, vectors = torch.linalg.eigh((rest.T @ rest if few_classes else rest @ rest.T).double())
     squares, vectors = squares.flip(0)[:rank].clamp(min=0), vectors.flip(1)[:, :rank]
     kept = int((squares.sqrt() > _NOISE * float(squares.sum()) ** 0.5).sum())
-    directions, _ = torch.linalg.qr(rest.T @ vectors[:, :kept].float())
+    directions = vectors[:, :kept].float()
+    if not few_classes:
+        directions, _ = torch.linalg.qr(rest.T @ directions)
     components = directions * (squares[:kept] / len(rest)).sqrt().float()
     missing = components.new_zeros(len(mean), rank - kept)
     return torch.cat([mean[:, None], components, missing], 1).half()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paper_recipes import RECIPES, command, copied, rows, run
 
 import softcache
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SHARED = ("experiments.py", "mnist.py")
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
 
 
@@ -30,22 +28,12 @@ def own_modules() -> Iterator[None]:
         del sys.modules[name]
 
 
-def run(folder: Path, script: str, *arguments: str) -> str:
-    """Run a script of the recipe and return what it prints."""
-    command = [sys.executable, str(folder / "hinton" / script), *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert found.returncode == 0, found.stderr
-    return found.stdout
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the recipes, and the cache of a small teacher."""
+    """A folder with a copy of the recipe, and the cache of a small teacher."""
     folder = tmp_path_factory.mktemp("hinton")
-    shutil.copytree(RECIPES / "hinton", folder / "hinton", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in SHARED:
-        shutil.copy(RECIPES / name, folder)
-    said = run(folder, "build.py", str(folder / "cache"), "--data", "digits", "--epochs", "40", "--width", "96")
+    recipe = copied(folder, "hinton")
+    said = run(recipe, "build.py", folder / "cache", "--data", "digits", "--epochs", 40, "--width", 96)
     assert "epoch 40: " in said
     return folder
 
@@ -53,18 +41,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_students_train_without_the_teacher(built: Path) -> None:
     """Its code and its weights are moved away; what is trained is trained once; a student can go on from its middle."""
-    alone = built / "alone"
-    alone.mkdir()
-    (alone / "hinton").mkdir()
-    for name in ("train.py", "student.py", "data.py", "pictures.py"):
-        shutil.copy(built / "hinton" / name, alone / "hinton")
-    for name in SHARED:
-        shutil.copy(built / name, alone)
+    alone = copied(built / "alone", "hinton", without=("teacher.py", "build.py", "recipe.yaml"))
     weights = built / "cache-teacher.safetensors"
     weights.rename(built / "elsewhere")
     try:
-        arguments = [str(built / "cache"), "--data", "digits", "--epochs", "2", "--seeds", "1", "--out"]
-        said = run(alone, "train.py", *arguments, str(alone / "a"), "--parts", "main", "omitted", "few")
+        arguments = [built / "cache", "--data", "digits", "--epochs", 2, "--seeds", 1, "--out", alone / "a"]
+        arguments += ["--parts", "main", "omitted", "few"]
+        said = run(alone, "train.py", *arguments)
     finally:
         (built / "elsewhere").rename(weights)
     for row in ("hard labels", "soft targets, T = 20", "no 3: honest errors on unseen", "only 7 and 8"):
@@ -73,12 +56,10 @@ def test_students_train_without_the_teacher(built: Path) -> None:
     results = json.loads((alone / "a/results.json").read_text())
     assert len(results) == 6, "a student in two tables is trained once"
     assert not list((alone / "a").glob("*.pt"))
-    again = run(alone, "train.py", *arguments, str(alone / "a"), "--parts", "main", "omitted", "few")
+    again = run(alone, "train.py", *arguments)
     assert "trained" not in again
-    assert [line for line in said.splitlines() if line.startswith("|")] == [
-        line for line in again.splitlines() if line.startswith("|")
-    ]
-    drawn = run(alone, "pictures.py", str(alone / "a")).split()
+    assert rows(said) == rows(again)
+    drawn = run(alone, "pictures.py", alone / "a").split()
     assert [Path(path).name for path in drawn] == ["sweep.png", "curves.png"]
     assert all(Path(path).stat().st_size > 5000 for path in drawn)
 
@@ -86,20 +67,17 @@ def test_students_train_without_the_teacher(built: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_on(built: Path) -> None:
     """Students are what they would have been without the kill."""
-    arguments = ["train.py", str(built / "cache"), "--data", "digits", "--parts", "main", "--seeds", "1"]
-    arguments += ["--epochs", "15", "--out"]
-    command = [sys.executable, str(built / "hinton" / arguments[0]), *arguments[1:], str(built / "killed")]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as killed:
+    arguments = ["train.py", built / "cache", "--data", "digits", "--parts", "main"]
+    arguments += ["--seeds", 1, "--epochs", 15, "--out"]
+    killed_one = command(built / "hinton", *arguments, built / "killed")
+    with subprocess.Popen(killed_one, stdout=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"}) as killed:
         while killed.poll() is None and not list((built / "killed").glob("*.pt")):
             time.sleep(0.01)
         killed.kill()
     assert killed.returncode == -signal.SIGKILL, "it was killed before it was done"
     assert not (built / "killed/results.json").exists()
-    rows = [
-        [line for line in run(built, *arguments, str(built / name)).splitlines() if line.startswith("|")]
-        for name in ("killed", "whole")
-    ]
-    assert rows[0] == rows[1]
+    tables = [rows(run(built / "hinton", *arguments, built / name)) for name in ("killed", "whole")]
+    assert tables[0] == tables[1]
     found = [json.loads((built / name / "results.json").read_text()) for name in ("killed", "whole")]
     killed_curves, curves = ({json.dumps(each["job"]): each["curve"] for each in one} for one in found)
     assert killed_curves == curves
@@ -152,7 +130,7 @@ def test_students_whose_settings_change(built: Path, tmp_path: Path, monkeypatch
     from train import jobs, train
 
     rows = {title: each for part in ("annealed", "sweep") for title, each in jobs(part, 1).items()}
-    assert len(rows) == 9 + 24
+    assert len(rows) == 9 + 16
     common = {"cache": str(built / "cache"), "data": "digits"}
     titles = ("alpha = 1, T = 20", "alpha = 1, T = 20 to 1", "alpha = 1 to 0.5, T = 4", "300 units, T = 20")
     found = [train(rows[title][0] | common | {"epochs": 4}, tmp_path / f"{title}.pt")["curve"] for title in titles]

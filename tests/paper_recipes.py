@@ -1,0 +1,38 @@
+"""What the tests of the recipes that reproduce papers share: copies of a recipe, and running its scripts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHARED = ("drawing.py", "experiments.py", "mnist.py")
+
+
+def copied(folder: Path, recipe: str, *, without: tuple[str, ...] = ()) -> Path:
+    """Copy a recipe, except for some of its files, and what all recipes share. Return the recipe's copy."""
+    ignored = shutil.ignore_patterns("__pycache__", *without)
+    shutil.copytree(RECIPES / recipe, folder / recipe, ignore=ignored)
+    for name in SHARED:
+        shutil.copy(RECIPES / name, folder)
+    return folder / recipe
+
+
+def command(recipe: Path, script: str, *arguments: object) -> list[str]:
+    """Return the command that runs a script of a recipe."""
+    return [sys.executable, str(recipe / script), *map(str, arguments)]
+
+
+def run(recipe: Path, script: str, *arguments: object) -> str:
+    """Run a script of a recipe and return what it prints."""
+    found = subprocess.run(
+        command(recipe, script, *arguments), capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def rows(said: str) -> list[str]:
+    """Return the rows of the tables that a script printed."""
+    return [line for line in said.splitlines() if line.startswith("|")]
