@@ -77,8 +77,9 @@ def main():
     print("|---|--:|--:|--:|--:|--:|--:|--:|")
     print(f"| none: {NOBODY} | | | | | | {shown[NOBODY, 1.0]} | |")
     for name, found in metrics.items():
-        numbers = [f"{100 * found['accuracy']:.2f}", *(f"{found[key]:.3f}" for key in ("nll", "ece", "fitted_temperature"))]
-        cells = [*numbers, f"{found['entropy']['1']:.3f}", *(shown[name, t] for t in TEMPERATURES)]
+        numbers = [found[key] for key in ("nll", "ece", "fitted_temperature")] + [found["entropy"]["1"]]
+        cells = [f"{100 * found['accuracy']:.2f}", *(f"{number:.3f}" for number in numbers)]
+        cells += [shown[name, temperature] for temperature in TEMPERATURES]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

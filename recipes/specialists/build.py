@@ -26,7 +26,7 @@ from experiments import learn, trained, write_whole
 from mnist import whole
 
 GENERALISTS, WIDTH = 5, 24
-GENERAL, SPECIAL = {"epochs": 10, "batch": 128, "rate": 1e-3}, {"epochs": 8, "batch": 128, "rate": 2e-3}
+GENERAL, SPECIAL = {"epochs": 30, "batch": 128, "rate": 2e-3}, {"epochs": 8, "batch": 128, "rate": 2e-3}
 TEMPERATURE, CLUSTERS, LARGEST = 2.0, range(4, 11), 6  # of the clustering; how many clusters; classes of a specialist
 
 

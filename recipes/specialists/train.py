@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import learn, row, soft_loss, softened, trained
 from mnist import whole
 
-STUDENT = {"width": 24, "epochs": 20, "batch": 128, "rate": 2e-3, "temperature": 2.0}
+STUDENT = {"width": 24, "epochs": 30, "batch": 128, "rate": 2e-3, "temperature": 2.0, "alpha": 0.5}
 STUDENTS = ("hard labels", "the generalist", "the generalist and its specialists")
 
 
@@ -29,7 +29,7 @@ def train(job, checkpoint):
     """Train a student and return its accuracy on the test images, in %."""
     images, labels = tensors(job["data"], "train")
     tests, right = tensors(job["data"], "test")
-    temperature, teachers = job["temperature"], job["teachers"]
+    temperature, alpha, teachers = job["temperature"], job["alpha"], job["teachers"]
     soft = None
     if teachers != STUDENTS[0]:
         target = (
@@ -41,7 +41,8 @@ def train(job, checkpoint):
 
     def loss(rows):
         logits = model(images[rows])
-        return cross_entropy(logits, labels[rows]) if soft is None else soft_loss(logits, soft[rows], temperature)
+        hard = cross_entropy(logits, labels[rows])
+        return hard if soft is None else alpha * soft_loss(logits, soft[rows], temperature) + (1 - alpha) * hard
 
     def score():
         return 100 * (model(tests).argmax(1) == right).float().mean().item()
