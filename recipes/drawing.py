@@ -43,7 +43,8 @@ def save(folder: Path, pictures: Iterable[Callable[[Any], None]]) -> None:
     for draw in pictures:
         figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
         draw(axes)
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
         path = folder / f"{draw.__name__}.png"
         figure.savefig(path, dpi=150)
         plt.close(figure)
