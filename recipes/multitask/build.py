@@ -1,0 +1,71 @@
+"""Train a teacher of all four tasks and a teacher for each, and build the cache of their answers.
+
+python recipes/multitask/build.py runs/multitask --data FOLDER
+
+Weights are kept beside the cache. Run it again after a kill: it goes on where it was.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from losses import FIXED, hard_losses
+from measures import answers, measures
+from network import TASKS, Network
+from safetensors.torch import save_file
+from scenes import COUNT, HUB, TESTS, augment, scenes, tensor
+
+import softcache
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments import learn, trained, write_whole
+from mnist import whole
+
+SETTINGS = {"width": 24, "epochs": 12, "batch": 64, "rate": 2e-3, "seed": 0}
+
+
+def train(job, checkpoint):
+    """Train a teacher on hard labels and keep its weights."""
+    found = scenes(job["data"], "train", job["count"], 0)
+    torch.manual_seed(job["seed"])
+    model, generator = Network(job["width"], job["tasks"]), torch.Generator().manual_seed(job["seed"])
+
+    def loss(rows):
+        chance = np.random.default_rng(int(torch.randint(2**62, ())))  # torch's generator is in the checkpoint
+        views = torch.stack([tensor(augment(image.numpy(), chance)) for image in found["image"][rows]])
+        losses = hard_losses(model(views), {task: found[task][rows] for task in job["tasks"]})
+        return sum(FIXED[task] * losses[task] for task in losses)
+
+    learn(job, checkpoint, model, generator, lambda _: torch.arange(job["count"]), loss)
+    write_whole(Path(job["weights"]), lambda path: save_file(model.state_dict(), path))
+    return measures(answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cache", type=Path, help="where the cache is written")
+    parser.add_argument("--data", default=HUB, help="a folder with the four IDX files, or a dataset on the Hub")
+    parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
+    parser.add_argument("--count", type=int, default=COUNT, help="scenes; a fiftieth of them is kept of each digit")
+    options = parser.parse_args()
+    folder = options.cache.with_name(f"{options.cache.name}-teachers").resolve()
+    data = whole(options.data)
+    jobs = {
+        name: SETTINGS
+        | {"tasks": list(tasks), "data": data, "count": options.count, "epochs": options.epochs}
+        | {"weights": str(folder / f"{name}.safetensors")}
+        for name, tasks in {"together": TASKS, **{task: (task,) for task in TASKS}}.items()
+    }
+    for name, found in zip(jobs, trained(list(jobs.values()), train, folder), strict=True):
+        print(name, {measure: round(found[measure], 4) for measure in found if measure not in ("job", "seconds")})
+    overrides = [f"transfer_set.source.arguments={{path: {data}, count: {options.count}}}"]
+    overrides += [f"transfer_set.balance.each={options.count // 50}"]
+    overrides += [f"teachers.{name}.weights={job['weights']}" for name, job in jobs.items()]
+    built = softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides)
+    print(f"{built.path}: {len(built.targets)} targets, {built.rows:,} views")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""How good answers to the four tasks are, and what students gain over students of one task."""
+
+import math
+
+import torch
+from scenes import TESTS, scenes
+
+OVERLAPS = torch.arange(50, 100, 5) / 100  # COCO's
+MEASURES = ("accuracy", "recall", "F1", "IoU", "box AP", "angle error")
+RISE, FALL = ("accuracy", "IoU", "box AP"), ("angle error",)  # one measure of each task
+
+
+def measures(answers, labels):
+    """Return the measures of each task that is answered: `angle error` in degrees, the others as shares.
+
+    A scene has one box and students give one, without a score. So `box AP` is the share of boxes that overlap enough,
+    averaged over what is enough: 0.5, 0.55, ... 0.95. `recall` is the lowest of a class.
+    """
+    found = {}
+    if "digit" in answers:
+        said, right = answers["digit"].argmax(1), labels["digit"]
+        hits, answered, there = (
+            torch.stack([chosen.sum() for chosen in each])
+            for each in zip(*(((said == c) & (right == c), said == c, right == c) for c in range(10)), strict=True)
+        )
+        found |= {"accuracy": (said == right).float().mean(), "recall": (hits / there).min()}
+        found["F1"] = (2 * hits / (answered + there)).mean()
+    if "mask" in answers:
+        ours, theirs = answers["mask"] > 0, labels["mask"] > 0
+        found["IoU"] = ((ours & theirs).sum((1, 2, 3)) / (ours | theirs).sum((1, 2, 3))).mean()
+    if "box" in answers:
+        found["box AP"] = (overlap(answers["box"], labels["box"])[:, None] >= OVERLAPS).float().mean()
+    if "angle" in answers:
+        ours, theirs = (torch.atan2(given[:, 1], given[:, 0]) for given in (answers["angle"], labels["angle"]))
+        apart = (ours - theirs + torch.pi) % (2 * torch.pi) - torch.pi
+        found["angle error"] = torch.rad2deg(apart.abs()).mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+@torch.no_grad()
+def answers(model, data):
+    """Return a model's answers to the test scenes, by task."""
+    images = scenes(data, "test", TESTS, 1)["image"]
+    parts = [model(part[:, None] / 128 - 0.5) for part in images.float().split(500)]
+    return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
+
+
+def overlap(ours, theirs):
+    """Return the intersection of boxes [n, 4] over their union [n]."""
+    corner, other = torch.maximum(ours[:, :2], theirs[:, :2]), torch.minimum(ours[:, 2:], theirs[:, 2:])
+    shared = (other - corner).clamp(min=0).prod(1)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (ours, theirs)]
+    return shared / (sum(areas) - shared)
+
+
+def gain(found, alone):
+    """Return the mean relative gain over students of one task, delta-m in % (Maninis et al. 2019, section 4)."""
+    gains = [found[name] / (alone[name] or math.nan) - 1 for name in RISE if name in found]
+    gains += [1 - found[name] / (alone[name] or math.nan) for name in FALL if name in found]
+    return 100 * sum(gains) / len(gains)

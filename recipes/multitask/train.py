@@ -1,0 +1,168 @@
+"""Train students of one task and of four, on labels and on what teachers said, and print the tables.
+
+python recipes/multitask/train.py runs/multitask --data FOLDER
+
+The teachers' weights are not needed. Run it again after a kill: students that are done are not trained again, and the
+others go on from their last epoch.
+"""
+
+import argparse
+import sys
+from functools import cache
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import torch
+from losses import FIXED, hard_losses, soft_losses
+from measures import MEASURES, answers, gain, measures
+from network import TASKS, Network
+from scenes import COUNT, HUB, TESTS, augment, scenes, tensor
+from torch.optim.lr_scheduler import OneCycleLR
+
+import softcache
+from softcache import multitask
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments import Curve, epochs, trained
+from mnist import whole
+
+# A student, unless its row says otherwise.
+STUDENT = {"tasks": list(TASKS), "width": 6, "epochs": 40, "batch": 64, "rate": 3e-3, "alpha": 0.8, "hint": 0.0}
+STUDENT |= {"teacher": "together", "weights": "fixed"}
+HARD, HINT = {"alpha": 0.0}, {"hint": 0.1}
+ALONE = {f"{task} alone, hard labels": HARD | {"tasks": [task]} for task in TASKS}
+PAIRS = [(a, b) for a in TASKS for b in TASKS if a < b]
+TABLES = {
+    "main": {
+        "hard labels": HARD,
+        "soft labels": {},
+        "soft labels and features": HINT,
+    },
+    "teachers": {"soft labels of four teachers": {"teacher": "alone"}},
+    "weights": {f"soft labels, {name}": {"weights": name} for name in ("uncertainty", "DWA", "GradNorm", "UPGrad")},
+    "pairs": {f"{a} and {b}, hard labels": HARD | {"tasks": [a, b]} for a, b in PAIRS},
+}
+
+
+def train(job, checkpoint):
+    """Train a student and return its measures on the test scenes."""
+    tasks, alpha = job["tasks"], job["alpha"]
+    inputs, labels, soft = transfer_set(job["cache"], job["data"], job["count"], job["teacher"])
+    torch.manual_seed(job["seed"])
+    student, generator = Network(job["width"], tasks), torch.Generator().manual_seed(job["seed"])
+    hint = (
+        softcache.Projection((4 * job["width"],), soft[0]["trunk"].task.shape) if job["hint"] else torch.nn.Identity()
+    )
+    rule = rule_of(job["weights"], tasks, student)
+    parts = {"student": student, "hint": hint, "generator": generator, "curve": Curve()}
+    parts |= {"rule": rule} if hasattr(rule, "state_dict") else {}
+    trained_parts = [
+        p for part in (student, hint, rule) if isinstance(part, torch.nn.Module) for p in part.parameters()
+    ]
+    optimizer = torch.optim.Adam(trained_parts, job["rate"])
+    steps = job["epochs"] * -(-len(inputs[0]) // job["batch"])
+    schedule = OneCycleLR(optimizer, job["rate"], total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    for epoch in epochs(checkpoint, job["epochs"], optimizer=optimizer, schedule=schedule, **parts):
+        view, student = epoch % len(inputs), student.train()
+        for rows in torch.randperm(len(inputs[0]), generator=generator).split(job["batch"]):
+            found, seen = student.with_trunk(inputs[view][rows])
+            hard = hard_losses(found, {task: labels[task][rows] for task in tasks})
+            near = soft_losses(found, {task: soft[view][task][rows] for task in tasks}) if alpha else hard
+            losses = {task: alpha * near[task] + (1 - alpha) * hard[task] for task in tasks}
+            optimizer.zero_grad()
+            if job["hint"]:
+                further = softcache.regression_loss(hint(seen.mean((2, 3))), soft[view]["trunk"][rows])
+                (job["hint"] * further).backward(retain_graph=True)
+            rule.backward({task: FIXED[task] * loss for task, loss in losses.items()})
+            optimizer.step()
+            schedule.step()
+        if hasattr(rule, "end_epoch"):
+            rule.end_epoch()
+        found = measures(answers(student.eval(), job["data"]), scenes(job["data"], "test", TESTS, 1))
+        parts["curve"].points.append(found)
+    return found | {"curves": parts["curve"].points}
+
+
+@cache
+def transfer_set(path, data, count, teacher):
+    """Return the scenes that the cache covers: for each view the inputs, then the labels, then soft targets by view."""
+    opened = softcache.open(path)
+    table = opened.rows.table()
+    ids = np.unique(np.array(table["sample_id"]))
+    found = scenes(data, "train", count, 0)
+    kept = [{"index": int(number), "image": found["image"][number].numpy()} for number in ids]
+    seen = softcache.views(kept, opened, augment, id="index", targets=["digit@together"], then=tensor)
+    views = range(len(np.unique(np.array(table["view"]))))
+    inputs = []
+    for view in views:
+        seen.set_epoch(view)
+        inputs.append(torch.stack([seen[number]["image"] for number in range(len(ids))]))
+    names = {task: f"{task}@{task if teacher == 'alone' else 'together'}" for task in TASKS} | {
+        "trunk": "trunk@together"
+    }
+    soft = [{task: opened[name].lookup(ids, np.full(len(ids), view)) for task, name in names.items()} for view in views]
+    return inputs, {task: found[task][ids] for task in TASKS}, soft
+
+
+def rule_of(name, tasks, student):
+    """Return a rule that combines the losses of tasks."""
+    shared = [p for part in (student.near, student.middle, student.trunk) for p in part.parameters()]
+    rules = {
+        "fixed": lambda: multitask.Fixed(dict.fromkeys(tasks, 1.0)),
+        "uncertainty": lambda: multitask.Uncertainty(tasks, regression=[t for t in tasks if t in ("box", "angle")]),
+        "DWA": lambda: multitask.DWA(tasks),
+        "GradNorm": lambda: multitask.GradNorm(tasks, student.trunk.parameters()),
+        "UPGrad": lambda: multitask.GradientSurgery(tasks, shared, aggregator="UPGrad"),
+    }
+    return rules[name]()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cache", type=Path)
+    parser.add_argument("--data", default=HUB, help="the same as for build.py")
+    parser.add_argument("--out", type=Path, help="where results are kept, by default beside the cache")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=["main"], help="by default main")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=STUDENT["epochs"])
+    parser.add_argument("--count", type=int, default=COUNT, help="the same as for build.py")
+    options = parser.parse_args()
+    folder = options.out or options.cache.with_name(f"{options.cache.name}-students")
+    common = {"cache": str(options.cache), "data": whole(options.data), "count": options.count}
+    asked = ALONE | {title: row for name in options.tables for title, row in TABLES[name].items()}
+    jobs = [
+        STUDENT | chosen | common | {"epochs": options.epochs, "seed": seed}
+        for chosen in asked.values()
+        for seed in range(options.seeds)
+    ]
+    found = iter(trained(jobs, train, folder))
+    students = {title: [next(found) for _ in range(options.seeds)] for title in asked}
+    alone = {
+        name: mean(each[name] for each in students[title])
+        for title in ALONE
+        for name in MEASURES
+        if name in students[title][0]
+    }
+    print(f"\n| student | {' | '.join(MEASURES)} | delta-m | std |\n|---|{'--:|' * (len(MEASURES) + 2)}")
+    for title, each in students.items():
+        print_row(title, each, alone)
+    if {"hard labels", "soft labels"} <= students.keys():
+        pairs = zip(students["hard labels"], students["soft labels"], strict=True)
+        better = sum(gain(soft, alone) > gain(hard, alone) for hard, soft in pairs)
+        print(f"\nSoft labels are better than hard ones with {better} of {options.seeds} seeds.")
+
+
+def print_row(title, students, alone):
+    """Print the means of some students that differ in their seed, and what they gain over students of one task."""
+    cells = [
+        f"{mean(each[name] for each in students):.{1 if name == 'angle error' else 4}f}" if name in students[0] else ""
+        for name in MEASURES
+    ]
+    gains = [gain(each, alone) for each in students]
+    spread = stdev(gains) if len(gains) > 1 else 0.0
+    print(f"| {title} | {' | '.join(cells)} | {mean(gains):+.1f} % | {spread:.1f} |")
+
+
+if __name__ == "__main__":
+    main()
