@@ -65,6 +65,20 @@ def test_students_train_without_the_teacher(built: Path) -> None:
 
 
 @pytest.mark.slow
+def test_students_by_the_clock(built: Path) -> None:
+    """A student of the live teacher and one of its cache are the same but for the rounding of stored logits."""
+    said = run(built / "hinton", "equal_time.py", built / "cache", "--data", "digits", "--epochs", 6, "--width", 96)
+    table = [row.strip("| ").split(" | ") for row in rows(said)[2:]]
+    assert [row[0] for row in table] == ["hard labels", "live teacher", "cache"]
+    assert max(int(row[3]) for row in table) == 6, "the fastest does all its epochs in its own time"
+    found = json.loads((built / "cache-students/equal_time.json").read_text())
+    live, cached = (np.array(found[name]["errors"]) for name in ("live teacher", "cache"))
+    assert np.abs(live - cached).max() <= 10
+    assert all(list(found[name]["seconds"]) == sorted(found[name]["seconds"]) for name in ("live teacher", "cache"))
+    assert (built / "cache-students/equal_time.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 def test_a_killed_run_goes_on(built: Path) -> None:
     """Students are what they would have been without the kill."""
     arguments = ["train.py", built / "cache", "--data", "digits", "--parts", "main"]
