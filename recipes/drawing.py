@@ -25,7 +25,7 @@ def chosen(models: Models, **settings: Any) -> Models:
 
 
 def draw_curve(axes: Any, title: str, models: Models) -> None:
-    """Draw the mean of some models' curves. Nothing is drawn of no models."""
+    """Draw the mean of some models' curves. Without models it draws nothing."""
     points = [mean(numbers) for numbers in zip(*(each["curve"] for each in models), strict=True)]
     if points:
         axes.plot([(number + 1) / len(points) for number in range(len(points))], points, label=title)

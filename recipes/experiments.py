@@ -1,8 +1,8 @@
 """What the recipes that reproduce papers share: models that are trained once, epochs that resume, rows of tables.
 
-A *job* says all that determines a model, as plain values: its row in the table, its settings, its seed. `trained` runs
-each job once and keeps what it returns in `results.json`; `epochs` keeps the state of a model in training. So a script
-may be killed at any instant, and be run again.
+A *job* says what determines a model, as plain values: its data, its settings, its seed. `trained` runs each job once
+and keeps what it returns in `results.json`; `epochs` keeps the state of a model in training. So a script may be killed
+at any instant, and be run again. If you change its code, delete the folder with its results.
 """
 
 import hashlib
@@ -14,9 +14,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from statistics import mean, stdev
+from threading import Thread
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch.nn.functional import kl_div, log_softmax
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -31,14 +33,22 @@ def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]
 
     Jobs that `folder/results.json` has are done. `train` is a function of a module; it goes through `epochs` and
     returns plain values. On a CPU each core trains a model of its own, with one thread; on a GPU one model is trained
-    at a time.
+    at a time. Raises RuntimeError if another process trains in the same folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            return _trained(jobs, train, folder)
+    except Timeout:
+        raise RuntimeError(f"{folder}: another process trains there; wait for it, or give another folder") from None
+
+
+def _trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]:
     kept = folder / "results.json"
     done = {_key(each["job"]): each for each in (json.loads(kept.read_text()) if kept.exists() else [])}
     left = {_key(job): job for job in jobs if _key(job) not in done}
-    workers = 1 if torch.cuda.is_available() else os.cpu_count()
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+    workers = 1 if device() == "cuda" else os.cpu_count()
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_work) as pool:
         running = {pool.submit(train, job, _checkpoint(folder, key)): key for key, job in left.items()}
         try:
             for number, future in enumerate(as_completed(running), 1):
@@ -55,6 +65,11 @@ def trained(jobs: list[Job], train: Train, folder: Path) -> list[dict[str, Any]]
     return [done[_key(job)] for job in jobs]
 
 
+def device() -> str:
+    """Return where models are trained."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
     """Yield the numbers of the epochs that are left, from 0, and keep the state of the parts after each.
 
@@ -68,10 +83,7 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         torch.cuda.set_rng_state_all(state["cuda"])
         for name, part in parts.items():
             (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(state["parts"][name])
-    parent = parent_process()
     for epoch in range(first, count):
-        if parent is not None and not parent.is_alive():
-            raise SystemExit("the process that waits for this model was killed")
         began = time.monotonic()
         yield epoch
         seconds += time.monotonic() - began
@@ -79,6 +91,17 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         generators = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         state = {"epochs": epoch + 1, "seconds": seconds, "parts": states, **generators}
         write_whole(checkpoint, lambda path, state=state: torch.save(state, path))
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> OneCycleLR:
+    """Return a schedule whose rate rises for a tenth of the steps, or for two if they are few, and then falls to 0."""
+    steps = max(steps, 3)
+    return OneCycleLR(optimizer, rate, total_steps=steps, pct_start=max(0.1, 2 / steps), cycle_momentum=False)
+
+
+def of_cache(path: Path) -> Job:
+    """Return what a job says of a cache: where it is, and which commit it was. Another build makes other jobs."""
+    return {"cache": str(path), "commit": softcache.open(path).commit.transaction}
 
 
 def softened(soft: softcache.SoftTargets, temperature: float) -> torch.Tensor:
@@ -91,7 +114,7 @@ def softened(soft: softcache.SoftTargets, temperature: float) -> torch.Tensor:
 
 
 def soft_loss(logits: torch.Tensor, probs: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return T squared times the mean KL divergence of a student's logits [B, C] from `softened` rows [B, C]."""
+    """Return the mean of T² KL(teacher || student) over rows: a student's logits [B, C], and `softened` ones [B, C]."""
     divergence = kl_div(log_softmax(logits / temperature, 1), probs.float(), reduction="batchmean")
     return temperature**2 * divergence
 
@@ -112,8 +135,7 @@ def learn(
     """
     steps = job["epochs"] * -(-len(rows(torch.Generator())) // job["batch"])
     optimizer = torch.optim.Adam(model.parameters(), job["rate"])
-    rising = min(1.0, max(0.1, 2 / steps))  # of all steps; in a quick try, the first two
-    schedule = OneCycleLR(optimizer, job["rate"], total_steps=steps, pct_start=rising, cycle_momentum=False)
+    schedule = one_cycle(optimizer, job["rate"], steps)
     curve = Curve()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator, "curve": curve}
     for _ in epochs(checkpoint, job["epochs"], **parts):
@@ -124,18 +146,19 @@ def learn(
             loss(chosen).backward()
             optimizer.step()
             schedule.step()
-        model.eval()
         if score is not None:
+            model.eval()
             with torch.no_grad():
                 curve.points.append(score())
+    model.eval()
     return curve.points
 
 
 class Curve:
-    """A number for each epoch, as a part of a checkpoint."""
+    """What was measured after each epoch, as a part of a checkpoint."""
 
     def __init__(self) -> None:
-        self.points: list[float] = []
+        self.points: list[Any] = []
 
     def state_dict(self) -> dict[str, Any]:
         return {"points": self.points}
@@ -156,6 +179,17 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_suffix(f".{os.getpid()}")
     write(partial)
     partial.replace(path)
+
+
+def _begin_work() -> None:
+    """Prepare a worker: one thread, and an end as soon as the process that waits for its models is killed."""
+    torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent_process(),), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _key(job: Job) -> str:

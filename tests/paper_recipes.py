@@ -4,10 +4,26 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SHARED = ("drawing.py", "experiments.py", "mnist.py")
+
+
+@contextmanager
+def recipe_imported(recipe: str) -> Iterator[None]:
+    """Let a test import a recipe's modules, then forget them: other recipes have modules of the same names."""
+    before, path = set(sys.modules), list(sys.path)
+    sys.path[:0] = [str(RECIPES / recipe), str(RECIPES)]
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(RECIPES)):
+                del sys.modules[name]
 
 
 def copied(folder: Path, recipe: str, *, without: tuple[str, ...] = ()) -> Path:

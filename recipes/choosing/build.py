@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn, trained, write_whole
+from experiments import device, learn, trained, write_whole
 from mnist import whole
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
@@ -36,16 +36,17 @@ TEACHERS = {
 
 def train(job, checkpoint):
     """Train a teacher on hard labels and keep its weights."""
-    images, labels = tensors(job["data"], "train")
+    images, labels = (each.to(device()) for each in tensors(job["data"], "train"))
     torch.manual_seed(job["seed"])
-    model, generator = network(job["width"], job["dropout"]), torch.Generator().manual_seed(job["seed"])
+    model, generator = network(job["width"], job["dropout"]).to(device()), torch.Generator().manual_seed(job["seed"])
 
     def loss(rows):
         return cross_entropy(model(images[rows]), labels[rows], label_smoothing=job["smoothing"])
 
     learn(job, checkpoint, model, generator, lambda _: torch.arange(len(labels)), loss)
-    write_whole(Path(job["weights"]), lambda path: save_file(model.state_dict(), path))
-    return {}
+    weights = checkpoint.with_suffix(".safetensors")
+    write_whole(weights, lambda path: save_file(model.state_dict(), path))
+    return {"weights": str(weights)}
 
 
 def main():
@@ -56,15 +57,15 @@ def main():
     options = parser.parse_args()
     folder = options.cache.with_name(f"{options.cache.name}-teachers").resolve()
     data = whole(options.data)
-    jobs = {
-        name: job | {"data": data, "weights": str(folder / f"{name}.safetensors")} for name, job in TEACHERS.items()
-    }
+    jobs = {name: job | {"data": data} for name, job in TEACHERS.items()}
     for job in jobs.values():
         job["epochs"] = max(1, round(job["epochs"] * options.epochs))
-    trained(list(jobs.values()), train, folder)
-    overrides = [f"transfer_set.source.arguments.path={data}"]
-    overrides += [f"teachers.{name}.weights={job['weights']}" for name, job in jobs.items()]
-    evaluation = softcache.evaluate(RECIPE, [*overrides, "transfer_set.source.arguments.which=test"])
+    found = trained(list(jobs.values()), train, folder)
+    overrides = [f"transfer_set.source.arguments.path={json.dumps(data)}"]
+    overrides += [
+        f"teachers.{name}.weights={json.dumps(each['weights'])}" for name, each in zip(jobs, found, strict=True)
+    ]
+    evaluation = softcache.evaluate(RECIPE, [*overrides, "transfer_set.source.arguments.which=held out"])
     write_whole(folder / "evaluation.json", lambda path: path.write_text(json.dumps(evaluation.to_json())))
     built = softcache.build(RECIPE, options.cache, overrides)
     print(f"{built.path}: {len(built.targets)} teachers have answered {built.rows:,} images")

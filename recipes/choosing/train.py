@@ -19,22 +19,24 @@ from torch.nn.functional import cross_entropy
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn, trained
+from experiments import device, learn, of_cache, trained
 from mnist import whole
 
 STUDENT = {"width": 64, "epochs": 20, "rate": 1e-3, "batch": 128}
+FIRST_SEED = 1000  # the teachers have 0
 TEMPERATURES = (1.0, 4.0)
 NOBODY = "hard labels"
 
 
 def train(job, checkpoint):
     """Train a student and return its accuracy on the test images, in %."""
-    (images, labels), (tests, right) = tensors(job["data"], "train"), tensors(job["data"], "test")
+    images, labels = (each.to(device()) for each in tensors(job["data"], "train"))
+    tests, right = (each.to(device()) for each in tensors(job["data"], "test"))
     soft = None
     if job["teacher"] != NOBODY:
-        soft = softcache.open(job["cache"])[f"class@{job['teacher']}"].lookup(range(len(labels)))
+        soft = softcache.open(job["cache"])[f"class@{job['teacher']}"].lookup(range(len(labels))).to(device())
     torch.manual_seed(job["seed"])
-    model, generator = network(job["width"]), torch.Generator().manual_seed(job["seed"])
+    model, generator = network(job["width"]).to(device()), torch.Generator().manual_seed(job["seed"])
 
     def loss(rows):
         logits = model(images[rows])
@@ -55,7 +57,7 @@ def main():
     parser.add_argument("--data", default=FASHION, help="the same as for build.py")
     parser.add_argument("--evaluation", type=Path, help="the teachers' evaluation, by default beside the cache")
     parser.add_argument("--out", type=Path, help="where results are kept, by default beside the cache")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=STUDENT["epochs"])
     options = parser.parse_args()
     beside = options.cache.with_name(f"{options.cache.name}-teachers") / "evaluation.json"
@@ -63,10 +65,10 @@ def main():
     metrics = {
         each["teacher"]: each["metrics"] for each in evaluation["candidates"] if each["teacher"] != "all together"
     }
-    common = STUDENT | {"cache": str(options.cache), "data": whole(options.data), "epochs": options.epochs}
+    common = STUDENT | of_cache(options.cache) | {"data": whole(options.data), "epochs": options.epochs}
     rows = {(NOBODY, 1.0): []} | {(name, t): [] for name in metrics for t in TEMPERATURES}
     jobs = [
-        common | {"teacher": teacher, "temperature": temperature, "seed": seed}
+        common | {"teacher": teacher, "temperature": temperature, "seed": FIRST_SEED + seed}
         for teacher, temperature in rows
         for seed in range(options.seeds)
     ]

@@ -14,13 +14,12 @@ import torch
 from data import tensors
 from student import student
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import OneCycleLR
 
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import Curve, epochs, row, trained
-from mnist import HUB
+from experiments import Curve, device, epochs, of_cache, one_cycle, row, trained
+from mnist import HUB, whole
 
 EPOCHS, BATCH, MOMENTUM = 30, 100, 0.9
 # A student, unless its row says otherwise. The learning rates are those that did best in a few tries.
@@ -80,18 +79,16 @@ def jobs(part, seeds):
 
 def train(job, checkpoint):
     """Train a student and return its errors on the test images, and what is found if it has not seen some digits."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    images, labels = tensors(job["data"], "train", device)
-    tests = tensors(job["data"], "test", device)
+    (images, labels), tests = (tensors(job["data"], which, device()) for which in ("train", "test"))
     chosen = transfer_set(job, labels)
-    soft = softcache.open(job["cache"])["digit"].lookup(chosen).to(device) if job["alpha"] else None
+    soft = softcache.open(job["cache"])["digit"].lookup(chosen).to(device()) if job["alpha"] else None
     torch.manual_seed(job["seed"])
-    model, generator = student(job["width"]).to(device), torch.Generator().manual_seed(job["seed"])
+    model, generator = student(job["width"]).to(device()), torch.Generator().manual_seed(job["seed"])
     images, labels = images[chosen], labels[chosen]
     steps = job["epochs"] * -(-len(chosen) // BATCH)
     temperature, alpha = over(steps, job["temperature"]), over(steps, job["alpha"])
     optimizer = torch.optim.SGD(model.parameters(), job["rate"], momentum=MOMENTUM, nesterov=True)
-    schedule = OneCycleLR(optimizer, job["rate"], total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    schedule = one_cycle(optimizer, job["rate"], steps)
     curve = Curve()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator, "curve": curve}
     for _ in epochs(checkpoint, job["epochs"], **parts):
@@ -169,7 +166,7 @@ def main():
     for part in options.parts:
         rows = jobs(part, options.seeds or (10 if part == "main" else 3))
         for job in (job for each in rows.values() for job in each):
-            job |= {"cache": str(options.cache), "data": options.data, "epochs": job["epochs"] * options.epochs}
+            job |= of_cache(options.cache) | {"data": whole(options.data), "epochs": job["epochs"] * options.epochs}
         found = iter(trained([job for each in rows.values() for job in each], train, folder))
         print(f"\n{part}: test errors\n\n| student | mean | std | least | most | seeds |\n|---|--:|--:|--:|--:|--:|")
         for title, each in rows.items():

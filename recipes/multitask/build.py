@@ -6,13 +6,14 @@ Weights are kept beside the cache. Run it again after a kill: it goes on where i
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from losses import FIXED, hard_losses
-from measures import answers, measures
+from measures import MEASURES, answers, measures
 from network import TASKS, Network
 from safetensors.torch import save_file
 from scenes import COUNT, HUB, TESTS, augment, scenes, tensor
@@ -39,8 +40,9 @@ def train(job, checkpoint):
         return sum(FIXED[task] * losses[task] for task in losses)
 
     learn(job, checkpoint, model, generator, lambda _: torch.arange(job["count"]), loss)
-    write_whole(Path(job["weights"]), lambda path: save_file(model.state_dict(), path))
-    return measures(answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1))
+    weights = checkpoint.with_suffix(".safetensors")
+    write_whole(weights, lambda path: save_file(model.state_dict(), path))
+    return {"weights": str(weights)} | measures(answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1))
 
 
 def main():
@@ -53,16 +55,15 @@ def main():
     folder = options.cache.with_name(f"{options.cache.name}-teachers").resolve()
     data = whole(options.data)
     jobs = {
-        name: SETTINGS
-        | {"tasks": list(tasks), "data": data, "count": options.count, "epochs": options.epochs}
-        | {"weights": str(folder / f"{name}.safetensors")}
+        name: SETTINGS | {"tasks": list(tasks), "data": data, "count": options.count, "epochs": options.epochs}
         for name, tasks in {"together": TASKS, **{task: (task,) for task in TASKS}}.items()
     }
-    for name, found in zip(jobs, trained(list(jobs.values()), train, folder), strict=True):
-        print(name, {measure: round(found[measure], 4) for measure in found if measure not in ("job", "seconds")})
-    overrides = [f"transfer_set.source.arguments={{path: {data}, count: {options.count}}}"]
+    teachers = dict(zip(jobs, trained(list(jobs.values()), train, folder), strict=True))
+    for name, found in teachers.items():
+        print(name, {measure: round(found[measure], 4) for measure in MEASURES if measure in found})
+    overrides = [f"transfer_set.source.arguments={json.dumps({'path': data, 'count': options.count})}"]
     overrides += [f"transfer_set.balance.each={options.count // 50}"]
-    overrides += [f"teachers.{name}.weights={job['weights']}" for name, job in jobs.items()]
+    overrides += [f"teachers.{name}.weights={json.dumps(found['weights'])}" for name, found in teachers.items()]
     built = softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides)
     print(f"{built.path}: {len(built.targets)} targets, {built.rows:,} views")
 

@@ -18,7 +18,7 @@ COUNT, TESTS = 12_000, 3_000
 CANVAS, MASK, SCRAPS, SCRAP = 48, 24, 5, 11  # pixels; scraps, and their size
 STEEPEST, SCALES = 60.0, (0.7, 1.3)  # degrees; of the 28 pixels
 INK = 0.3
-RARER = 0.8  # each digit is so often as the one before it: 9 is rare, 0 is frequent
+RARER = 0.8  # each digit is 0.8 times as frequent as the one before it: 0 is frequent, 9 is rare
 
 
 @cache
@@ -29,7 +29,7 @@ def scenes(path, which, count, seed):
     - digit: int64 [n]. Training scenes are out of balance, test scenes are not
     - mask: float32 [n, 1, 24, 24], 0 or 1
     - box: float32 [n, 4], x1, y1, x2, y2 as shares of the canvas
-    - angle: float32 [n, 2], its cosine and sine
+    - angle: float32 [n, 2], its cosine and sine; a digit that is turned clockwise has a positive one
     - covered: float32 [n], the share of the digit that scraps lie on
     """
     images, labels = read(path, which)
@@ -57,7 +57,7 @@ def scenes(path, which, count, seed):
 
 
 def placed(digits, turned, scale, shift):
-    """Return digits [n, 28, 28] on canvases [n, 48, 48], turned (radians), scaled, shifted by shares of the canvas."""
+    """Return digits [n, 28, 28] on canvases [n, 48, 48], turned (radians), scaled, shifted by half canvases."""
     zoom = CANVAS / (28 * scale)
     cos, sin = turned.cos() * zoom, turned.sin() * zoom
     linear = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)

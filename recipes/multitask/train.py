@@ -18,15 +18,15 @@ from losses import FIXED, hard_losses, soft_losses
 from measures import MEASURES, answers, gain, measures
 from network import TASKS, Network
 from scenes import COUNT, HUB, TESTS, augment, scenes, tensor
-from torch.optim.lr_scheduler import OneCycleLR
 
 import softcache
 from softcache import multitask
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import Curve, epochs, trained
+from experiments import Curve, epochs, of_cache, one_cycle, trained
 from mnist import whole
 
+FIRST_SEED = 1000  # the teachers have 0
 # A student, unless its row says otherwise.
 STUDENT = {"tasks": list(TASKS), "width": 6, "epochs": 40, "batch": 64, "rate": 3e-3, "alpha": 0.8, "hint": 0.0}
 STUDENT |= {"teacher": "together", "weights": "fixed"}
@@ -55,33 +55,34 @@ def train(job, checkpoint):
         softcache.Projection((4 * job["width"],), soft[0]["trunk"].task.shape) if job["hint"] else torch.nn.Identity()
     )
     rule = rule_of(job["weights"], tasks, student)
-    parts = {"student": student, "hint": hint, "generator": generator, "curve": Curve()}
+    curve = Curve()
+    parts = {"student": student, "hint": hint, "generator": generator, "curve": curve}
     parts |= {"rule": rule} if hasattr(rule, "state_dict") else {}
     trained_parts = [
         p for part in (student, hint, rule) if isinstance(part, torch.nn.Module) for p in part.parameters()
     ]
     optimizer = torch.optim.Adam(trained_parts, job["rate"])
     steps = job["epochs"] * -(-len(inputs[0]) // job["batch"])
-    schedule = OneCycleLR(optimizer, job["rate"], total_steps=steps, pct_start=0.1, cycle_momentum=False)
+    schedule = one_cycle(optimizer, job["rate"], steps)
     for epoch in epochs(checkpoint, job["epochs"], optimizer=optimizer, schedule=schedule, **parts):
-        view, student = epoch % len(inputs), student.train()
+        view = epoch % len(inputs)
+        student.train()
         for rows in torch.randperm(len(inputs[0]), generator=generator).split(job["batch"]):
-            found, seen = student.with_trunk(inputs[view][rows])
-            hard = hard_losses(found, {task: labels[task][rows] for task in tasks})
-            near = soft_losses(found, {task: soft[view][task][rows] for task in tasks}) if alpha else hard
+            answered, trunk = student.with_trunk(inputs[view][rows])
+            hard = hard_losses(answered, {task: labels[task][rows] for task in tasks})
+            near = soft_losses(answered, {task: soft[view][task][rows] for task in tasks}) if alpha else hard
             losses = {task: alpha * near[task] + (1 - alpha) * hard[task] for task in tasks}
             optimizer.zero_grad()
             if job["hint"]:
-                further = softcache.regression_loss(hint(seen.mean((2, 3))), soft[view]["trunk"][rows])
+                further = softcache.regression_loss(hint(trunk.mean((2, 3))), soft[view]["trunk"][rows])
                 (job["hint"] * further).backward(retain_graph=True)
             rule.backward({task: FIXED[task] * loss for task, loss in losses.items()})
             optimizer.step()
             schedule.step()
         if hasattr(rule, "end_epoch"):
             rule.end_epoch()
-        found = measures(answers(student.eval(), job["data"]), scenes(job["data"], "test", TESTS, 1))
-        parts["curve"].points.append(found)
-    return found | {"curves": parts["curve"].points}
+        curve.points.append(measures(answers(student, job["data"]), scenes(job["data"], "test", TESTS, 1)))
+    return curve.points[-1] | {"curve": curve.points}
 
 
 @cache
@@ -129,10 +130,10 @@ def main():
     parser.add_argument("--count", type=int, default=COUNT, help="the same as for build.py")
     options = parser.parse_args()
     folder = options.out or options.cache.with_name(f"{options.cache.name}-students")
-    common = {"cache": str(options.cache), "data": whole(options.data), "count": options.count}
+    common = of_cache(options.cache) | {"data": whole(options.data), "count": options.count}
     asked = ALONE | {title: row for name in options.tables for title, row in TABLES[name].items()}
     jobs = [
-        STUDENT | chosen | common | {"epochs": options.epochs, "seed": seed}
+        STUDENT | chosen | common | {"epochs": options.epochs, "seed": FIRST_SEED + seed}
         for chosen in asked.values()
         for seed in range(options.seeds)
     ]

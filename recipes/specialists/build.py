@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn, trained, write_whole
+from experiments import device, learn, trained, write_whole
 from mnist import whole
 
 GENERALISTS, WIDTH = 5, 24
@@ -32,11 +32,11 @@ TEMPERATURE, CLUSTERS, LARGEST = 2.0, range(4, 11), 6  # of the clustering; how 
 
 def train(job, checkpoint):
     """Train a generalist or, if the job names a generalist and some of its classes, a specialist. Keep its weights."""
-    images, labels = tensors(job["data"], "train")
+    images, labels = (each.to(device()) for each in tensors(job["data"], "train"))
     torch.manual_seed(job["seed"])
     generator = torch.Generator().manual_seed(job["seed"])
     if "known" not in job:
-        model = network(job["classes"], job["width"])
+        model = network(job["classes"], job["width"]).to(device())
         learn(job, checkpoint, model, generator, lambda _: torch.arange(len(labels)), loss_of(model, images, labels))
     else:
         model, labels = specialist(job, labels)
@@ -50,8 +50,9 @@ def train(job, checkpoint):
         learn(job, checkpoint, model, generator, rows, loss_of(model, images, labels))
         with torch.no_grad():  # the others are more numerous than they were shown
             model[-1].bias[-1] += math.log(len(others) / len(own))
-    write_whole(Path(job["weights"]), lambda path: save_file(model.state_dict(), path))
-    return {}
+    weights = checkpoint.with_suffix(".safetensors")
+    write_whole(weights, lambda path: save_file(model.state_dict(), path))
+    return {"weights": str(weights)}
 
 
 def loss_of(model, images, labels):
@@ -71,13 +72,14 @@ def specialist(job, labels):
     model.load_state_dict(state)
     places = torch.full((job["classes"],), len(known))
     places[known] = torch.arange(len(known))
-    return model, places[labels]
+    return model.to(device()), places.to(device())[labels]
 
 
 def confused(probs):
-    """Return sets of classes that are likely together, from probabilities [n, C] (Hinton et al. 2015, section 5.1).
+    """Return sets of classes that are likely together, from probabilities [n, C] (Hinton et al. 2015, section 5.3).
 
-    The rows of the correlation matrix are clustered, with several numbers of clusters. So the sets overlap.
+    The paper clusters the columns of the covariance matrix; here it is the correlation matrix. Several numbers of
+    clusters make sets that overlap.
     """
     correlation, found = np.corrcoef(probs.double().numpy().T), set()
     for count in CLUSTERS:
@@ -87,18 +89,18 @@ def confused(probs):
     return sorted(classes for classes in found if 1 < len(classes) <= LARGEST)
 
 
-def add(options, data, models):
-    """Build the answers of some models into the cache: of generalists, or of specialists with what they know."""
+def add(options, data, models, files):
+    """Build the answers of some models, whose weights are in files, into the cache, with what specialists know."""
     overrides = [f"transfer_set.source.arguments.paths={json.dumps(data)}", f"tasks.class.classes={10 * len(data)}"]
     overrides += [f"tasks.class.teachers={json.dumps(list(models))}"]
-    for name, job in models.items():
+    for (name, job), weights in zip(models.items(), files, strict=True):
         teacher = {
             "model": "network:network",
             "arguments": {
                 "classes": len(job["known"]) + 1 if "known" in job else job["classes"],
                 "width": job["width"],
             },
-            "weights": job["weights"],
+            "weights": weights,
             "preprocess": "data:preprocess",
             "reads": ["image"],
         }
@@ -126,19 +128,17 @@ def main():
         for settings in (GENERAL, SPECIAL)
     )
     names = [f"g{seed}" for seed in range(options.generalists)]
-    weights = {name: str(folder / f"{name}.safetensors") for name in names}
-    generalists = {name: general | {"seed": seed, "weights": weights[name]} for seed, name in enumerate(names)}
-    trained(list(generalists.values()), train, folder)
-    add(options, data, generalists)
+    generalists = {name: general | {"seed": seed} for seed, name in enumerate(names)}
+    files = [found["weights"] for found in trained(list(generalists.values()), train, folder)]
+    add(options, data, generalists, files)
     cache, specialists = softcache.open(options.cache), {}
     seen = np.flatnonzero(~np.array(cache.rows.table()["test"]))
     for seed, name in enumerate(names):
         for number, known in enumerate(confused(cache[f"class@{name}"].read(seen).probs(TEMPERATURE))):
-            own = {"known": list(known), "generalist": weights[name], "seed": seed}
-            own["weights"] = str(folder / f"{name}-s{number}.safetensors")
+            own = {"known": list(known), "generalist": files[seed], "seed": seed}
             specialists[f"{name}-s{number}"] = special | own
-    trained(list(specialists.values()), train, folder)
-    add(options, data, specialists)
+    files = [found["weights"] for found in trained(list(specialists.values()), train, folder)]
+    add(options, data, specialists, files)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import softcache
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import save
 
-TEMPERATURE = 2.0
+TEMPERATURE = 2.0  # that of the clustering
 
 
 def main():

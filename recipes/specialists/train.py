@@ -18,26 +18,29 @@ from torch.nn.functional import cross_entropy
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn, row, soft_loss, softened, trained
+from experiments import device, learn, of_cache, row, soft_loss, softened, trained
 from mnist import whole
 
+FIRST_SEED = 1000  # a student must not begin as its generalist
 STUDENT = {"width": 24, "epochs": 30, "batch": 128, "rate": 2e-3, "temperature": 2.0, "alpha": 0.5}
 STUDENTS = ("hard labels", "the generalist", "the generalist and its specialists")
 
 
 def train(job, checkpoint):
     """Train a student and return its accuracy on the test images, in %."""
-    images, labels = tensors(job["data"], "train")
-    tests, right = tensors(job["data"], "test")
+    images, labels = (each.to(device()) for each in tensors(job["data"], "train"))
+    tests, right = (each.to(device()) for each in tensors(job["data"], "test"))
     temperature, alpha, teachers = job["temperature"], job["alpha"], job["teachers"]
     soft = None
     if teachers != STUDENTS[0]:
         target = (
-            together(job["cache"], job["seed"]) if teachers == STUDENTS[2] else generalist(job["cache"], job["seed"])
+            together(job["cache"], job["generalist"])
+            if teachers == STUDENTS[2]
+            else generalist(job["cache"], job["generalist"])
         )
-        soft = softened(target.lookup(range(len(labels))), temperature)
+        soft = softened(target.lookup(range(len(labels))), temperature).to(device())
     torch.manual_seed(job["seed"])
-    model, generator = network(job["classes"], job["width"]), torch.Generator().manual_seed(job["seed"])
+    model, generator = network(job["classes"], job["width"]).to(device()), torch.Generator().manual_seed(job["seed"])
 
     def loss(rows):
         logits = model(images[rows])
@@ -104,8 +107,14 @@ def main():
         images = int(chosen.sum())
         shares = " | ".join(f"{100 * right / images:.2f}" for right in (before, after))
         print(f"| {count} | {images:,} | {shares} | {100 * (after - before) / before:+.2f} % |")
-    common = STUDENT | {"cache": path, "data": [whole(each) for each in options.data], "epochs": options.epochs}
-    jobs = [common | {"classes": 10 * len(options.data), "teachers": t, "seed": s} for t in STUDENTS for s in seeds]
+    common = (
+        STUDENT | of_cache(options.cache) | {"data": [whole(each) for each in options.data], "epochs": options.epochs}
+    )
+    jobs = [
+        common | {"classes": 10 * len(options.data), "teachers": t, "generalist": s, "seed": FIRST_SEED + s}
+        for t in STUDENTS
+        for s in seeds
+    ]
     found = iter(trained(jobs, train, options.out or options.cache.with_name(f"{options.cache.name}-students")))
     print("\n| students taught by | mean | std | least | most | seeds |\n|---|--:|--:|--:|--:|--:|")
     for title in STUDENTS:

@@ -6,6 +6,7 @@ Speech and weights are kept beside the cache. Run it again after a kill: it goes
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -30,8 +31,9 @@ def train(job, checkpoint):
         return cross_entropy(logits, frames.states[rows])
 
     network, curve = trained_network(job, checkpoint, frames, loss)
-    write_whole(Path(job["weights"]), lambda path: save_file(network.state_dict(), path))
-    return {"curve": curve, "accuracy": curve[-1]}
+    weights = checkpoint.with_suffix(".safetensors")
+    write_whole(weights, lambda path: save_file(network.state_dict(), path))
+    return {"curve": curve, "accuracy": curve[-1], "weights": weights.name}
 
 
 def main():
@@ -41,16 +43,17 @@ def main():
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     options = parser.parse_args()
     folder = options.cache.with_name(f"{options.cache.name}-teachers").resolve()
-    if not (folder / "test.parquet").exists():
-        corpus.write(folder, LABELLED, UNLABELLED, options.every)
+    corpus.write(folder, LABELLED, UNLABELLED, options.every)
     common = {"corpus": str(folder), "width": WIDTH, "epochs": options.epochs, "share": 1.0}
-    jobs = [common | {"weights": str(folder / f"net{seed}.safetensors"), "seed": seed} for seed in range(TEACHERS)]
+    jobs = [common | {"seed": seed, "every": options.every} for seed in range(TEACHERS)]
     found = trained(jobs, train, folder)
     print("frames of the test set that a network gets right, in %")
     print(row("one network", [each["accuracy"] for each in found], 2))
-    paths = ",".join(str(folder / f"{name}.parquet") for name in ("train", "more", "test"))
-    overrides = [f"transfer_set.source.paths=[{paths}]"]
-    overrides += [f"teachers.net{job['seed']}.weights={job['weights']}" for job in jobs]
+    paths = [str(folder / f"{name}.parquet") for name in ("train", "more", "test")]
+    overrides = [f"transfer_set.source.paths={json.dumps(paths)}"]
+    overrides += [
+        f"teachers.net{number}.weights={json.dumps(str(folder / each['weights']))}" for number, each in enumerate(found)
+    ]
     built = softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides)
     print(f"{built.path}: {len(built.targets)} networks have answered {built.rows} utterances")
 

@@ -5,6 +5,7 @@ sentences of the test set, every tenth, are not in the training set.
 """
 
 import ctypes
+import json
 import re
 import sys
 from functools import partial
@@ -36,12 +37,15 @@ STATES = 3 * len(PHONEMES)  # the first, second and last third of each phoneme
 
 
 def write(folder: Path, labelled: int, unlabelled: int, every: int = 1) -> None:
-    """Speak each sentence, or one in `every`, and write `train.parquet`, `more.parquet` and `test.parquet`.
+    """Speak each sentence, or one in `every`, and write `train.parquet`, `more.parquet` and `test.parquet`, once.
 
     `labelled` and `unlabelled` say how often a sentence is spoken for the training set, and how often in addition,
     without labels, for the students. Columns: `utterance` (the id: which sentence, spoken how), `sound` (bytes of int16
     samples), `states` (a number for each frame; in `more.parquet` none).
     """
+    described = json.dumps([labelled, unlabelled, every])
+    if (folder / "spoken.json").exists() and (folder / "spoken.json").read_text() == described:
+        return
     speaker, chance = Speaker(), np.random.default_rng(0)
     rows: dict[str, list] = {"train": [], "more": [], "test": []}
     for number, sentence in enumerate(sentences()[::every]):
@@ -59,6 +63,7 @@ def write(folder: Path, labelled: int, unlabelled: int, every: int = 1) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, own in rows.items():
         write_whole(folder / f"{name}.parquet", partial(pq.write_table, pa.Table.from_pylist(own, SCHEMA)))
+    write_whole(folder / "spoken.json", lambda path: path.write_text(described))
 
 
 def sentences() -> list[str]:

@@ -11,7 +11,7 @@ from frames import preprocess
 from network import Network, windows
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn
+from experiments import device, learn
 
 SETTINGS = {"batch": 256, "rate": 1e-3}
 
@@ -47,10 +47,6 @@ class Frames:
 def heard(folder, *names):
     """Return the frames of some files of a folder. Each process reads them once."""
     return Frames([Path(folder) / f"{name}.parquet" for name in names], device())
-
-
-def device():
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def trained_network(job, checkpoint, frames, loss):

@@ -43,7 +43,7 @@ def distillation_loss(
 
     With sigmoid each class is a distribution of its own over two outcomes; the divergences and cross-entropies of the
     classes are added. If the teacher knows only some of the classes, the student's distribution over these is compared,
-    or with a dustbin the one over these and all others together (Hinton et al. 2015, section 5.3).
+    or with a dustbin the one over these and all others together (Hinton et al. 2015, section 5.4).
 
     Args:
         student_logits: [B, C], on any device; the soft targets are moved there. float64 is kept. C is the size of the

@@ -110,7 +110,7 @@ def specialists(generalist: Readable, specialists: Iterable[Readable], *, n: int
     """Return a generalist and its specialists as one target, whose students learn from both.
 
     Reading returns for each sample the q that minimises KL(p_g, q) + sum of KL(p_m, q) over the active specialists m:
-    those that know one of the `n` classes which the generalist finds likeliest (Hinton et al. 2015, section 5.3,
+    those that know one of the `n` classes which the generalist finds likeliest (Hinton et al. 2015, section 5.4,
     equation 5). A specialist's dustbin is compared with the probability that q gives to all classes that it does not
     know. All distributions are those at the temperature asked for.
 

@@ -183,7 +183,7 @@ def test_detection_loss(cache: softcache.Cache) -> None:
 
 
 def test_partial_label_spaces(cache: softcache.Cache, outputs: dict[str, Any]) -> None:
-    """A specialist is compared on what it knows: sums over its dustbin (Hinton et al., section 5.3), or these alone."""
+    """A specialist is compared on what it knows: sums over its dustbin (Hinton et al., section 5.4), or these alone."""
     known = [2, 5, 3]
     others = [c for c in range(6) if c not in known]
     student = torch.randn(ROWS, 6, dtype=torch.float64, requires_grad=True)

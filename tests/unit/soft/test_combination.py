@@ -230,3 +230,53 @@ def test_there_are_no_values() -> None:
     with pytest.raises(TaskError, match="no stored values in common"):
         decoder.values(columns)
     assert decoder.covers_all
+
+
+def test_empty_dustbins_hold_up_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside empty dustbins a row of recipes/specialists took 98 steps: rounding moved their multipliers off 0."""
+    known = [
+        (0, 1, 2, 3),
+        (0,),
+        (4, 5, 6, 7),
+        (4, 8, 9),
+        (4, 5, 8),
+        (4, 8),
+        (5, 6),
+        (5, 6, 7),
+        (9,),
+        (8, 9),
+        (7, 10),
+        (10,),
+    ]
+    known += [(0, 6), (1, 2, 3, 11, 12), (1, 2, 11), (11, 12, 13), (1, 11), (2,), (12, 13), (13,)]
+    a = [1.1454874e-4, 0.044605989, 0.0066836569, 0.0035344583, 5.0951302e-6, 3.3879715e-5, 1.4823248e-8, 3.1513044e-6]
+    groups = torch.tensor(
+        [[*a, 3.5505637e-5, 3.5459995e-6, 1.6226663e-8, 4.4702055, 0.016130447, 1.2945095e-4]]
+    ).double()
+    full = [0.0020145320, 0.033630398, 0.35786048, 0.065009398]
+    dustbins = torch.tensor([[*[0.0] * 13, *full, *[0.0] * 3]]).double()
+    within = torch.tensor([[float(group not in own) for group in range(14)] for own in known]).double()
+    monkeypatch.setattr(combination, "MOST_STEPS", 12)
+    q = combination.combine_groups(groups, dustbins, torch.ones(14).double(), within)
+    slopes = (groups / q + (dustbins / (q @ within.T)) @ within) / (groups.sum() + dustbins.sum())
+    assert q.sum().item() == pytest.approx(1.0)
+    assert slopes.max().item() <= 1 + 1e-9
+
+
+def test_confident_teachers_take_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In random groups and dustbins, some of them empty, from uncertain to confident teachers."""
+    monkeypatch.setattr(combination, "MOST_STEPS", 50)
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+
+        def uniform(*shape: int, generator: torch.Generator = generator) -> torch.Tensor:
+            return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+        specialists, groups = (int(torch.randint(low, 20, (1,), generator=generator)) for low in (1, 2))
+        sharpness = 10 ** (3 * uniform(1) - 0.5)
+        within = (uniform(specialists, groups) < 0.3 + 0.65 * uniform(1)).double()
+        within[:, 0] = 1
+        dustbins = (sharpness * (uniform(500, specialists) - 0.5)).sigmoid() * (uniform(500, specialists) < 0.5)
+        sums = (sharpness * uniform(500, groups)).softmax(1) * (1 + uniform(500, 1))
+        q = combination.combine_groups(sums, dustbins, torch.ones(groups).double(), within)
+        assert torch.allclose(q.sum(1), torch.ones(500).double())
