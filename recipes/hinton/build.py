@@ -6,6 +6,7 @@ The teacher's weights are kept beside the cache. Run it again after a kill: it g
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--width", type=int, default=1200)
     options = parser.parse_args()
-    weights = options.cache.with_name(f"{options.cache.name}-teacher.safetensors").resolve()
+    trained = f"{options.width} units, {options.epochs} epochs"
+    weights = options.cache.with_name(f"{options.cache.name}-teacher ({trained}).safetensors").resolve()
     data = whole(options.data)
     if not weights.exists():
         weights.parent.mkdir(parents=True, exist_ok=True)
@@ -86,8 +88,8 @@ def main():
         model = train(data, weights.with_suffix(".pt"), options.epochs, options.width, device)
         write_whole(weights, lambda path: save_file(model.state_dict(), path))
     overrides = [
-        f"transfer_set.source.arguments.path={data}",
-        f"teachers.wide.weights={weights}",
+        f"transfer_set.source.arguments.path={json.dumps(data)}",
+        f"teachers.wide.weights={json.dumps(str(weights))}",
         f"teachers.wide.arguments.width={options.width}",
     ]
     print(softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides))

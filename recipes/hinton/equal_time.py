@@ -1,9 +1,9 @@
-"""Train a student on hard labels, with the teacher beside it, and from the cache, and compare them by the clock.
+"""Train students on hard labels, with the teacher beside them, and from the cache, and compare them by the clock.
 
-python recipes/hinton/equal_time.py runs/hinton --data FOLDER
+python recipes/hinton/equal_time.py runs/hinton "runs/hinton-teacher (1200 units, 150 epochs).safetensors" --data FOLDER
 
-The three take turns, an epoch each, so that what else the machine does slows all of them alike. This one cannot be
-resumed, and needs the teacher's weights.
+The three take turns, an epoch each, so that what else the machine does slows all of them alike. Unlike train.py, this
+script cannot go on after a kill, and needs the teacher's weights.
 """
 
 import argparse
@@ -18,14 +18,13 @@ from safetensors.torch import load_file
 from student import student
 from teacher import teacher
 from torch.nn.functional import cross_entropy
-from torch.optim.lr_scheduler import OneCycleLR
 from train import BATCH, MOMENTUM, answers, wrong
 
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import save
-from experiments import soft_loss, write_whole
+from experiments import device, one_cycle, soft_loss, write_whole
 from mnist import HUB
 
 TEMPERATURE, RATES = 20.0, {"hard labels": 0.1, "live teacher": 0.05, "cache": 0.05}
@@ -39,8 +38,7 @@ class Student:
         self.images, self.labels, self.loss = images, labels, loss
         self.model, self.generator = student(800).to(images.device), torch.Generator().manual_seed(0)
         self.optimizer = torch.optim.SGD(self.model.parameters(), rate, momentum=MOMENTUM, nesterov=True)
-        steps = epochs * -(-len(images) // BATCH)
-        self.schedule = OneCycleLR(self.optimizer, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False)
+        self.schedule = one_cycle(self.optimizer, rate, epochs * -(-len(images) // BATCH))
         self.seconds, self.errors = [0.0], []
 
     def epoch(self, tests):
@@ -60,14 +58,14 @@ class Student:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path)
+    parser.add_argument("teacher", type=Path, help="the teacher's weights, which build.py keeps beside the cache")
     parser.add_argument("--data", default=HUB, help="the folder with the four IDX files, or a dataset on the Hub")
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--width", type=int, default=1200, help="the teacher's")
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    (images, labels), tests = tensors(options.data, "train", device), tensors(options.data, "test", device)
-    live = teacher(options.width).to(device).eval()
-    live.load_state_dict(load_file(options.cache.with_name(f"{options.cache.name}-teacher.safetensors")))
+    (images, labels), tests = (tensors(options.data, which, device()) for which in ("train", "test"))
+    weights = load_file(options.teacher)
+    live = teacher(len(weights["2.bias"])).to(device()).eval()
+    live.load_state_dict(weights)
     cache = softcache.open(options.cache)["digit"]
 
     @torch.no_grad()
@@ -77,41 +75,34 @@ def main():
     losses = {
         "hard labels": lambda logits, rows: cross_entropy(logits, labels[rows]),
         "live teacher": lambda logits, rows: soft_loss(logits, said(rows), TEMPERATURE),
-        "cache": lambda logits, rows: softcache.distillation_loss(logits, cache.lookup(rows), TEMPERATURE),
+        "cache": lambda logits, rows: soft_loss(
+            logits, cache.lookup(rows).to(device()).probs(TEMPERATURE), TEMPERATURE
+        ),
     }
     students = {name: Student(images, labels, RATES[name], options.epochs, loss) for name, loss in losses.items()}
     for _ in range(options.epochs):
         for each in students.values():
             each.epoch(tests)
-    began = time.perf_counter()
-    for rows in torch.arange(len(images)).split(1000):
-        said(rows)
-    once = time.perf_counter() - began
-    report(options, students, once)
+    report(options, students)
 
 
-def report(options, students, once):
-    """Print the table, keep the figures, and draw the errors against the seconds.
-
-    `once` is how long the teacher takes for all images. The cache has to be paid once, by the first of its students.
-    """
+def report(options, students):
+    """Print the table, keep the figures, and draw the errors against the seconds."""
     least = min(each.seconds[-1] for each in students.values())
-    print(f"One pass of the teacher takes {once:.1f} s.")
     print(f"\n| student | seconds for {options.epochs} epochs | errors then | epochs in {least:.0f} s | errors then |")
     print("|---|--:|--:|--:|--:|")
     for name, each in students.items():
         done = sum(seconds <= least for seconds in each.seconds[1:])
-        print(f"| {name} | {each.seconds[-1]:.0f} | {each.errors[-1]} | {done} | {each.errors[done - 1]} |")
+        then = each.errors[done - 1] if done else ""
+        print(f"| {name} | {each.seconds[-1]:.0f} | {each.errors[-1]} | {done} | {then} |")
     found = {name: {"seconds": each.seconds[1:], "errors": each.errors} for name, each in students.items()}
     folder = options.cache.with_name(f"{options.cache.name}-students")
     folder.mkdir(exist_ok=True)
-    write_whole(folder / "equal_time.json", lambda path: path.write_text(json.dumps(found | {"pass": once})))
+    write_whole(folder / "equal_time.json", lambda path: path.write_text(json.dumps(found)))
 
     def equal_time(axes):
         for name, each in students.items():
             axes.plot(each.seconds[1:], each.errors, label=name)
-        shifted = [once + seconds for seconds in students["cache"].seconds[1:]]
-        axes.plot(shifted, students["cache"].errors, linestyle="dotted", label="cache, and its build")
         axes.set(xlabel="seconds", ylabel="test errors", yscale="log")
 
     save(folder, (equal_time,))

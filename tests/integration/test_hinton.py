@@ -15,6 +15,7 @@ from paper_recipes import command, copied, recipe_imported, rows, run
 
 import softcache
 
+WEIGHTS = "cache-teacher (96 units, 40 epochs).safetensors"
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
 
 
@@ -39,7 +40,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_students_train_without_the_teacher(built: Path) -> None:
     """Its code and its weights are moved away; what is trained is trained once; a student can go on from its middle."""
     alone = copied(built / "alone", "hinton", without=("teacher.py", "build.py", "recipe.yaml"))
-    weights = built / "cache-teacher.safetensors"
+    weights = built / WEIGHTS
     weights.rename(built / "elsewhere")
     try:
         arguments = [built / "cache", "--data", "digits", "--epochs", 2, "--seeds", 1, "--out", alone / "a"]
@@ -64,7 +65,7 @@ def test_students_train_without_the_teacher(built: Path) -> None:
 @pytest.mark.slow
 def test_students_by_the_clock(built: Path) -> None:
     """A student of the live teacher and one of its cache are the same but for the rounding of stored logits."""
-    said = run(built / "hinton", "equal_time.py", built / "cache", "--data", "digits", "--epochs", 6, "--width", 96)
+    said = run(built / "hinton", "equal_time.py", built / "cache", built / WEIGHTS, "--data", "digits", "--epochs", 6)
     table = [row.strip("| ").split(" | ") for row in rows(said)[2:]]
     assert [row[0] for row in table] == ["hard labels", "live teacher", "cache"]
     assert max(int(row[3]) for row in table) == 6, "the fastest does all its epochs in its own time"
