@@ -30,10 +30,10 @@ def train(job, checkpoint):
     def loss(logits, rows):
         return cross_entropy(logits, frames.states[rows])
 
-    network, curve = trained_network(job, checkpoint, frames, loss)
+    network, found = trained_network(job, checkpoint, frames, loss)
     weights = checkpoint.with_suffix(".safetensors")
     write_whole(weights, lambda path: save_file(network.state_dict(), path))
-    return {"curve": curve, "accuracy": curve[-1], "weights": weights.name}
+    return found | {"weights": weights.name}
 
 
 def main():
