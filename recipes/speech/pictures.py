@@ -1,4 +1,4 @@
-"""Draw what train.py found: how students with all frames and with 3 % of them learn.
+"""Draw what train.py found: how students with all labelled frames and with 3 % of them learn.
 
 python recipes/speech/pictures.py runs/speech-students
 """
@@ -11,8 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import chosen, draw_curve, results, save
 
 LINES = {
-    "hard labels": {"alpha": 0.0, "share": 1.0},
-    "soft targets": {"alpha": 0.5, "share": 1.0},
+    "soft targets, all frames": {"alpha": 0.5, "share": 1.0},
     "hard labels, 3 % of the frames": {"alpha": 0.0, "share": 0.03},
     "soft targets, 3 % of the frames": {"alpha": 0.5, "share": 0.03},
 }
