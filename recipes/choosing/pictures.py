@@ -23,7 +23,7 @@ def main():
     teachers = {each["teacher"]: 100 * each["metrics"]["accuracy"] for each in found}
 
     def teachers_and_students(axes):
-        for temperature, marker in ((1.0, "o"), (4.0, "s")):
+        for temperature, marker, above in ((1.0, "o", 5), (4.0, "s", -12)):
             points = {}
             for name, accuracy in teachers.items():
                 own = chosen(students, teacher=name, temperature=temperature)
@@ -31,7 +31,7 @@ def main():
                     points[name] = (accuracy, mean(each["accuracy"] for each in own))
             axes.scatter(*zip(*points.values(), strict=True), marker=marker, label=f"T = {temperature:g}")
             for name, point in points.items():
-                axes.annotate(name, point, (4, 4), textcoords="offset points", fontsize="small")
+                axes.annotate(name, point, (-10, above), textcoords="offset points", fontsize="small")
         hard = mean(each["accuracy"] for each in chosen(students, teacher="hard labels"))
         axes.axhline(hard, color="gray", linestyle="dotted", label="hard labels")
         axes.set(xlabel="accuracy of the teacher, %", ylabel="accuracy of the student, %")
