@@ -9,7 +9,7 @@ from paper_recipes import copied, rows, run
 import softcache
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_students_beside_what_was_said_of_their_teachers(tmp_path: Path) -> None:
     """Teachers are evaluated on images that they have not seen; students are trained without them."""
     recipe, cache = copied(tmp_path, "choosing"), tmp_path / "cache"

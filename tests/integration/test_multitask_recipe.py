@@ -20,7 +20,7 @@ def recipe_modules() -> Iterator[None]:
         yield
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_teachers_and_students_of_four_tasks(tmp_path: Path) -> None:
     recipe, cache = copied(tmp_path, "multitask"), tmp_path / "cache"
     settings = ("--data", "digits", "--count", 500)
