@@ -5,25 +5,32 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SHARED = ("drawing.py", "experiments.py", "mnist.py")
 
 
-@contextmanager
-def recipe_imported(recipe: str) -> Iterator[None]:
-    """Let a test import a recipe's modules, then forget them: other recipes have modules of the same names."""
-    before, path = set(sys.modules), list(sys.path)
-    sys.path[:0] = [str(RECIPES / recipe), str(RECIPES)]
-    try:
+def modules_of(recipe: str) -> Any:
+    """Return a fixture that lets each test of a file import a recipe's modules, and then forgets them.
+
+    Other recipes have modules of the same names.
+    """
+
+    @pytest.fixture(autouse=True)
+    def recipe_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        before = set(sys.modules)
+        for folder in (RECIPES, RECIPES / recipe):
+            monkeypatch.syspath_prepend(str(folder))
         yield
-    finally:
-        sys.path[:] = path
         for name in set(sys.modules) - before:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(RECIPES)):
                 del sys.modules[name]
+
+    return recipe_modules
 
 
 def copied(folder: Path, recipe: str, *, without: tuple[str, ...] = ()) -> Path:

@@ -58,10 +58,8 @@ def train(job, checkpoint):
     curve = Curve()
     parts = {"student": student, "hint": hint, "generator": generator, "curve": curve}
     parts |= {"rule": rule} if hasattr(rule, "state_dict") else {}
-    trained_parts = [
-        p for part in (student, hint, rule) if isinstance(part, torch.nn.Module) for p in part.parameters()
-    ]
-    optimizer = torch.optim.Adam(trained_parts, job["rate"])
+    modules = [part for part in (student, hint, rule) if isinstance(part, torch.nn.Module)]
+    optimizer = torch.optim.Adam([p for module in modules for p in module.parameters()], job["rate"])
     steps = job["epochs"] * -(-len(inputs[0]) // job["batch"])
     schedule = one_cycle(optimizer, job["rate"], steps)
     for epoch in epochs(checkpoint, job["epochs"], optimizer=optimizer, schedule=schedule, **parts):

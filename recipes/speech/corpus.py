@@ -26,8 +26,8 @@ VOICES = (
     *("Alex", "Andy", "Annie", "steph", "linda", "croak"),
 )
 WORDS_PER_MINUTE, NOISES = (120, 260), (None, 20, 10, 5, 0)  # noise: none, or the ratio of signal to noise in decibels
-# The phonemes of English as espeak-ng names them, without stress; "_" is silence. Help of another version of Python may
-# have words with one that is not listed.
+# The phonemes of English as espeak-ng names them, without stress; "_" is silence. Another version of Python has other
+# help, and perhaps a phoneme that is not listed: it counts as "other".
 NAMES = (
     "_ 0 3 @ @2 @L A A@ D E I I2 N O O@ O2 OI S T U U@ V Z a aI aI3 aI@ aU aa b d dZ e@ eI f g h i i@ i@3 j k l m n o@ "
     "oU p r s t t2 tS u v w z ; ? other"

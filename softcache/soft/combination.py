@@ -17,8 +17,8 @@ only the probabilities of groups are unknown.
 
 A step is first the fixed point q_c <- (a_c + q_c * sum of d_m / q(D_m)) / M, which never makes F larger: it is
 expectation-maximisation (Dempster et al. 1977), where it is unobserved how each dustbin's count splits among its
-classes. Then it is one of Newton's on the equations above, short enough to keep q, u and t positive. q goes its own
-part of the way, as in primal-dual interior point methods: otherwise a tiny q can hold up u and t for a hundred steps.
+classes. Then it is one of Newton's on the equations above, short enough to keep q, u and t positive. q has a step
+length of its own, as in primal-dual interior point methods: otherwise a tiny q can hold up u and t for a hundred steps.
 Where teachers are confident, the fixed point alone takes thousands of steps.
 """
 
@@ -134,5 +134,8 @@ class _Problem:
 
 
 def _short_enough(losses: torch.Tensor) -> torch.Tensor:
-    """Return how much of a step keeps numbers positive, [B, 1], from the parts of them that it would take, [B, n]."""
+    """Return the share of a step that keeps all numbers positive, [B, 1].
+
+    `losses` [B, n] says which part of each number the whole step would take away.
+    """
     return _OF_THE_WAY / losses.amax(1, keepdim=True).clamp(min=_OF_THE_WAY)

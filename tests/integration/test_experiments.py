@@ -5,21 +5,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
-from paper_recipes import RECIPES, recipe_imported
+from paper_recipes import RECIPES, modules_of
 
 import softcache
 
-
-@pytest.fixture(autouse=True)
-def recipe_modules() -> Iterator[None]:
-    with recipe_imported("hinton"):
-        yield
+recipe_modules = modules_of("hinton")
 
 
 def test_epochs_resume_bit_for_bit(tmp_path: Path) -> None:
@@ -113,7 +108,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_workers_end_with_a_killed_run(tmp_path: Path) -> None:
-    """All of them, at once: those that are training and those that wait."""
+    """All of them, at once."""
     script = tmp_path / "slow.py"
     script.write_text(SLOW.format(recipes=str(RECIPES), folder=str(tmp_path)))
     with subprocess.Popen([sys.executable, script]) as parent:

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paper_recipes import command, copied, recipe_imported, rows, run
+from paper_recipes import command, copied, modules_of, rows, run
 
 import softcache
 
@@ -19,11 +18,7 @@ WEIGHTS = "cache-teacher (96 units, 40 epochs).safetensors"
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
 
 
-@pytest.fixture(autouse=True)
-def recipe_modules() -> Iterator[None]:
-    """Let each test import the recipe's modules."""
-    with recipe_imported("hinton"):
-        yield
+recipe_modules = modules_of("hinton")
 
 
 @pytest.fixture(scope="module")

@@ -2,22 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paper_recipes import copied, recipe_imported, rows, run
+from paper_recipes import copied, modules_of, rows, run
 
 import softcache
 
-
-@pytest.fixture
-def recipe_modules() -> Iterator[None]:
-    """Let a test import the recipe's modules."""
-    with recipe_imported("multitask"):
-        yield
+recipe_modules = modules_of("multitask")
 
 
 @pytest.mark.long
@@ -44,7 +38,6 @@ def test_teachers_and_students_of_four_tasks(tmp_path: Path) -> None:
     assert all(set(each["curve"][-1]) <= set(each) for each in found)
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_labels_fit_their_scenes() -> None:
     """A box is around its mask; digits that are turned back look alike."""
     from scenes import CANVAS, MASK, boxes, placed, scenes
@@ -69,7 +62,6 @@ def test_labels_fit_their_scenes() -> None:
     assert ends(0, shift=(0.25, -0.5)) == pytest.approx([6, -13, 18, -11], abs=1), "shifts are half canvases"
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_measures() -> None:
     from measures import gain, measures, overlap
 

@@ -1,23 +1,18 @@
 """recipes/specialists on scikit-learn's digits, twice: twenty classes of which ten pairs cannot be told apart."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from paper_recipes import copied, recipe_imported, rows, run
+from paper_recipes import copied, modules_of, rows, run
 
 import softcache
 
 SETTINGS = ("--data", "digits", "digits")
 
 
-@pytest.fixture
-def recipe_modules() -> Iterator[None]:
-    """Let a test import the recipe's modules."""
-    with recipe_imported("specialists"):
-        yield
+recipe_modules = modules_of("specialists")
 
 
 @pytest.mark.slow
@@ -46,7 +41,6 @@ def test_generalists_specialists_and_students(tmp_path: Path) -> None:
     assert sum(images) == 2 * 599, "each test image is in one row of the table by coverage"
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_confused_classes_are_found() -> None:
     """Classes that get their probability together are in one set."""
     from build import confused
@@ -60,7 +54,6 @@ def test_confused_classes_are_found() -> None:
     assert all(2 <= len(classes) <= 6 for classes in found)
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_a_specialist_begins_as_its_generalist(tmp_path: Path) -> None:
     from build import specialist
     from network import network
@@ -78,7 +71,6 @@ def test_a_specialist_begins_as_its_generalist(tmp_path: Path) -> None:
     assert torch.allclose(ours[:, 2], theirs[:, [0, 2, 3, 5]].mean(1), atol=1e-6)
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_training_images_come_first() -> None:
     from data import samples, tensors
 

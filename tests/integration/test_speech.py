@@ -4,23 +4,17 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from paper_recipes import RECIPES, copied, recipe_imported, rows, run
+from paper_recipes import RECIPES, copied, modules_of, rows, run
 
 import softcache
 
-
-@pytest.fixture
-def recipe_modules() -> Iterator[None]:
-    """Let a test import the recipe's modules."""
-    with recipe_imported("speech"):
-        yield
+recipe_modules = modules_of("speech")
 
 
 @pytest.mark.slow
@@ -54,7 +48,6 @@ def test_ten_networks_become_one(tmp_path: Path) -> None:
     assert Path(picture).stat().st_size > 5000
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_speech_is_the_same_each_time(tmp_path: Path) -> None:
     """Each process speaks alike, voices that breathe included. No sentence is in the training and in the test set."""
     from corpus import HOP, STATES
@@ -74,7 +67,6 @@ def test_speech_is_the_same_each_time(tmp_path: Path) -> None:
     assert all(row["states"] == [] for row in tables[0]["more"].to_pylist())
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_states_are_thirds_of_phonemes() -> None:
     from corpus import HOP, PHONEMES, states
 
@@ -84,7 +76,6 @@ def test_states_are_thirds_of_phonemes() -> None:
     assert (found[10:] // 3 == PHONEMES.index("other")).all()
 
 
-@pytest.mark.usefixtures("recipe_modules")
 def test_frames_and_those_around() -> None:
     """A tone is in the band of its frequency; a window repeats the first and the last frame."""
     from corpus import RATE
