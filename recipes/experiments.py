@@ -127,14 +127,15 @@ def learn(
     rows: Callable[[torch.Generator], torch.Tensor],
     loss: Callable[[torch.Tensor], torch.Tensor],
     score: Callable[[], float] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[float]:
-    """Train a model with Adam, whose rate rises and falls once, and return its score after each epoch.
+    """Train a model, by default with Adam, at a rate that rises and falls once. Return its score after each epoch.
 
     The job has `epochs`, `batch` and `rate`. `rows` returns the numbers of the samples of an epoch, always as many, in
     any order; `loss` is the loss of a batch of them.
     """
     steps = job["epochs"] * -(-len(rows(torch.Generator())) // job["batch"])
-    optimizer = torch.optim.Adam(model.parameters(), job["rate"])
+    optimizer = optimizer or torch.optim.Adam(model.parameters(), job["rate"])
     schedule = one_cycle(optimizer, job["rate"], steps)
     curve = Curve()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator, "curve": curve}

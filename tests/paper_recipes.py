@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-SHARED = ("drawing.py", "experiments.py", "mnist.py")
+SHARED = ("clock.py", "drawing.py", "experiments.py", "mnist.py")
 
 
 def modules_of(recipe: str) -> Any:

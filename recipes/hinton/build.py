@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from data import tensors
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from teacher import teacher
 from torch.nn.functional import cross_entropy, pad
 
@@ -72,6 +72,16 @@ def train(data, checkpoint, count, width, device):
     return model.eval()
 
 
+def build(cache, data, weights):
+    """Build the cache of a teacher's answers, from its weights."""
+    overrides = [
+        f"transfer_set.source.arguments.path={json.dumps(data)}",
+        f"teachers.wide.weights={json.dumps(str(weights))}",
+        f"teachers.wide.arguments.width={len(load_file(weights)['2.bias'])}",
+    ]
+    return softcache.build(Path(__file__).parent / "recipe.yaml", cache, overrides)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, help="where the cache is written")
@@ -87,12 +97,7 @@ def main():
         device = "cuda" if torch.cuda.is_available() else "cpu"
         model = train(data, weights.with_suffix(".pt"), options.epochs, options.width, device)
         write_whole(weights, lambda path: save_file(model.state_dict(), path))
-    overrides = [
-        f"transfer_set.source.arguments.path={json.dumps(data)}",
-        f"teachers.wide.weights={json.dumps(str(weights))}",
-        f"teachers.wide.arguments.width={options.width}",
-    ]
-    built = softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides)
+    built = build(options.cache, data, weights)
     print(f"{built.path}: the teacher has answered {built.rows:,} images")
 
 

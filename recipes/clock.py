@@ -1,0 +1,84 @@
+"""Students that are given the same time: what an epoch takes, how many of them fit, and how good students are then."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, median, stdev
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from drawing import save
+from experiments import Job, Train, trained, write_whole
+
+CACHE, BUILT = "cache", "cache, its build counted"
+
+
+def compare(
+    folder: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path], Any], counts: list[int], seeds: list[int]
+) -> None:
+    """Give students of each kind as much time as a student from the cache needs for some numbers of epochs.
+
+    `jobs` are kinds of students by name, one of them CACHE; `train` returns their `error`. Another row is of students
+    from the cache whose time also pays for the build. Each student's learning rate falls to 0 in the epochs that it is
+    given. Prints the table and draws the errors against the time, in `folder`.
+    """
+    seconds = timed(folder / "seconds.json", jobs, train, build)
+    times = [count * seconds[CACHE] for count in counts]
+    kinds = jobs | {BUILT: jobs[CACHE]}
+    given = {name: [fitting(seconds, name, each) for each in times] for name in kinds}
+    asked = [(name, epochs) for name in kinds for epochs in given[name] if epochs]
+    students = [kinds[name] | {"epochs": epochs, "seed": seed} for name, epochs in asked for seed in seeds]
+    found = iter(trained(students, train, folder))
+    errors = {pair: [next(found)["error"] for _ in seeds] for pair in asked}
+    print(f"\n| student | seconds an epoch | {' | '.join(f'in {each:.0f} s' for each in times)} |")
+    print(f"|---|--:|{'--:|' * len(times)}")
+    for name in kinds:
+        cells = [cell(epochs, errors[name, epochs]) if epochs else "no epoch" for epochs in given[name]]
+        print(f"| {name} | {seconds.get(name, seconds[CACHE]):.2f} | {' | '.join(cells)} |")
+    print(f"\nThe build took {seconds[BUILT]:.0f} s; {len(seeds)} seeds.")
+
+    def equal_time(axes: Any) -> None:
+        for name in kinds:
+            points = [(each, mean(errors[name, n])) for each, n in zip(times, given[name], strict=True) if n]
+            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        axes.set(xlabel="seconds", ylabel="error", xscale="log", yscale="log")
+
+    save(folder, (equal_time,))
+
+
+def timed(kept: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path], Any]) -> dict[str, float]:
+    """Return the median seconds of an epoch by name, and under BUILT those of a build, all with one thread.
+
+    The kinds take turns, so that what else the machine does slows all of them alike. The figures are kept: if the
+    script goes on after a kill, students are given the same numbers of epochs.
+    """
+    if kept.exists():
+        return json.loads(kept.read_text())
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # as the processes of `trained` have
+    taken: dict[str, list[float]] = {name: [] for name in jobs}
+    with TemporaryDirectory() as work:
+        for number in range(5):
+            for name, job in jobs.items():
+                checkpoint = Path(work) / f"{name} {number}.pt"
+                train(job | {"epochs": 1, "seed": number}, checkpoint)
+                taken[name].append(torch.load(checkpoint, weights_only=True)["seconds"])
+        began = time.perf_counter()
+        build(Path(work) / "cache")
+        seconds = {name: median(each) for name, each in taken.items()} | {BUILT: time.perf_counter() - began}
+    write_whole(kept, lambda path: path.write_text(json.dumps(seconds)))
+    return seconds
+
+
+def fitting(seconds: dict[str, float], name: str, given: float) -> int:
+    """Return how many epochs of a kind fit in a time."""
+    left = given - seconds[BUILT] if name == BUILT else given
+    return max(0, int(left / seconds[CACHE if name == BUILT else name] + 1e-6))
+
+
+def cell(epochs: int, errors: list[float]) -> str:
+    """Return the mean error, its spread, and the epochs."""
+    spread = f" ± {stdev(errors):.3g}" if len(errors) > 1 else ""
+    return f"{mean(errors):.4g}{spread} ({epochs} epochs)"
