@@ -16,13 +16,21 @@ CACHE, BUILT = "cache", "cache, its build counted"
 
 
 def compare(
-    folder: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path], Any], counts: list[int], seeds: list[int]
+    folder: Path,
+    jobs: dict[str, Job],
+    train: Train,
+    build: Callable[[Path], Any],
+    counts: list[int],
+    seeds: list[int],
+    error: str,
+    unit: tuple[str, int] = ("epoch", 1),
 ) -> None:
     """Give students of each kind as much time as a student from the cache needs for some numbers of epochs.
 
-    `jobs` are kinds of students by name, one of them CACHE; `train` returns their `error`. Another row is of students
-    from the cache whose time also pays for the build. Each student's learning rate falls to 0 in the epochs that it is
-    given. Prints the table and draws the errors against the time, in `folder`.
+    `jobs` are kinds of students by name, one of them CACHE; `train` returns their `error`, a name for the picture.
+    Another row is of students from the cache whose time also pays for the build. Each student's learning rate falls to
+    0 in the epochs that it is given. If the epochs of `train` are so many steps, `unit` says so. Prints the table and
+    draws the errors against the time, in `folder`.
     """
     seconds = timed(folder / "seconds.json", jobs, train, build)
     times = [count * seconds[CACHE] for count in counts]
@@ -31,19 +39,19 @@ def compare(
     asked = [(name, epochs) for name in kinds for epochs in given[name] if epochs]
     students = [kinds[name] | {"epochs": epochs, "seed": seed} for name, epochs in asked for seed in seeds]
     found = iter(trained(students, train, folder))
-    errors = {pair: [next(found)["error"] for _ in seeds] for pair in asked}
-    print(f"\n| student | seconds an epoch | {' | '.join(f'in {each:.0f} s' for each in times)} |")
+    errors = {pair: [next(found)[error] for _ in seeds] for pair in asked}
+    print(f"\n| student | seconds per {unit[0]} | {' | '.join(f'in {each:.0f} s' for each in times)} |")
     print(f"|---|--:|{'--:|' * len(times)}")
     for name in kinds:
-        cells = [cell(epochs, errors[name, epochs]) if epochs else "no epoch" for epochs in given[name]]
-        print(f"| {name} | {seconds.get(name, seconds[CACHE]):.2f} | {' | '.join(cells)} |")
+        cells = [cell(errors[name, n], n * unit[1], unit[0]) if n else f"no {unit[0]}" for n in given[name]]
+        print(f"| {name} | {seconds[CACHE if name == BUILT else name] / unit[1]:.2f} | {' | '.join(cells)} |")
     print(f"\nThe build took {seconds[BUILT]:.0f} s; {len(seeds)} seeds.")
 
     def equal_time(axes: Any) -> None:
         for name in kinds:
             points = [(each, mean(errors[name, n])) for each, n in zip(times, given[name], strict=True) if n]
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
-        axes.set(xlabel="seconds", ylabel="error", xscale="log", yscale="log")
+        axes.set(xlabel="seconds", ylabel=error, xscale="log", yscale="log")
 
     save(folder, (equal_time,))
 
@@ -60,7 +68,7 @@ def timed(kept: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path]
     torch.set_num_threads(1)  # as the processes of `trained` have
     taken: dict[str, list[float]] = {name: [] for name in jobs}
     with TemporaryDirectory() as work:
-        for number in range(5):
+        for number in range(3):
             for name, job in jobs.items():
                 checkpoint = Path(work) / f"{name} {number}.pt"
                 train(job | {"epochs": 1, "seed": number}, checkpoint)
@@ -78,7 +86,7 @@ def fitting(seconds: dict[str, float], name: str, given: float) -> int:
     return max(0, int(left / seconds[CACHE if name == BUILT else name] + 1e-6))
 
 
-def cell(epochs: int, errors: list[float]) -> str:
-    """Return the mean error, its spread, and the epochs."""
+def cell(errors: list[float], count: int, unit: str) -> str:
+    """Return the mean error, its spread, and for how many epochs or steps."""
     spread = f" ± {stdev(errors):.3g}" if len(errors) > 1 else ""
-    return f"{mean(errors):.4g}{spread} ({epochs} epochs)"
+    return f"{mean(errors):.4g}{spread} ({count} {unit}{'s' if count > 1 else ''})"

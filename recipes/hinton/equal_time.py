@@ -46,7 +46,7 @@ def train(job, checkpoint):
         loss=lambda rows: loss(model(images[rows]), rows),
         optimizer=optimizer,
     )
-    return {"error": wrong(answers(model, tests[0]), tests[1])}
+    return {"test errors": wrong(answers(model, tests[0]), tests[1])}
 
 
 def loss_of(job, images, labels):
@@ -83,7 +83,7 @@ def main():
     jobs = {name: common | kind | {"kind": name} for name, kind in KINDS.items()}
     seeds = list(range(FIRST_SEED, FIRST_SEED + options.seeds))
     folder = options.cache.with_name(f"{options.cache.name}-equal-time")
-    compare(folder, jobs, train, lambda path: build(path, data, weights), options.epochs, seeds)
+    compare(folder, jobs, train, lambda path: build(path, data, weights), options.epochs, seeds, "test errors")
 
 
 if __name__ == "__main__":

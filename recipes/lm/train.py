@@ -1,12 +1,17 @@
 """Train small language models from the cache: on text only, on renormalised top-k, on softcache's targets.
 
 python recipes/lm/train.py runs/lm
+
+Run it again after a kill: students that are done are not trained again, and the others go on where they were.
 """
 
 import argparse
 import math
-import time
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +19,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import softcache
 
-STEPS, BATCH, RATE = 150, 4, 3e-3
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from experiments import Job, device, epochs, of_cache, trained
+
+STEPS, BATCH, RATE, AT_ONCE = 150, 4, 3e-3, 10  # AT_ONCE: the steps of an "epoch", after which the student is saved
 Loss = Callable[[torch.Tensor, softcache.SoftSequences], torch.Tensor]
 
 
@@ -32,7 +40,7 @@ def student(classes: int, width: int, seed: int) -> LlamaForCausalLM:
     return LlamaForCausalLM(config)
 
 
-def text_alone(logits: torch.Tensor, soft: softcache.SoftSequences) -> torch.Tensor:
+def text_only(logits: torch.Tensor, soft: softcache.SoftSequences) -> torch.Tensor:
     """Return the usual loss of a language model: cross-entropy with the next token."""
     return softcache.distillation_loss(logits, soft, labels=soft.next_tokens(), alpha=0.0)
 
@@ -54,67 +62,85 @@ def soft_targets(temperature: float) -> Loss:
     return lambda logits, soft: softcache.distillation_loss(logits, soft, temperature)
 
 
-def train(
-    cache: softcache.Cache, ids: list[str], target: str, loss: Loss, seed: int, options: argparse.Namespace
-) -> LlamaForCausalLM:
-    """Train a student on the passages `ids`. All students with the same seed see the same batches."""
-    readable = cache[target]
-    model = student(readable.task.shape[0], options.width, seed)
+LOSSES = {
+    "text only": text_only,
+    "renormalised top-32, T = 1": renormalised(1.0),
+    "renormalised top-32, T = 2": renormalised(2.0),
+    "softcache, T = 1": soft_targets(1.0),
+    "softcache, T = 2": soft_targets(2.0),
+}
+
+
+def train(job: Job, checkpoint: Path) -> dict[str, Any]:
+    """Train a student with one of the `LOSSES`, and return how far from the teacher it is."""
+    return train_with(LOSSES[job["loss"]], job, checkpoint)
+
+
+def train_with(loss: Loss, job: Job, checkpoint: Path) -> dict[str, Any]:
+    """Train a student. All students with the same seed see the same batches."""
+    cache = softcache.open(job["cache"])
+    seen, held_out = passages(cache)
+    model = student(cache["next"].task.shape[0], job["width"], job["seed"]).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=options.steps)
-    picks = np.random.default_rng(seed)
-    for _ in range(options.steps):
-        soft = readable.lookup([ids[i] for i in picks.integers(len(ids), size=BATCH)])
-        step = loss(model(input_ids=soft.tokens.long().clamp(min=0)[:, :-1]).logits, soft)
-        optimizer.zero_grad()
-        step.backward()
-        optimizer.step()
-        schedule.step()
-    return model
+    steps = job["epochs"] * AT_ONCE
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    batches = np.random.default_rng(job["seed"]).integers(len(seen), size=(steps, BATCH))
+    for epoch in epochs(checkpoint, job["epochs"], model=model, optimizer=optimizer, schedule=schedule):
+        for batch in batches[epoch * AT_ONCE :][:AT_ONCE]:
+            soft = cache["next"].lookup([seen[i] for i in batch]).to(device())
+            optimizer.zero_grad()
+            loss(answers(model, soft), soft).backward()
+            optimizer.step()
+            schedule.step()
+    return evaluate(model, cache, held_out)
+
+
+def passages(cache: softcache.Cache) -> tuple[list[str], list[str]]:
+    """Return the ids of the passages to train on, and of those that are held out."""
+    rows = cache.rows.table().select(["sample_id", "held_out"]).to_pylist()
+    return ([row["sample_id"] for row in rows if row["held_out"] == held_out] for held_out in (False, True))
+
+
+def answers(model: LlamaForCausalLM, soft: softcache.SoftSequences) -> torch.Tensor:
+    """Return a model's logits [B, L, C] for the tokens of soft targets. Padding comes last, so it needs no mask."""
+    return model(input_ids=soft.tokens.long().clamp(min=0)[:, :-1]).logits
 
 
 @torch.inference_mode()
-def evaluate(model: LlamaForCausalLM, cache: softcache.Cache, ids: list[str]) -> tuple[float, float]:
+def evaluate(model: LlamaForCausalLM, cache: softcache.Cache, ids: list[str]) -> dict[str, float]:
     """Return the mean KL(teacher || student) at T = 1, and the student's perplexity."""
     kl = loss = positions = 0.0
     for begin in range(0, len(ids), BATCH):
-        soft = cache["exact"].lookup(ids[begin : begin + BATCH])
-        logits = model(input_ids=soft.tokens.long().clamp(min=0)[:, :-1]).logits
+        soft = cache["exact"].lookup(ids[begin : begin + BATCH]).to(device())
+        logits = answers(model, soft)
         kl += softcache.distillation_loss(logits, soft, reduction="sum").item()
         loss += softcache.distillation_loss(logits, soft, labels=soft.next_tokens(), alpha=0.0, reduction="sum").item()
         positions += len(soft.row)
-    return kl / positions, math.exp(loss / positions)
-
-
-STUDENTS = {
-    "text only": ("next", text_alone),
-    "renormalised top-32, T = 1": ("next", renormalised(1.0)),
-    "renormalised top-32, T = 2": ("next", renormalised(2.0)),
-    "softcache, T = 1": ("next", soft_targets(1.0)),
-    "softcache, T = 2": ("next", soft_targets(2.0)),
-}
+    return {"KL to the teacher": kl / positions, "perplexity": math.exp(loss / positions)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", help="the cache that `softcache build` wrote")
+    parser.add_argument("cache", type=Path, help="the cache that `softcache build` wrote")
+    parser.add_argument("--out", type=Path, help="where results are kept, by default beside the cache")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"a multiple of {AT_ONCE}")
     parser.add_argument("--width", type=int, default=96)
     options = parser.parse_args()
-    cache = softcache.open(options.cache)
-    rows = cache.rows.table().select(["sample_id", "held_out"]).to_pylist()
-    seen = [row["sample_id"] for row in rows if not row["held_out"]]
-    held_out = [row["sample_id"] for row in rows if row["held_out"]]
-    print(f"{len(seen):,} passages to train on, {len(held_out):,} held out; {options.steps} steps of {BATCH}")
-    print(f"{'student trained on':28} {'KL to teacher':>13} {'perplexity':>10} {'seconds':>8}", flush=True)
-    for name, (target, loss) in STUDENTS.items():
-        began = time.monotonic()
-        found = [
-            evaluate(train(cache, seen, target, loss, seed, options), cache, held_out) for seed in range(options.seeds)
-        ]
-        kl, perplexity = np.array(found).mean(0)
-        print(f"{name:28} {kl:13.3f} {perplexity:10.1f} {time.monotonic() - began:8.0f}", flush=True)
+    if options.steps % AT_ONCE:
+        parser.error(f"--steps {options.steps}: it must be a multiple of {AT_ONCE}")
+    common = of_cache(options.cache) | {"epochs": options.steps // AT_ONCE, "width": options.width}
+    jobs = [common | {"loss": name, "seed": seed} for name in LOSSES for seed in range(options.seeds)]
+    found = iter(trained(jobs, train, options.out or options.cache.with_name(f"{options.cache.name}-students")))
+    seen, held_out = passages(softcache.open(options.cache))
+    print(f"\n{len(seen):,} passages to train on, {len(held_out):,} held out; {options.steps} steps of {BATCH}")
+    print("\n| student trained on | KL to the teacher | perplexity | seconds |\n|---|--:|--:|--:|")
+    for name in LOSSES:
+        students = [next(found) for _ in range(options.seeds)]
+        kl, perplexity, seconds = (
+            mean(each[what] for each in students) for what in ("KL to the teacher", "perplexity", "seconds")
+        )
+        print(f"| {name} | {kl:.3f} | {perplexity:,.1f} | {seconds:.0f} |")
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from losses import FIXED, hard_losses
-from measures import MEASURES, answers, measures
+from measures import MEASURES, answers, average_precision, measures
 from network import TASKS, Network
 from safetensors.torch import save_file
-from scenes import COUNT, HUB, TESTS, augment, scenes, tensor
+from scenes import COUNT, HUB, TESTS, augment, draw, scenes, tensor
 
 import softcache
 
@@ -24,14 +24,18 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import learn, trained, write_whole
 from mnist import whole
 
-SETTINGS = {"width": 24, "epochs": 12, "batch": 64, "rate": 2e-3, "seed": 0}
+SETTINGS = {"width": 16, "epochs": 12, "batch": 64, "rate": 2e-3, "seed": 0}
 
 
 def train(job, checkpoint):
-    """Train a teacher on hard labels and keep its weights."""
-    found = scenes(job["data"], "train", job["count"], 0)
+    """Train a teacher on hard labels, and on other scenes in each epoch. Keep its weights."""
     torch.manual_seed(job["seed"])
     model, generator = Network(job["width"], job["tasks"]), torch.Generator().manual_seed(job["seed"])
+    found = {}
+
+    def rows(generator):
+        found.update(draw(job["data"], "train", job["count"], int(torch.randint(2**31, (), generator=generator))))
+        return torch.arange(job["count"])
 
     def loss(rows):
         chance = np.random.default_rng(int(torch.randint(2**62, ())))  # torch's generator is in the checkpoint
@@ -39,10 +43,11 @@ def train(job, checkpoint):
         losses = hard_losses(model(views), {task: found[task][rows] for task in job["tasks"]})
         return sum(FIXED[task] * losses[task] for task in losses)
 
-    learn(job, checkpoint, model, generator, lambda _: torch.arange(job["count"]), loss)
+    learn(job, checkpoint, model, generator, rows, loss)
     weights = checkpoint.with_suffix(".safetensors")
     write_whole(weights, lambda path: save_file(model.state_dict(), path))
-    return {"weights": str(weights)} | measures(answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1))
+    said, tests = answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1)
+    return {"weights": str(weights)} | measures(said, tests) | average_precision(said, tests)
 
 
 def main():

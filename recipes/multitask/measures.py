@@ -1,21 +1,24 @@
 """How good answers to the four tasks are, and what students gain over students of one task."""
 
 import math
+from contextlib import redirect_stdout
+from io import StringIO
 
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from scenes import TESTS, scenes, tensor
 
 OVERLAPS = torch.arange(50, 100, 5) / 100  # COCO's
-MEASURES = ("accuracy", "worst recall", "F1", "IoU", "box AR", "angle error")
+MEASURES = ("accuracy", "worst recall", "F1", "IoU", "box AR", "box AP", "angle error")
 RISE, FALL = ("accuracy", "IoU", "box AR"), ("angle error",)  # one measure of each task
 
 
 def measures(answers, labels):
     """Return the measures of each task that is answered: `angle error` in degrees, the others as shares.
 
-    A scene has one box and students give one, without a score. So boxes have no average precision, but COCO's average
-    recall, `box AR`: the share that overlaps enough, averaged over what is enough, 0.5, 0.55, ... 0.95. `worst recall`
-    is the lowest of a class.
+    A scene has one box and students give one, without a score. `box AR` is COCO's average recall: the share that
+    overlaps enough, averaged over what is enough, 0.5, 0.55, ... 0.95. `worst recall` is the lowest of a class.
     """
     found = {}
     if "digit" in answers:
@@ -34,6 +37,36 @@ def measures(answers, labels):
         apart = (ours - theirs + torch.pi) % (2 * torch.pi) - torch.pi
         found["angle error"] = torch.rad2deg(apart.abs()).mean()
     return {name: float(value) for name, value in found.items()}
+
+
+def average_precision(answers, labels):
+    """Return COCO's average precision of boxes, `box AP`, if digits are answered too: they give class and score."""
+    if not {"digit", "box"} <= answers.keys():
+        return {}
+    score, said = answers["digit"].softmax(1).max(1)
+    truth = {"images": [{"id": number} for number in range(len(said))], "categories": [{"id": c} for c in range(10)]}
+    truth["annotations"] = [
+        {"id": number + 1, "image_id": number, "category_id": int(digit), "iscrowd": 0, "bbox": box, "area": 1.0}
+        for number, (digit, box) in enumerate(zip(labels["digit"], sized(labels["box"]), strict=True))
+    ]
+    found = [
+        {"image_id": number, "category_id": int(digit), "bbox": box, "score": float(sure)}
+        for number, (digit, box, sure) in enumerate(zip(said, sized(answers["box"]), score, strict=True))
+    ]
+    with redirect_stdout(StringIO()):  # which is all about progress
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return {"box AP": float(evaluation.stats[0])}
+
+
+def sized(boxes):
+    """Return boxes x1, y1, x2, y2 as COCO has them: x, y, width, height."""
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1).tolist()
 
 
 @torch.no_grad()

@@ -1,9 +1,8 @@
 """The network of teachers and students: a shared trunk, and a head for each task."""
 
 import torch
-from scenes import MASK
 from torch import nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, relu
 
 TASKS = ("digit", "mask", "box", "angle")
 SIZES = {"digit": 10, "box": 4, "angle": 2}  # and the mask, a map
@@ -17,9 +16,9 @@ class Network(nn.Module):
 
     def __init__(self, width, tasks=TASKS):
         super().__init__()
+        sizes = ((1, width), (width, 2 * width), (2 * width, 4 * width))
         self.near, self.middle, self.trunk = (
-            nn.Sequential(nn.Conv2d(inputs, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU())
-            for inputs, outputs in ((1, width), (width, 2 * width), (2 * width, 4 * width))
+            nn.Sequential(*layer(inputs, outputs, 2), *layer(outputs, outputs, 1)) for inputs, outputs in sizes
         )
         self.heads = nn.ModuleDict({task: head(task, width) for task in tasks})
 
@@ -28,19 +27,43 @@ class Network(nn.Module):
 
     def with_trunk(self, scenes):
         """Return the answers, and what the heads share: maps [B, 4 width, 6, 6]."""
-        middle = self.middle(self.near(scenes))
+        near = self.near(scenes.contiguous(memory_format=torch.channels_last))  # a third faster on CPUs
+        middle = self.middle(near)
         trunk = self.trunk(middle)
-        wide = torch.cat([middle, interpolate(trunk, scale_factor=2)], 1)
-        return {task: head(wide if task == "mask" else trunk) for task, head in self.heads.items()}, trunk
+        return {
+            task: head(near, middle, trunk) if task == "mask" else head(trunk) for task, head in self.heads.items()
+        }, trunk
+
+
+class Mask(nn.Module):
+    """From what all three layers see to the logits of a mask [B, 1, 24, 24]."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.trunk, self.middle = (nn.Conv2d(times * width, width, 1) for times in (4, 2))
+        self.both, self.last = (nn.Conv2d(width, outputs, 3, padding=1) for outputs in (width, 1))
+
+    def forward(self, near, middle, trunk):
+        both = relu(self.both(self.middle(middle) + interpolate(self.trunk(trunk), scale_factor=2)))
+        return self.last(relu(near + interpolate(both, scale_factor=2)))
+
+
+class Pool(nn.Module):
+    """From maps [B, C, H, W] to their means and maxima, [B, 2 C]: what there is, not where."""
+
+    def forward(self, maps):
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+
+
+def layer(inputs, outputs, stride):
+    """Return the parts of a convolution."""
+    return nn.Conv2d(inputs, outputs, 3, stride, 1), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 def head(task, width):
     """Return the head of a task."""
     if task == "mask":
-        return nn.Sequential(
-            nn.Conv2d(6 * width, 2 * width, 3, padding=1),
-            nn.ReLU(),
-            nn.Upsample((MASK, MASK)),
-            nn.Conv2d(2 * width, 1, 3, padding=1),
-        )
-    return nn.Sequential(nn.Flatten(), nn.Linear(36 * 4 * width, 64), nn.ReLU(), nn.Linear(64, SIZES[task]))
+        return Mask(width)
+    size = 4 * width
+    flat, inputs = (nn.Flatten(), 36 * size) if task == "box" else (Pool(), 2 * size)
+    return nn.Sequential(flat, nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, SIZES[task]))

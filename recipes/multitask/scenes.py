@@ -14,7 +14,7 @@ from torch.nn.functional import affine_grid, grid_sample, max_pool2d
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from mnist import HUB, read
 
-COUNT, TESTS = 12_000, 3_000
+COUNT, TESTS = 24_000, 3_000
 CANVAS, MASK, SCRAPS, SCRAP = 48, 24, 5, 11  # pixels; scraps, and their size
 STEEPEST, SCALES = 60.0, (0.7, 1.3)  # degrees; of the 28 pixels
 INK = 0.3
@@ -23,7 +23,12 @@ RARER = 0.8  # each digit is 0.8 times as frequent as the one before it: 0 is fr
 
 @cache
 def scenes(path, which, count, seed):
-    """Return scenes and their labels, by name.
+    """Return what `draw` returns, which is drawn once."""
+    return draw(path, which, count, seed)
+
+
+def draw(path, which, count, seed):
+    """Return random scenes and their labels, by name.
 
     - image: uint8 [n, 48, 48]
     - digit: int64 [n]. Training scenes are out of balance, test scenes are not
