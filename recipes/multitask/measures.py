@@ -2,6 +2,7 @@
 
 import math
 from contextlib import redirect_stdout
+from functools import cache
 from io import StringIO
 
 import torch
@@ -72,9 +73,14 @@ def sized(boxes):
 @torch.no_grad()
 def answers(model, data):
     """Return a model's answers to the test scenes, by task."""
-    views = torch.stack([tensor(image.numpy()) for image in scenes(data, "test", TESTS, 1)["image"]])
-    parts = [model.eval()(part) for part in views.split(500)]
+    parts = [model.eval()(part) for part in test_inputs(data).split(500)]
     return {task: torch.cat([part[task] for part in parts]) for task in parts[0]}
+
+
+@cache
+def test_inputs(data):
+    """Return a model's inputs for the test scenes, float32 [n, 1, 48, 48]."""
+    return torch.stack([tensor(image.numpy()) for image in scenes(data, "test", TESTS, 1)["image"]])
 
 
 def overlap(ours, theirs):

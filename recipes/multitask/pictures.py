@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from measures import overlap
+from measures import answers, overlap
 from network import TASKS, Network
 from safetensors.torch import load_file
-from scenes import CANVAS, MASK, TESTS, scenes, tensor
+from scenes import CANVAS, MASK, TESTS, scenes
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from drawing import chosen, plt, results, save
@@ -51,14 +51,13 @@ def convergence(students, task):
     return draw
 
 
-@torch.no_grad()
 def mistakes(folder, student):
     """Draw scenes whose digit a student gets wrong, with its mask, its box (red) and the true one (green)."""
     job = student["job"]
-    model = Network(job["width"], job["tasks"]).eval()
+    model = Network(job["width"], job["tasks"])
     model.load_state_dict(load_file(folder / student["weights"]))
     found = scenes(job["data"], "test", TESTS, 1)
-    said = model(torch.stack([tensor(image.numpy()) for image in found["image"]]))
+    said = answers(model, job["data"])
     wrong = (said["digit"].argmax(1) != found["digit"]).nonzero()[: ROWS * COLUMNS, 0].tolist()
     figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(9, 5.2), layout="constrained")
     for place, number in zip(axes.flat, wrong, strict=False):

@@ -29,7 +29,7 @@ from mnist import whole
 
 FIRST_SEED = 1000  # the teachers have 0
 # A student, unless its row says otherwise.
-STUDENT = {"tasks": list(TASKS), "width": 6, "epochs": 20, "batch": 64, "rate": 3e-3, "alpha": 0.8, "hint": 0.0}
+STUDENT = {"tasks": list(TASKS), "width": 6, "epochs": 16, "batch": 64, "rate": 3e-3, "alpha": 0.8, "hint": 0.0}
 STUDENT |= {"teacher": "together", "weights": "fixed"}
 HARD, HINT = {"alpha": 0.0}, {"hint": 0.1}
 ALONE = {f"{task} alone, hard labels": HARD | {"tasks": [task]} for task in TASKS}
