@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-import torch
 from measures import answers, overlap
 from network import TASKS, Network
 from safetensors.torch import load_file
