@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from drawing import save
-from experiments import Job, Train, trained, write_whole
+from experiments import Job, Train, device, trained, write_whole
 
 CACHE, BUILT = "cache", "cache, its build counted"
 
@@ -32,7 +32,7 @@ def compare(
     0 in the epochs that it is given. If the epochs of `train` are so many steps, `unit` says so. Prints the table and
     draws the errors against the time, in `folder`.
     """
-    seconds = timed(folder / "seconds.json", jobs, train, build)
+    seconds = timed(folder, jobs, train, build)
     times = [count * seconds[CACHE] for count in counts]
     kinds = jobs | {BUILT: jobs[CACHE]}
     given = {name: [fitting(seconds, name, each) for each in times] for name in kinds}
@@ -40,12 +40,13 @@ def compare(
     students = [kinds[name] | {"epochs": epochs, "seed": seed} for name, epochs in asked for seed in seeds]
     found = iter(trained(students, train, folder))
     errors = {pair: [next(found)[error] for _ in seeds] for pair in asked}
+    spread = f", mean ± standard deviation of {len(seeds)} seeds" if len(seeds) > 1 else ", one seed"
+    print(f"\n{error}{spread}; a build takes {seconds[BUILT]:.0f} s")
     print(f"\n| student | seconds per {unit[0]} | {' | '.join(f'in {each:.0f} s' for each in times)} |")
     print(f"|---|--:|{'--:|' * len(times)}")
     for name in kinds:
-        cells = [cell(errors[name, n], n * unit[1], unit[0]) if n else f"no {unit[0]}" for n in given[name]]
+        cells = [cell(errors[name, n], n * unit[1], unit[0]) if n else "none" for n in given[name]]
         print(f"| {name} | {seconds[CACHE if name == BUILT else name] / unit[1]:.2f} | {' | '.join(cells)} |")
-    print(f"\nThe build took {seconds[BUILT]:.0f} s; {len(seeds)} seeds.")
 
     def equal_time(axes: Any) -> None:
         for name in kinds:
@@ -56,18 +57,19 @@ def compare(
     save(folder, (equal_time,))
 
 
-def timed(kept: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path], Any]) -> dict[str, float]:
+def timed(folder: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path], Any]) -> dict[str, float]:
     """Return the median seconds of an epoch by name, and under BUILT those of a build, all with one thread.
 
     The kinds take turns, so that what else the machine does slows all of them alike. The figures are kept: if the
     script goes on after a kill, students are given the same numbers of epochs.
     """
-    if kept.exists():
-        return json.loads(kept.read_text())
-    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept, asked = folder / "seconds.json", {"jobs": jobs, "device": device()}
+    if kept.exists() and (found := json.loads(kept.read_text()))["asked"] == asked:
+        return found["seconds"]
+    folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)  # as the processes of `trained` have
     taken: dict[str, list[float]] = {name: [] for name in jobs}
-    with TemporaryDirectory() as work:
+    with TemporaryDirectory(dir=folder) as work:
         for number in range(3):
             for name, job in jobs.items():
                 checkpoint = Path(work) / f"{name} {number}.pt"
@@ -76,7 +78,7 @@ def timed(kept: Path, jobs: dict[str, Job], train: Train, build: Callable[[Path]
         began = time.perf_counter()
         build(Path(work) / "cache")
         seconds = {name: median(each) for name, each in taken.items()} | {BUILT: time.perf_counter() - began}
-    write_whole(kept, lambda path: path.write_text(json.dumps(seconds)))
+    write_whole(kept, lambda path: path.write_text(json.dumps({"asked": asked, "seconds": seconds})))
     return seconds
 
 
@@ -87,6 +89,6 @@ def fitting(seconds: dict[str, float], name: str, given: float) -> int:
 
 
 def cell(errors: list[float], count: int, unit: str) -> str:
-    """Return the mean error, its spread, and for how many epochs or steps."""
+    """Return the mean error, its spread, and the number of epochs or steps."""
     spread = f" ± {stdev(errors):.3g}" if len(errors) > 1 else ""
     return f"{mean(errors):.4g}{spread} ({count} {unit}{'s' if count > 1 else ''})"

@@ -84,13 +84,20 @@ def epochs(checkpoint: Path, count: int, **parts: Any) -> Iterator[int]:
         for name, part in parts.items():
             (part.set_state if isinstance(part, torch.Generator) else part.load_state_dict)(state["parts"][name])
     for epoch in range(first, count):
-        began = time.monotonic()
+        began = _now()
         yield epoch
-        seconds += time.monotonic() - began
+        seconds += _now() - began
         states = {n: p.get_state() if isinstance(p, torch.Generator) else p.state_dict() for n, p in parts.items()}
         generators = {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
         state = {"epochs": epoch + 1, "seconds": seconds, "parts": states, **generators}
         write_whole(checkpoint, lambda path, state=state: torch.save(state, path))
+
+
+def _now() -> float:
+    """Return the time when the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.monotonic()
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> OneCycleLR:
@@ -124,25 +131,26 @@ def learn(
     checkpoint: Path,
     model: torch.nn.Module,
     generator: torch.Generator,
-    rows: Callable[[torch.Generator], torch.Tensor],
+    count: int,
     loss: Callable[[torch.Tensor], torch.Tensor],
     score: Callable[[], float] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    rows: Callable[[torch.Generator], torch.Tensor] | None = None,
 ) -> list[float]:
     """Train a model, by default with Adam, at a rate that rises and falls once. Return its score after each epoch.
 
-    The job has `epochs`, `batch` and `rate`. `rows` returns the numbers of the samples of an epoch, always as many, in
-    any order; `loss` is the loss of a batch of them.
+    The job has `epochs`, `batch` and `rate`. An epoch has `count` samples: those with the numbers 0, 1, ... or those
+    whose numbers `rows` returns for the epoch, in any order. `loss` is the loss of a batch of them.
     """
-    steps = job["epochs"] * -(-len(rows(torch.Generator())) // job["batch"])
+    steps = job["epochs"] * -(-count // job["batch"])
     optimizer = optimizer or torch.optim.Adam(model.parameters(), job["rate"])
     schedule = one_cycle(optimizer, job["rate"], steps)
     curve = Curve()
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator, "curve": curve}
     for _ in epochs(checkpoint, job["epochs"], **parts):
         model.train()
-        shown = rows(generator)
-        for chosen in shown[torch.randperm(len(shown), generator=generator)].split(job["batch"]):
+        shown = torch.arange(count) if rows is None else rows(generator)
+        for chosen in shown[torch.randperm(count, generator=generator)].split(job["batch"]):
             optimizer.zero_grad()
             loss(chosen).backward()
             optimizer.step()

@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--width", type=int, default=1200)
     options = parser.parse_args()
-    trained = f"{options.width} units, {options.epochs} epochs"
+    trained = f"{Path(options.data).name}, {options.width} units, {options.epochs} epochs"
     weights = options.cache.with_name(f"{options.cache.name}-teacher ({trained}).safetensors").resolve()
     data = whole(options.data)
     if not weights.exists():

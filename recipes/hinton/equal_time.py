@@ -1,6 +1,6 @@
-"""Give students on hard labels, with the teacher beside them, and from the cache the same time, and compare them.
+"""Compare students that trained for the same time: on hard labels, with a live teacher, and from the cache.
 
-python recipes/hinton/equal_time.py runs/hinton "runs/hinton-teacher (1200 units, 150 epochs).safetensors" --data FOLDER
+python recipes/hinton/equal_time.py runs/hinton WEIGHTS --data FOLDER
 
 An epoch of each is timed first, and a build of the cache; that wants a machine that does nothing else. Then students
 are trained. Run it again after a kill: it goes on where it was. Unlike train.py it needs the teacher's weights.
@@ -42,7 +42,7 @@ def train(job, checkpoint):
         checkpoint,
         model,
         generator,
-        rows=lambda _: torch.arange(len(images)),
+        len(images),
         loss=lambda rows: loss(model(images[rows]), rows),
         optimizer=optimizer,
     )

@@ -1,9 +1,10 @@
-"""Give students on text, with the teacher beside them, and from the cache the same time, and compare them.
+"""Compare students that trained for the same time: on text, with a live teacher, and from the cache.
 
 python recipes/lm/equal_time.py runs/lm
 
 Steps of each are timed first, and a build of the cache; that wants a machine that does nothing else. Then students are
-trained. Run it again after a kill: it goes on where it was. Unlike train.py it needs the teacher.
+trained. Run it again after a kill: it goes on where it was. Unlike train.py it needs the teacher. The build that is
+timed is that of the whole recipe, with passages and a target that only serve to evaluate students.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 import yaml
-from train import AT_ONCE, LOSSES, answers, train_with
+from train import LOSSES, STEPS_PER_EPOCH, answers, train_with
 from transformers import AutoModelForCausalLM
 
 import softcache
@@ -56,19 +57,20 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="the cache that `softcache build` wrote")
     parser.add_argument("--steps", type=int, nargs="+", default=[150, 600], help="of a student from the cache")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--limit", type=int, default=768, help="passages, as in the cache")
     options = parser.parse_args()
+    if odd := [steps for steps in options.steps if steps % STEPS_PER_EPOCH]:
+        parser.error(f"--steps {odd[0]}: it must be a multiple of {STEPS_PER_EPOCH}")
     common = of_cache(options.cache) | {"width": 96}
-    overrides = [f"transfer_set.source.arguments.limit={options.limit}"]
+    overrides = [f"transfer_set.source.arguments.limit={len(softcache.open(options.cache).rows.table())}"]
     compare(
         options.cache.with_name(f"{options.cache.name}-equal-time"),
         {kind: common | {"kind": kind} for kind in KINDS},
         train,
         lambda path: softcache.build(RECIPE, path, overrides),
-        [steps // AT_ONCE for steps in options.steps],
+        [steps // STEPS_PER_EPOCH for steps in options.steps],
         list(range(options.seeds)),
         "KL to the teacher",
-        ("step", AT_ONCE),
+        ("step", STEPS_PER_EPOCH),
     )
 
 

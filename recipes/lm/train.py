@@ -22,7 +22,8 @@ import softcache
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from experiments import Job, device, epochs, of_cache, trained
 
-STEPS, BATCH, RATE, AT_ONCE = 150, 4, 3e-3, 10  # AT_ONCE: the steps of an "epoch", after which the student is saved
+STEPS, BATCH, RATE = 150, 4, 3e-3
+STEPS_PER_EPOCH = 10  # an epoch is no more than this: the student is saved after each
 Loss = Callable[[torch.Tensor, softcache.SoftSequences], torch.Tensor]
 
 
@@ -82,11 +83,11 @@ def train_with(loss: Loss, job: Job, checkpoint: Path) -> dict[str, Any]:
     seen, held_out = passages(cache)
     model = student(cache["next"].task.shape[0], job["width"], job["seed"]).to(device())
     optimizer = torch.optim.AdamW(model.parameters(), RATE)
-    steps = job["epochs"] * AT_ONCE
+    steps = job["epochs"] * STEPS_PER_EPOCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
     batches = np.random.default_rng(job["seed"]).integers(len(seen), size=(steps, BATCH))
     for epoch in epochs(checkpoint, job["epochs"], model=model, optimizer=optimizer, schedule=schedule):
-        for batch in batches[epoch * AT_ONCE :][:AT_ONCE]:
+        for batch in batches[epoch * STEPS_PER_EPOCH :][:STEPS_PER_EPOCH]:
             soft = cache["next"].lookup([seen[i] for i in batch]).to(device())
             optimizer.zero_grad()
             loss(answers(model, soft), soft).backward()
@@ -98,7 +99,8 @@ def train_with(loss: Loss, job: Job, checkpoint: Path) -> dict[str, Any]:
 def passages(cache: softcache.Cache) -> tuple[list[str], list[str]]:
     """Return the ids of the passages to train on, and of those that are held out."""
     rows = cache.rows.table().select(["sample_id", "held_out"]).to_pylist()
-    return ([row["sample_id"] for row in rows if row["held_out"] == held_out] for held_out in (False, True))
+    seen, held_out = ([row["sample_id"] for row in rows if row["held_out"] == which] for which in (False, True))
+    return seen, held_out
 
 
 def answers(model: LlamaForCausalLM, soft: softcache.SoftSequences) -> torch.Tensor:
@@ -124,12 +126,12 @@ def main() -> None:
     parser.add_argument("cache", type=Path, help="the cache that `softcache build` wrote")
     parser.add_argument("--out", type=Path, help="where results are kept, by default beside the cache")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=STEPS, help=f"a multiple of {AT_ONCE}")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"a multiple of {STEPS_PER_EPOCH}")
     parser.add_argument("--width", type=int, default=96)
     options = parser.parse_args()
-    if options.steps % AT_ONCE:
-        parser.error(f"--steps {options.steps}: it must be a multiple of {AT_ONCE}")
-    common = of_cache(options.cache) | {"epochs": options.steps // AT_ONCE, "width": options.width}
+    if options.steps % STEPS_PER_EPOCH:
+        parser.error(f"--steps {options.steps}: it must be a multiple of {STEPS_PER_EPOCH}")
+    common = of_cache(options.cache) | {"epochs": options.steps // STEPS_PER_EPOCH, "width": options.width}
     jobs = [common | {"loss": name, "seed": seed} for name in LOSSES for seed in range(options.seeds)]
     found = iter(trained(jobs, train, options.out or options.cache.with_name(f"{options.cache.name}-students")))
     seen, held_out = passages(softcache.open(options.cache))

@@ -21,16 +21,16 @@ from scenes import COUNT, HUB, TESTS, augment, draw, scenes, tensor
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import learn, trained, write_whole
+from experiments import device, learn, trained, write_whole
 from mnist import whole
 
 SETTINGS = {"width": 16, "epochs": 12, "batch": 64, "rate": 2e-3, "seed": 0}
 
 
 def train(job, checkpoint):
-    """Train a teacher on hard labels, and on other scenes in each epoch. Keep its weights."""
+    """Train a teacher on hard labels, with fresh scenes in each epoch, and keep its weights."""
     torch.manual_seed(job["seed"])
-    model, generator = Network(job["width"], job["tasks"]), torch.Generator().manual_seed(job["seed"])
+    model, generator = Network(job["width"], job["tasks"]).to(device()), torch.Generator().manual_seed(job["seed"])
     found = {}
 
     def rows(generator):
@@ -40,10 +40,10 @@ def train(job, checkpoint):
     def loss(rows):
         chance = np.random.default_rng(int(torch.randint(2**62, ())))  # torch's generator is in the checkpoint
         views = torch.stack([tensor(augment(image.numpy(), chance)) for image in found["image"][rows]])
-        losses = hard_losses(model(views), {task: found[task][rows] for task in job["tasks"]})
+        losses = hard_losses(model(views.to(device())), {task: found[task][rows].to(device()) for task in job["tasks"]})
         return sum(FIXED[task] * losses[task] for task in losses)
 
-    learn(job, checkpoint, model, generator, rows, loss)
+    learn(job, checkpoint, model, generator, job["count"], loss, rows=rows)
     weights = checkpoint.with_suffix(".safetensors")
     write_whole(weights, lambda path: save_file(model.state_dict(), path))
     said, tests = answers(model, job["data"]), scenes(job["data"], "test", TESTS, 1)

@@ -29,9 +29,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where train.py keeps its results")
     folder = parser.parse_args().folder
-    students = chosen(results(folder), weights="fixed", teacher="together")
+    students = chosen(results(folder), weights="fixed", teacher="together", fresh=False)
     save(folder, [convergence(students, task) for task in TASKS])
-    mistakes(folder, chosen(students, tasks=list(TASKS), **LINES["soft labels and features"])[0])
+    best = chosen(students, tasks=list(TASKS), **LINES["soft labels and features"])
+    mistakes(folder, min(best, key=lambda student: student["job"]["seed"]))
 
 
 def convergence(students, task):

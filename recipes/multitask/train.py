@@ -24,13 +24,13 @@ import softcache
 from softcache import multitask
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import Curve, epochs, of_cache, one_cycle, trained, write_whole
+from experiments import Curve, device, epochs, of_cache, one_cycle, trained, write_whole
 from mnist import whole
 
 FIRST_SEED = 1000  # the teachers have 0
 # A student, unless its row says otherwise.
 STUDENT = {"tasks": list(TASKS), "width": 6, "epochs": 16, "batch": 64, "rate": 3e-3, "alpha": 0.8, "hint": 0.0}
-STUDENT |= {"teacher": "together", "weights": "fixed"}
+STUDENT |= {"teacher": "together", "weights": "fixed", "fresh": False}
 HARD, HINT = {"alpha": 0.0}, {"hint": 0.1}
 ALONE = {f"{task} alone, hard labels": HARD | {"tasks": [task]} for task in TASKS}
 PAIRS = [(a, b) for a in TASKS for b in TASKS if a < b]
@@ -40,6 +40,8 @@ TABLES = {
         "soft labels": {},
         "soft labels and features": HINT,
     },
+    "alone": {f"{task} alone, soft labels": {"tasks": [task], "teacher": "alone"} for task in TASKS},
+    "views": {"hard labels, fresh views in each epoch": HARD | {"fresh": True}},
     "teachers": {"soft labels of four teachers": {"teacher": "alone"}},
     "weights": {f"soft labels, {name}": {"weights": name} for name in ("uncertainty", "DWA", "GradNorm", "UPGrad")},
     "pairs": {f"{a} and {b}, hard labels": HARD | {"tasks": [a, b]} for a, b in PAIRS},
@@ -50,12 +52,12 @@ def train(job, checkpoint):
     """Train a student and return its measures on the test scenes."""
     tasks, alpha = job["tasks"], job["alpha"]
     tests = scenes(job["data"], "test", TESTS, 1)
-    inputs, labels, soft = transfer_set(job["cache"], job["data"], job["count"], job["teacher"])
+    images, inputs, labels, soft = transfer_set(job["cache"], job["data"], job["count"], job["teacher"])
     torch.manual_seed(job["seed"])
-    student, generator = Network(job["width"], tasks), torch.Generator().manual_seed(job["seed"])
+    student, generator = Network(job["width"], tasks).to(device()), torch.Generator().manual_seed(job["seed"])
     hint = (
         softcache.Projection((4 * job["width"],), soft[0]["trunk"].task.shape) if job["hint"] else torch.nn.Identity()
-    )
+    ).to(device())
     rule = rule_of(job["weights"], tasks, student)
     curve = Curve()
     parts = {"student": student, "hint": hint, "generator": generator, "curve": curve}
@@ -66,16 +68,17 @@ def train(job, checkpoint):
     schedule = one_cycle(optimizer, job["rate"], steps)
     for epoch in epochs(checkpoint, job["epochs"], optimizer=optimizer, schedule=schedule, **parts):
         view = epoch % len(inputs)
+        shown = fresh_views(images, generator) if job["fresh"] else inputs[view]
         student.train()
         for rows in torch.randperm(len(inputs[0]), generator=generator).split(job["batch"]):
-            answered, trunk = student.with_trunk(inputs[view][rows])
+            answered, trunk = student.with_trunk(shown[rows])
             hard = hard_losses(answered, {task: labels[task][rows] for task in tasks})
-            near = soft_losses(answered, {task: soft[view][task][rows] for task in tasks}) if alpha else hard
-            losses = {task: alpha * near[task] + (1 - alpha) * hard[task] for task in tasks}
+            told = soft_losses(answered, {task: soft[view][task][rows] for task in tasks}) if alpha else hard
+            losses = {task: alpha * told[task] + (1 - alpha) * hard[task] for task in tasks}
             optimizer.zero_grad()
             if job["hint"]:
-                further = softcache.regression_loss(hint(trunk.mean((2, 3))), soft[view]["trunk"][rows])
-                (job["hint"] * further).backward(retain_graph=True)
+                hint_loss = softcache.regression_loss(hint(trunk.mean((2, 3))), soft[view]["trunk"][rows])
+                (job["hint"] * hint_loss).backward(retain_graph=True)
             rule.backward({task: FIXED[task] * loss for task, loss in losses.items()})
             optimizer.step()
             schedule.step()
@@ -89,7 +92,7 @@ def train(job, checkpoint):
 
 @cache
 def transfer_set(path, data, count, teacher):
-    """Return the scenes that the cache covers: for each view the inputs, then the labels, then soft targets by view."""
+    """Return the scenes that the cache covers: their images, inputs by view, labels by task, soft targets by view."""
     opened = softcache.open(path)
     table = opened.rows.table()
     ids = np.unique(np.array(table["sample_id"]))
@@ -100,12 +103,21 @@ def transfer_set(path, data, count, teacher):
     inputs = []
     for view in views:
         seen.set_epoch(view)
-        inputs.append(torch.stack([seen[number]["image"] for number in range(len(ids))]))
+        inputs.append(torch.stack([seen[number]["image"] for number in range(len(ids))]).to(device()))
     names = {task: f"{task}@{task if teacher == 'alone' else 'together'}" for task in TASKS} | {
         "trunk": "trunk@together"
     }
-    soft = [{task: opened[name].lookup(ids, np.full(len(ids), view)) for task, name in names.items()} for view in views]
-    return inputs, {task: found[task][ids] for task in TASKS}, soft
+    soft = [
+        {task: opened[name].lookup(ids, np.full(len(ids), view)).to(device()) for task, name in names.items()}
+        for view in views
+    ]
+    return found["image"][ids], inputs, {task: found[task][ids].to(device()) for task in TASKS}, soft
+
+
+def fresh_views(images, generator):
+    """Return inputs for views that no teacher saw."""
+    chance = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    return torch.stack([tensor(augment(image.numpy(), chance)) for image in images]).to(device())
 
 
 def rule_of(name, tasks, student):

@@ -37,7 +37,7 @@ def train(job, checkpoint):
     generator = torch.Generator().manual_seed(job["seed"])
     if "known" not in job:
         model = network(job["classes"], job["width"]).to(device())
-        learn(job, checkpoint, model, generator, lambda _: torch.arange(len(labels)), loss_of(model, images, labels))
+        learn(job, checkpoint, model, generator, len(labels), loss_of(model, images, labels))
     else:
         model, labels = specialist(job, labels)
         own, others = (rows.nonzero()[:, 0] for rows in (labels < len(job["known"]), labels == len(job["known"])))
@@ -47,7 +47,7 @@ def train(job, checkpoint):
             """Half of what a specialist sees are its own classes, half are others at random."""
             return torch.cat([each[torch.randperm(len(each), generator=generator)[:count]] for each in (own, others)])
 
-        learn(job, checkpoint, model, generator, rows, loss_of(model, images, labels))
+        learn(job, checkpoint, model, generator, 2 * count, loss_of(model, images, labels), rows=rows)
         with torch.no_grad():  # the others are more numerous than they were shown
             model[-1].bias[-1] += math.log(len(others) / len(own))
     weights = checkpoint.with_suffix(".safetensors")

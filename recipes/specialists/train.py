@@ -50,7 +50,7 @@ def train(job, checkpoint):
     def score():
         return 100 * (model(tests).argmax(1) == right).float().mean().item()
 
-    curve = learn(job, checkpoint, model, generator, lambda _: torch.arange(len(labels)), loss, score)
+    curve = learn(job, checkpoint, model, generator, len(labels), loss, score)
     return {"curve": curve, "accuracy": curve[-1]}
 
 

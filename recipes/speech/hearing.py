@@ -65,9 +65,10 @@ def trained_network(job, checkpoint, frames, loss):
         checkpoint,
         network,
         generator,
-        rows=lambda _: chosen,
+        len(chosen),
         loss=lambda rows: loss(network.layers(frames.inputs(rows)), rows),
         score=lambda: right(network, test, some),
+        rows=lambda _: chosen,
     )
     return network, {"curve": curve, "accuracy": right(network, test, torch.arange(len(test)))}
 

@@ -55,9 +55,10 @@ def test_learning_resumes_with_all_epochs_done(tmp_path: Path, count: int) -> No
             tmp_path / "checkpoint.pt",
             model,
             torch.Generator().manual_seed(0),
-            rows=lambda _: torch.arange(2 * count) % 8,
+            2 * count,
             loss=lambda rows: model(inputs[rows]).square().mean(),
             score=lambda: float(model(inputs).sum()),
+            rows=lambda _: torch.arange(2 * count) % 8,
         )
         assert not any(module.training for module in model)
         return curve, model(inputs).detach()

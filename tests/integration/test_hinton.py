@@ -14,7 +14,7 @@ from paper_recipes import command, copied, modules_of, rows, run
 
 import softcache
 
-WEIGHTS = "cache-teacher (96 units, 40 epochs).safetensors"
+WEIGHTS = "cache-teacher (digits, 96 units, 40 epochs).safetensors"
 MNIST = Path(__file__).parents[3] / "shared/data/mnist"
 
 
@@ -59,14 +59,13 @@ def test_students_train_without_the_teacher(built: Path) -> None:
 
 @pytest.mark.slow
 def test_students_by_the_clock(built: Path) -> None:
-    """A live teacher's student and one of its cache are the same, if trained as long, but for what storing rounds."""
     arguments = [built / "cache", built / WEIGHTS, "--data", "digits", "--epochs", 1, 8, "--seeds", 2]
     said = run(built / "hinton", "equal_time.py", *arguments)
     table = [row.strip("| ").split(" | ") for row in rows(said)[2:]]
     assert [row[0] for row in table] == ["hard labels", "live teacher", "cache", "cache, its build counted"]
-    assert table[2][2].endswith("(1 epochs)")
+    assert table[2][2].endswith("(1 epoch)")
     assert table[2][3].endswith("(8 epochs)")
-    assert table[3][2] == "no epoch", "a build takes longer than an epoch of a few small images"
+    assert table[3][2] == "none", "a build takes longer than an epoch of a few small images"
     folder = built / "cache-equal-time"
     assert (folder / "equal_time.png").stat().st_size > 5000
     again = run(built / "hinton", "equal_time.py", *arguments)
@@ -75,6 +74,7 @@ def test_students_by_the_clock(built: Path) -> None:
 
 
 def test_a_live_teacher_and_its_cache(built: Path, tmp_path: Path) -> None:
+    """A live teacher's student and one of its cache are the same, if trained as long, but for what storing rounds."""
     from equal_time import CACHE, train
 
     common = {"cache": str(built / "cache"), "teacher": str(built / WEIGHTS), "data": "digits", "batch": 100}

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,14 +29,45 @@ def test_teachers_and_students_of_four_tasks(tmp_path: Path) -> None:
     alone = copied(tmp_path / "alone", "multitask", without=("build.py", "recipe.yaml"))
     (tmp_path / "cache-teachers").rename(tmp_path / "elsewhere")
     arguments = (cache, *settings, "--epochs", 1, "--seeds", 1, "--out", tmp_path / "students")
-    said = run(alone, "train.py", *arguments, "--tables", "main", "weights")
+    said = run(alone, "train.py", *arguments, "--tables", "main", "weights", "teachers", "views")
     titles = [row.split(" | ")[0].strip("| ") for row in rows(said)][2:]
     assert titles[:5] == [*(f"{task} alone, hard labels" for task in ("digit", "mask", "box", "angle")), "hard labels"]
     assert titles[5:7] == ["soft labels", "soft labels and features"]
-    assert titles[7:] == [f"soft labels, {rule}" for rule in ("uncertainty", "DWA", "GradNorm", "UPGrad")]
+    assert titles[7:11] == [f"soft labels, {rule}" for rule in ("uncertainty", "DWA", "GradNorm", "UPGrad")]
+    assert titles[11:] == ["soft labels of four teachers", "hard labels, fresh views in each epoch"]
     found = json.loads((tmp_path / "students/results.json").read_text())
-    assert len(found) == 11
+    assert len(found) == 13
     assert all(set(each["curve"][-1]) <= set(each) for each in found)
+    drawn = [Path(path) for path in run(alone, "pictures.py", tmp_path / "students").split()]
+    assert [path.stem for path in drawn] == ["digit", "mask", "box", "angle", "mistakes"]
+    assert all(path.stat().st_size > 5000 for path in drawn)
+
+
+@pytest.mark.long
+def test_students_go_on_from_their_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import train
+    from build import main
+
+    monkeypatch.setattr(
+        "sys.argv", ["", str(tmp_path / "cache"), "--data", "digits", "--count", "500", "--epochs", "1"]
+    )
+    main()
+    job = train.STUDENT | train.HINT | {"cache": str(tmp_path / "cache"), "data": "digits", "count": 500}
+    job |= {"weights": "GradNorm", "epochs": 3, "seed": 1}
+    whole = train.train(job, tmp_path / "whole.pt")
+    real = train.measures
+    calls = []
+
+    def killed(*given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(train, "measures", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(job, tmp_path / "killed.pt")
+    assert train.train(job, tmp_path / "killed.pt") == whole | {"weights": "killed.safetensors"}
 
 
 def test_labels_fit_their_scenes() -> None:
@@ -60,6 +92,19 @@ def test_labels_fit_their_scenes() -> None:
     assert ends(90) == pytest.approx([-1, 0, 1, 12], abs=1), "a positive angle turns clockwise"
     assert ends(0, scale=1.5) == pytest.approx([0, -1.5, 18, 1.5], abs=1)
     assert ends(0, shift=(0.25, -0.5)) == pytest.approx([6, -13, 18, -11], abs=1), "shifts are half canvases"
+
+
+def test_average_precision() -> None:
+    from measures import average_precision
+
+    labels = {"digit": torch.arange(10), "box": torch.tensor([[0.2, 0.1, 0.6, 0.5]]).repeat(10, 1)}
+    sure = {"digit": 9 * torch.eye(10), "box": labels["box"]}
+    assert average_precision(sure, labels) == {"box AP": pytest.approx(1)}
+    assert average_precision({"box": labels["box"]}, labels) == {}
+    others = sure | {"digit": sure["digit"].roll(1, 0)}
+    assert average_precision(others, labels) == {"box AP": 0}, "each box is there, but of another class"
+    near = sure | {"box": labels["box"] * 0.9}
+    assert average_precision(near, labels)["box AP"] == pytest.approx(0.4), "0.698 is enough for 0.5 to 0.65"
 
 
 def test_measures() -> None:
