@@ -139,33 +139,34 @@ def main():
     parser.add_argument("--data", default=HUB, help="the same as for build.py")
     parser.add_argument("--out", type=Path, help="where results are kept, by default beside the cache")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=["main"], help="by default main")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, help="by default 10 for main and students of one task, otherwise 3")
     parser.add_argument("--epochs", type=int, default=STUDENT["epochs"])
     parser.add_argument("--count", type=int, default=COUNT, help="the same as for build.py")
     options = parser.parse_args()
     folder = options.out or options.cache.with_name(f"{options.cache.name}-students")
     common = of_cache(options.cache) | {"data": whole(options.data), "count": options.count}
     asked = ALONE | {title: row for name in options.tables for title, row in TABLES[name].items()}
+    seeds = {title: options.seeds or (10 if title in ALONE | TABLES["main"] else 3) for title in asked}
     jobs = [
         STUDENT | chosen | common | {"epochs": options.epochs, "seed": FIRST_SEED + seed}
-        for chosen in asked.values()
-        for seed in range(options.seeds)
+        for title, chosen in asked.items()
+        for seed in range(seeds[title])
     ]
     found = iter(trained(jobs, train, folder))
-    students = {title: [next(found) for _ in range(options.seeds)] for title in asked}
+    students = {title: [next(found) for _ in range(seeds[title])] for title in asked}
     alone = {
         name: mean(each[name] for each in students[title])
         for title in ALONE
         for name in MEASURES
         if name in students[title][0]
     }
-    print(f"\n| student | {' | '.join(MEASURES)} | delta-m | std |\n|---|{'--:|' * (len(MEASURES) + 2)}")
+    print(f"\n| student | {' | '.join(MEASURES)} | delta-m | std | seeds |\n|---|{'--:|' * (len(MEASURES) + 3)}")
     for title, each in students.items():
         print_row(title, each, alone)
     if {"hard labels", "soft labels"} <= students.keys():
         pairs = zip(students["hard labels"], students["soft labels"], strict=True)
         better = sum(gain(soft, alone) > gain(hard, alone) for hard, soft in pairs)
-        print(f"\nSoft labels are better than hard ones with {better} of {options.seeds} seeds.")
+        print(f"\nSoft labels are better than hard ones with {better} of {seeds['soft labels']} seeds.")
 
 
 def print_row(title, students, alone):
@@ -176,7 +177,7 @@ def print_row(title, students, alone):
     ]
     gains = [gain(each, alone) for each in students]
     spread = stdev(gains) if len(gains) > 1 else 0.0
-    print(f"| {title} | {' | '.join(cells)} | {mean(gains):+.1f} % | {spread:.1f} |")
+    print(f"| {title} | {' | '.join(cells)} | {mean(gains):+.1f} % | {spread:.1f} | {len(students)} |")
 
 
 if __name__ == "__main__":
