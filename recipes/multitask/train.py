@@ -177,7 +177,7 @@ def print_row(title, students, alone):
     ]
     gains = [gain(each, alone) for each in students]
     spread = stdev(gains) if len(gains) > 1 else 0.0
-    print(f"| {title} | {' | '.join(cells)} | {mean(gains):+.1f} % | {spread:.1f} | {len(students)} |")
+    print(f"| {title} | {' | '.join(cells)} | {round(mean(gains), 1) + 0:+.1f} % | {spread:.1f} | {len(students)} |")
 
 
 if __name__ == "__main__":
