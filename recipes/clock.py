@@ -53,6 +53,10 @@ def compare(
             points = [(each, mean(errors[name, n])) for each, n in zip(times, given[name], strict=True) if n]
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
         axes.set(xlabel="seconds", ylabel=error, xscale="log", yscale="log")
+        axes.set_xticks(times, [f"{each:.0f}" for each in times])
+        axes.set_xticks([], minor=True)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
 
     save(folder, (equal_time,))
 
