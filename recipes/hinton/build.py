@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy, pad
 import softcache
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from experiments import epochs, write_whole
+from experiments import device, epochs, one_cycle, write_whole
 from mnist import HUB, whole
 
 EPOCHS, BATCH, RATE, PAD, LARGEST = 150, 256, 1e-3, 2, 15**0.5
@@ -49,19 +49,17 @@ def errors(model, images, labels):
     )
 
 
-def train(data, checkpoint, count, width, device):
+def train(data, checkpoint, count, width):
     """Return the trained teacher."""
-    (images, labels), tests = tensors(data, "train", device), tensors(data, "test", device)
+    (images, labels), tests = (tensors(data, which, device()) for which in ("train", "test"))
     torch.manual_seed(0)
-    model, generator = teacher(width).to(device), torch.Generator().manual_seed(0)
+    model, generator = teacher(width).to(device()), torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), RATE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, RATE, total_steps=count * -(-len(images) // BATCH), pct_start=0.1, cycle_momentum=False
-    )
+    schedule = one_cycle(optimizer, RATE, count * -(-len(images) // BATCH))
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "generator": generator}
     for epoch in epochs(checkpoint, count, **parts):
         model.train()
-        for rows in torch.randperm(len(images), generator=generator).to(device).split(BATCH):
+        for rows in torch.randperm(len(images), generator=generator).to(device()).split(BATCH):
             loss = cross_entropy(model(jittered(images[rows], generator)), labels[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -94,8 +92,7 @@ def main():
     data = whole(options.data)
     if not weights.exists():
         weights.parent.mkdir(parents=True, exist_ok=True)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = train(data, weights.with_suffix(".pt"), options.epochs, options.width, device)
+        model = train(data, weights.with_suffix(".pt"), options.epochs, options.width)
         write_whole(weights, lambda path: save_file(model.state_dict(), path))
     built = build(options.cache, data, weights)
     print(f"{built.path}: the teacher has answered {built.rows:,} images")

@@ -4,7 +4,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 
 import softcache
 
-FIXED = {"digit": 1.0, "mask": 1.0, "box": 20.0, "angle": 2.0}  # so that all losses are of about one size
+FIXED = {"digit": 1.0, "mask": 1.0, "box": 20.0, "angle": 2.0}  # first guesses, not tuned
 TEMPERATURES = {"digit": 4.0, "mask": 2.0}
 
 
