@@ -34,6 +34,7 @@ TABLES = {
         "hard labels, 3 % of the frames": SOFT | FEW | {"alpha": 0.0},
         "soft targets, 3 % of the frames": SOFT | FEW,
     },
+    "long": {"soft targets, and speech without labels, 30 epochs": SOFT | MORE | {"epochs": 30}},
     "temperatures": {f"T = {t}": SOFT | MORE | {"temperature": float(t)} for t in (1, 2, 5, 10)},
 }
 
