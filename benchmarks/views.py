@@ -133,7 +133,7 @@ def stored(folder: Path, samples: int, views: int, nodes: int) -> list[Any]:
     cache = build(folder, "small", samples, views, store)
     rows = samples * views
     whole = sum(p.stat().st_size for p in (folder / "cache").rglob("*") if p.is_file())
-    recorded = sum(p.stat().st_size for p in (folder / "cache/data/rows").iterdir())
+    recorded = sum(p.stat().st_size for p in (folder / "cache/data/rows").rglob("*.arrow"))
     return [f"{views}", f"k = 10, {nodes} nodes", cache["cls"].stats["bytes"] / rows, recorded / rows, whole / rows]
 
 

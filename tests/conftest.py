@@ -47,7 +47,7 @@ class Linear(nn.Module):
             f.write(f"{len(x)}\\n")
         kill = HERE / "kill_after"
         if kill.exists() and len((HERE / "calls").read_text().splitlines()) >= int(kill.read_text()):
-            while len(list((HERE.parent / "cache/receipts").glob("*.json"))) < 8:
+            while len(list((HERE.parent / "cache/receipts").rglob("*.json"))) < 8:
                 time.sleep(0.01)
             kill.unlink()
             os.kill(os.getpid(), signal.SIGKILL)

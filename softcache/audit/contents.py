@@ -8,17 +8,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from softcache.codecs.statistics import merge_statistics, value_statistics
 from softcache.read.cache import Cache
 from softcache.read.target import Target
 from softcache.store import arrow, zarr
-from softcache.store.checksums import block_checksums, sha256
+from softcache.store.about import about_rows, about_target, read_about, zarr_attributes
+from softcache.store.checksums import block_checksums, fingerprint, sha256
+from softcache.store.commits import Commit
+from softcache.store.declarations import TargetDeclaration
 from softcache.store.files import Files
 from softcache.store.index import Segment
 from softcache.store.keys import key_type, keys_digest
-from softcache.store.layout import ROWS
+from softcache.store.layout import ROWS, hash_in_path
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.state import read_reference
@@ -31,6 +35,15 @@ def has_its_keys(fragment: Fragment) -> bool:
     return found == fragment.keys_sha256
 
 
+def check_condemned(commit: Commit, parent: Commit | None) -> Iterator[str]:
+    """Yield how what a commit condemns contradicts the commit before it."""
+    before, epoch = ((), 0) if parent is None else (parent.condemned, parent.epoch)
+    if commit.condemned[: len(before)] != before:
+        yield "does not condemn what the commit before it condemned"
+    if commit.epoch != (commit.number if len(commit.condemned) > len(before) else epoch):
+        yield f"its epoch is {commit.epoch}, not the number of the newest commit that condemned files"
+
+
 def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
     """Yield how a commit's figures differ from those of its shards."""
     splits: dict[str, int] = {}
@@ -39,6 +52,8 @@ def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
             splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
     if splits != cache.commit.splits:
         yield f"splits are {cache.commit.splits}; the shards have {splits}"
+    for name in {s.shard.target for s in live} - {ROWS, *cache.commit.targets}:
+        yield f"the manifest has shards of {name}, which is no target of the commit"
     for name, target in cache.commit.targets.items():
         shards = [s.shard for s in live if s.shard.target == name]
         found = {
@@ -62,8 +77,10 @@ def check_tables(target: Target) -> Iterator[str]:
 
 def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
     """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
+    if live.shard.target not in {ROWS, *cache.commit.targets}:
+        return
     if live.shard.files[0].path.endswith(".arrow"):
-        yield from _check_arrow(files, fragment, live)
+        yield from _check_arrow(files, cache, fragment, live)
     if live.shard.target == ROWS:
         yield from _check_rows(cache, fragment, live)
         return
@@ -72,7 +89,7 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
     if target.task.is_list:
         yield from _check_lists(files, target, live)
     if target.format == "zarr":
-        yield from _check_zarr(files, target, fragment, live)
+        yield from _check_zarr(files, cache, target, fragment, live)
 
 
 def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:
@@ -88,12 +105,32 @@ def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[s
         yield "its block checksums are not those of the commit"
 
 
-def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+def _check_about(cache: Cache, live: LiveShard, batch: pa.RecordBatch) -> Iterator[str]:
+    """Yield how what an Arrow shard says about itself differs from what the commit says about its target."""
+    said, commit = read_about(batch.schema), cache.commit
+    if live.shard.target == ROWS:
+        declared: dict[str, Any] = {"id": commit.id_type, "keep": commit.keep}
+        if commit.augmentation is not None:
+            declared["augmentation"] = commit.augmentation["declaration"]
+        expected = about_rows(fingerprint([ROWS, declared]))
+    else:
+        expected = about_target(live.shard.target, *_declared(cache, live.shard.target))
+    if said != expected:
+        yield f"it says that it is {said}; it is {expected}"
+
+
+def _declared(cache: Cache, target: str) -> tuple[str, TargetDeclaration]:
+    declared = cache.commit.targets[target]
+    return declared.fingerprint, declared.declaration
+
+
+def _check_arrow(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
     file = live.shard.files[0]
     data = files.read(file.path)
     batch = arrow.load(data, file.path)
-    if not file.path.endswith(f"-{file.sha256}.arrow"):
+    if hash_in_path(file.path) != file.sha256:
         yield "its name is not its hash"
+    yield from _check_about(cache, live, batch)
     if arrow.locate(data) != live.shard.columns:
         yield "its columns do not lie where the manifest says"
     ids, views = fragment.row_ids(), fragment.row_views()
@@ -105,14 +142,17 @@ def _check_arrow(files: Files, fragment: Fragment, live: LiveShard) -> Iterator[
         yield "its sample ids and views are not those of its fragment"
 
 
-def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+def _check_zarr(files: Files, cache: Cache, target: Target, fragment: Fragment, live: LiveShard) -> Iterator[str]:
     top = live.shard.files[0].path.partition(".zarr/")[0] + ".zarr/"
     digests = {f.path.removeprefix(top): f.sha256 for f in live.shard.files}
-    if not top.endswith(f"-{sha256(zarr.listing(digests))}.zarr/"):
+    if hash_in_path(top.removesuffix("/")) != sha256(zarr.listing(digests)):
         yield "its name is not the hash of its files"
     soft = target.read(np.arange(live.first_row, live.first_row + live.shard.rows))
     values = target.read_columns(np.arange(live.first_row, live.first_row + live.shard.rows))
-    expected, _ = zarr.encode(values, soft.mask.numpy(), fragment.row_ids(), fragment.row_views(), {}, {})
+    about = about_target(target.name, *_declared(cache, target.name))
+    fills = {column.name: column.missing for column in target.codec.columns}
+    mask, ids, views = soft.mask.numpy(), fragment.row_ids(), fragment.row_views()
+    expected, _ = zarr.encode(values, mask, ids, views, zarr_attributes(about), fills)
     if digests.keys() != expected.keys():
         yield "it does not have the files of a shard"
         return
@@ -120,18 +160,15 @@ def _check_zarr(files: Files, target: Target, fragment: Fragment, live: LiveShar
         stored = files.read(top + name)
         if "/c/" in name and stored != data:
             yield f"{name.partition('/')[0]} is not that of its fragment"
-        elif name.endswith("/zarr.json") and _shape(stored) != _shape(data):
-            yield f"{name} does not describe the array"
+        elif name.endswith("zarr.json") and _parsed(stored) != json.loads(data):
+            yield f"{name} is not what the page says it is"
 
 
-def _shape(document: bytes) -> list[Any]:
+def _parsed(document: bytes) -> Any:
     try:
-        described = json.loads(document)
+        return json.loads(document)
     except (ValueError, RecursionError):
-        return []
-    if not isinstance(described, dict):
-        return []
-    return [described.get(k) for k in ("node_type", "zarr_format", "shape", "data_type", "chunk_grid")]
+        return None
 
 
 def _check_rows(cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:

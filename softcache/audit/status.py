@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from softcache.store.commits import latest_number
+from softcache.store.condemned import read_condemned
 from softcache.store.files import connect
 from softcache.store.marker import require_marker
 from softcache.store.plan import extensions, read_plan
-from softcache.store.receipts import receipt_keys
+from softcache.store.receipts import receipt_paths, receipts_in_force
 from softcache.store.state import committed_unit_keys, read_state
 
 
@@ -45,11 +46,15 @@ def status(url: str | os.PathLike[str]) -> Status:
     """
     files = connect(url)
     require_marker(files)
-    pending = len(receipt_keys(files) - committed_unit_keys(files))
     state = read_state(files) if latest_number(files) else None
+    committed, condemned = committed_unit_keys(files), read_condemned(files, None if state is None else state.commit)
+    left = [paths for key, paths in receipt_paths(files).items() if key not in committed]
+    pending = sum(1 for _ in receipts_in_force(files, left, condemned))
     head = None if state is None else state.commit.plan
     known = {} if head is None else {n: f.keys_sha256 for n, f in read_plan(files, head).fragments.items()}
-    planned = {n: f.keys_sha256 for h in extensions(files, head) for n, f in read_plan(files, h).fragments.items()}
+    planned = {
+        n: f.keys_sha256 for h in extensions(files, head, condemned) for n, f in read_plan(files, h).fragments.items()
+    }
     fragments = sum(known.get(n) != keys for n, keys in planned.items())
     if state is None:
         number, rows, targets = 0, 0, list[str]()

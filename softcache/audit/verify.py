@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from softcache.audit.contents import check_commit, check_index, check_shard, check_tables, has_its_keys
+from softcache.audit.contents import check_commit, check_condemned, check_index, check_shard, check_tables, has_its_keys
 from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
 from softcache.store.card import render
 from softcache.store.checksums import block_checksums, sha256
 from softcache.store.commits import Commit, CommittedTarget, check_parent, latest_number, read_commit
+from softcache.store.condemned import read_condemned
 from softcache.store.files import Files, connect
 from softcache.store.layout import CARD, commit_path
 from softcache.store.manifest import LiveShard, Manifest
-from softcache.store.plan import Plan, read_plan
-from softcache.store.receipts import read_receipt, receipt_keys
+from softcache.store.plan import Plan, plan_path, read_plan
+from softcache.store.receipts import read_receipt, receipt_paths
 from softcache.store.shards import CheckedFile, StoredFile, own_checksum_bytes
 from softcache.store.state import read_reference
-from softcache.store.target_tables import read_tables, tables_path
+from softcache.store.target_tables import read_tables, tables_paths
 
 LEVELS = ("quick", "full")
 
@@ -78,7 +79,8 @@ class _Verifier:
         self._result = Verification(path=files.url, level=level)
         self._seen: set[str] = set()
         self._plans: dict[str, Plan | None] = {}
-        self._receipts: set[str] = set()
+        self._condemned: frozenset[str] = frozenset()
+        self._documents: dict[str, list[str]] = {}
 
     def run(self) -> Verification:
         try:
@@ -86,6 +88,7 @@ class _Verifier:
         except FormatError as e:
             self._add("commits", str(e))
             return self._result
+        self._documents = self._try("tables", tables_paths, self._files, default={})
         parent: Commit | None = None
         manifest: Manifest | None = None
         for number in range(1, latest + 1):
@@ -95,6 +98,8 @@ class _Verifier:
                 continue
             if number == 1 or parent is not None:
                 self._try(commit_path(number), check_parent, self._files, commit, parent and parent.sha256)
+            if number == 1 or parent is not None:
+                self._add_all(commit_path(number), check_condemned, commit, parent)
             manifest = self._check_commit(commit)
             parent = commit
         self._result.commit = latest
@@ -119,25 +124,25 @@ class _Verifier:
         data = self._read_reference(commit.manifest)
         if data is not None:
             manifest = self._try(commit.manifest.path, _open_manifest, data, commit.manifest.path)
-        for segment in commit.index:
+        for segment in (*commit.index, *commit.condemned):
             self._read_reference(segment)
+        self._condemned |= self._try(
+            commit_path(commit.number), read_condemned, self._files, commit, default=frozenset()
+        )
         for target in commit.targets.values():
             self._check_tables(target)
         if manifest is not None:
             for live in self._try(commit.manifest.path, list, manifest.live()) or []:
                 self._check_files(live.shard.files)
-                self._receipts.add(live.shard.unit_key)
                 self._check_place(live, plan, commit.manifest.path)
         return manifest
 
     def _check_tables(self, target: CommittedTarget) -> None:
-        if not target.tables or (path := tables_path(target.fingerprint)) in self._seen:
-            return
-        found = self._try(path, read_tables, self._files, target.fingerprint)
-        self._count(path, 0)
         self._check_files(tuple(target.tables.values()))
-        if found is not None and found.tables != target.tables:
-            self._add(path, "not the tables that the commit names")
+        for path in self._documents.get(target.fingerprint, ()) if target.tables else ():
+            found = self._try(path, read_tables, self._files, path)
+            if path not in self._condemned and found is not None and found.tables != target.tables:
+                self._add(path, "not the tables that the commit names")
 
     def _read_reference(self, reference: StoredFile | CheckedFile) -> Any:
         self._count(reference.path, reference.bytes)
@@ -163,10 +168,11 @@ class _Verifier:
             self._add(path, f"{live.shard.target}, fragment {live.fragment}: not the fragment that the plan has")
 
     def _check_receipts(self) -> None:
-        for key in sorted(self._receipts.union(self._try("receipts", receipt_keys, self._files) or ())):
-            path = f"receipts/{key}.json"
-            receipt = self._try(path, read_receipt, self._files, key)
-            if receipt is not None:
+        for path in sorted(
+            p for paths in self._try("receipts", receipt_paths, self._files, default={}).values() for p in paths
+        ):
+            receipt = None if path in self._condemned else self._try(path, read_receipt, self._files, path)
+            if receipt is not None and not any(file.path in self._condemned for file in receipt.shard.files):
                 self._check_files(receipt.shard.files)
 
     def _check_files(self, stored: tuple[CheckedFile, ...]) -> None:
@@ -205,7 +211,7 @@ class _Verifier:
         self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
         for name, target in cache.commit.targets.items():
             if not broken & {table.path for table in target.tables.values()}:
-                self._add_all(tables_path(target.fingerprint), check_tables, cache[name])
+                self._add_all(commit_path(cache.commit.number), check_tables, cache[name])
         plan = self._plan(cache.commit.plan)
         checked: set[int] = set()
         for shard in live:
@@ -215,14 +221,14 @@ class _Verifier:
             if fragment.number not in checked:
                 checked.add(fragment.number)
                 if not has_its_keys(fragment):
-                    self._add(f"plan/{cache.commit.plan}.arrow", f"fragment {fragment.number}: not its keys hash")
+                    self._add(plan_path(cache.commit.plan), f"fragment {fragment.number}: not its keys hash")
             path = shard.shard.files[0].path
             self._add_all(path, check_shard, self._files, cache, fragment, shard)
         self._add_all("index", check_index, self._files, cache, live)
 
     def _plan(self, head: str) -> Plan | None:
         if head not in self._plans:
-            self._plans[head] = self._try(f"plan/{head}.arrow", read_plan, self._files, head)
+            self._plans[head] = self._try(plan_path(head), read_plan, self._files, head)
         return self._plans[head]
 
     def _count(self, path: str, size: int) -> None:

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Sequence
 
-from softcache.builder.answer.target_tables import restored_tables
+from softcache.builder.answer.target_tables import published_tables
 from softcache.builder.engines.local import run
 from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.prepared import PreparedBuild, prepare, rebase
@@ -79,15 +79,15 @@ def build(
 
 def commit(prepared: PreparedBuild, receipts: dict[str, Receipt]) -> Outcome:
     """Publish a finished build."""
-    files, committed = prepared.files, prepared.inventory.committed
+    files, inventory = prepared.files, prepared.inventory
     described = prepared.recipe.transfer_set.model_dump(mode="json") | {"content": list(prepared.transfer_set.content)}
     publication = Publication(
-        marker=require_marker(files, to_write=True),
+        marker=require_marker(files),
         plan=prepared.work.plan,
         units=prepared.units,
         targets=prepared.targets,
-        tables={t.name: restored_tables(files, t, committed.get(t.name)) or {} for t in prepared.targets},
+        tables={t.name: published_tables(files, t, inventory) or {} for t in prepared.targets},
         rows=prepared.rows_declaration,
         transfer_set=described,
     )
-    return publish_build(files, publication, prepared.inventory.with_receipts(receipts))
+    return publish_build(prepared.out, publication, inventory.with_receipts(receipts))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from softcache.arrays import Array
 from softcache.errors import FormatError
 from softcache.store.buffers import Buffer, ListColumn
+from softcache.store.ipc import aligned, is_compressed
 
 _DTYPES = {
     pa.uint8(): "uint8",
@@ -29,11 +30,15 @@ def encode(
     valid: Array,
     sample_ids: pa.Array,
     views: Array,
+    metadata: Mapping[str, str],
 ) -> tuple[memoryview, tuple[Buffer, ...]]:
-    """Return a shard's bytes, and where its columns lie in them. Takes the arguments of `store.shards.write_shard`."""
+    """Return a shard's bytes, and where its columns lie in them.
+
+    Takes the arguments of `store.shards.write_shard`, and the schema metadata.
+    """
     arrays = {name: column_array(column) for name, column in values.items()}
     arrays |= {"valid": pa.array(valid), "sample_id": sample_ids, "view": pa.array(views, pa.int32())}
-    data = dump(arrays)
+    data = dump(arrays, metadata)
     return data, locate(data)
 
 
@@ -61,7 +66,7 @@ def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = No
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(list(arrays.values()), schema=schema))
-    return memoryview(sink.getvalue())
+    return aligned(sink.getvalue())
 
 
 def null_count(array: pa.Array) -> int:
@@ -85,7 +90,7 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
             raise FormatError(
                 f"{path}: holds {[m.type for m in messages]}; a softcache file has a schema and one record batch"
             )
-        if _is_compressed(messages[1].metadata):
+        if is_compressed(messages[1].metadata.to_pybytes()):
             raise FormatError(f"{path}: the record batch is compressed; softcache files never are")
         with pa.ipc.open_stream(data) as stream:
             batch = stream.read_next_batch()
@@ -98,21 +103,6 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     if any(map(null_count, batch.columns)):
         raise FormatError(f"{path}: contains nulls; softcache files have none")
     return batch
-
-
-def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether a record batch is compressed: then the fourth field of the header in its flatbuffer metadata is set."""
-    raw = metadata.to_pybytes()
-
-    def field(table: int, number: int) -> int:
-        vtable = table - struct.unpack_from("<i", raw, table)[0]
-        if struct.unpack_from("<H", raw, vtable)[0] < 6 + 2 * number:
-            return 0
-        at = struct.unpack_from("<H", raw, vtable + 4 + 2 * number)[0]
-        return table + at if at else 0
-
-    place = field(struct.unpack_from("<I", raw, 0)[0], 2)
-    return field(place + struct.unpack_from("<I", raw, place)[0], 3) != 0
 
 
 def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:

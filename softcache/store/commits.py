@@ -13,6 +13,7 @@ from softcache.errors import (
     FormatError,
     IntegrityError,
     StorageError,
+    UnsupportedVersion,
 )
 from softcache.measures import Statistics
 from softcache.store.checksums import sha256
@@ -22,6 +23,7 @@ from softcache.store.files import Files
 from softcache.store.layout import commit_path
 from softcache.store.shards import CheckedFile, StoredFile
 
+FEATURES: frozenset[str] = frozenset()  # those that this version knows; format version 1 defines none
 _NAME = re.compile(r"[0-9]{20}\.json\Z")
 
 
@@ -63,6 +65,10 @@ class Commit:
     splits: dict[str, int]
     transfer_set: dict[str, Any]
     targets: dict[str, CommittedTarget]
+    reader_features: tuple[str, ...] = ()
+    writer_features: tuple[str, ...] = ()
+    epoch: int = 0
+    condemned: tuple[StoredFile, ...] = ()
     dropped: list[list[Any]] = field(default_factory=list)
     transaction: str = field(default_factory=lambda: str(uuid.uuid4()))
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -73,6 +79,7 @@ class Commit:
         body = vars(self) | {
             "manifest": self.manifest.to_json(),
             "index": [segment.to_json() for segment in self.index],
+            "condemned": [part.to_json() for part in self.condemned],
             "targets": {name: target.to_json() for name, target in self.targets.items()},
         }
         del body["sha256"]
@@ -90,13 +97,33 @@ def latest_number(files: Files) -> int:
 
 
 def read_commit(files: Files, number: int) -> Commit:
-    """Read a commit. Raises FileNotFoundError, IntegrityError, FormatError."""
+    """Read a commit.
+
+    Raises FileNotFoundError, IntegrityError, FormatError, and UnsupportedVersion if it has a feature that this version
+    of softcache cannot read.
+    """
     where = f"{files.url}/{commit_path(number)}"
     data = files.read(commit_path(number))
-    commit = replace(parse(Commit, load_document(data, where), where), sha256=sha256(data))
+    body = load_document(data, where)
+    _check_features(body.get("reader_features"), "read", where)
+    commit = replace(parse(Commit, body, where), sha256=sha256(data))
     if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
         raise FormatError(f"{where}: contradicts itself (its number, id type, rows or index)")
     return commit
+
+
+def check_may_write(files: Files, commit: Commit) -> None:
+    """Raise UnsupportedVersion if a commit has a feature that this version of softcache cannot write on top of."""
+    _check_features(commit.writer_features, "write to", f"{files.url}/{commit_path(commit.number)}")
+
+
+def _check_features(features: Any, what: str, where: str) -> None:
+    if not isinstance(features, list | tuple):
+        raise FormatError(f"{where}: its features are {features!r:.100}; expected a list")
+    if unknown := sorted({str(feature) for feature in features} - FEATURES):
+        raise UnsupportedVersion(
+            f"{where}: this softcache cannot {what} a cache with {', '.join(unknown)}: install a newer one"
+        )
 
 
 def check_parent(files: Files, commit: Commit, digest: str | None) -> None:

@@ -5,10 +5,12 @@ Members that are not listed here are kept unchanged, so that an older softcache 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, cast
 
 from pydantic import ConfigDict, Field, with_config
 from typing_extensions import TypedDict
+
+from softcache.store.checksums import fingerprint
 
 _open = with_config(ConfigDict(extra="allow"))
 
@@ -61,3 +63,17 @@ class ParentCommit(TypedDict):
 
     number: Annotated[int, Field(strict=True)]
     sha256: str
+
+
+def short_declaration(declaration: Declaration) -> Declaration:
+    """Return a declaration with its labels replaced by their hash."""
+    if "task" not in declaration:
+        return declaration
+    target = cast(TargetDeclaration, declaration)
+    return {**target, "task": short_task(target["task"])}
+
+
+def short_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Return a task with its labels replaced by their hash."""
+    labels = task.get("labels")
+    return task if labels is None else task | {"labels": fingerprint(labels)}

@@ -6,6 +6,7 @@ import re
 
 from softcache.errors import FormatError
 
+VERSION = 1  # of the format
 MARKER = "softcache.json"
 CARD = "README.md"
 ROWS = "rows"
@@ -15,6 +16,22 @@ _PART = r"[a-z0-9][a-z0-9_.-]*"
 _TARGET = re.compile(rf"{_PART}@{_PART}\Z")
 _SPLIT = re.compile(r"\w+(\.\w+)*\Z")
 _FORBIDDEN = re.compile(r"[\x00\\:]")
+_EPOCH = r"(?:-e(?P<epoch>[1-9][0-9]{0,18}))?"
+_HASHED = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json)\Z")
+_SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9a-f]{{2}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
+_OWN = [
+    re.compile(pattern + r"\Z")
+    for pattern in (
+        rf"(?:plan|manifests|index|condemned|tables)/[0-9a-f]{{64}}{_EPOCH}\.arrow",
+        rf"tables/[0-9a-f]{{64}}{_EPOCH}\.json",
+        rf"receipts/[0-9a-f]{{2}}/[0-9a-f]{{64}}{_EPOCH}\.json",
+        rf"{_SHARD}(?:\.arrow|\.zarr/zarr\.json|\.zarr/[a-z0-9_]+/(?:zarr\.json|c(?:/0)*)))",
+    )
+]
+_UNFINISHED = re.compile(
+    r"(?:(?:plan|manifests|index|condemned|tables|commits|(?:receipts|data/[^/]+)/[0-9a-f]{2}"
+    r"|data/[^/]+/[0-9a-f]{2}/[^/]+\.zarr(?:/.+)?)/)?\.tmp-[0-9a-f]{32}\Z"
+)
 
 
 def is_target_name(name: str) -> bool:
@@ -45,6 +62,33 @@ def commit_path(number: int) -> str:
     return f"commits/{number:020d}.json"
 
 
-def shard_stem(target: str, split: str, fragment: int) -> str:
-    """Return the part of a shard's path before its hash."""
-    return f"data/{target}/{split}-{fragment:06d}"
+def epoch_suffix(epoch: int) -> str:
+    """Return what follows a hash in the name of a file of an epoch (docs/format.md, section 12)."""
+    return f"-e{epoch}" if epoch else ""
+
+
+def hash_and_epoch(name: str) -> tuple[str, int] | None:
+    """Return the hash and the epoch in a name `<sha256>[-e<epoch>].arrow` or `.json`, None if it is none."""
+    found = _HASHED.match(name)
+    return None if found is None else (found["digest"], int(found["epoch"] or 0))
+
+
+def hash_in_path(path: str) -> str | None:
+    """Return the hash in the path of a shard or table, None if there is none. A Zarr shard's path is its folder's."""
+    found = re.search(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json|zarr)\Z", path)
+    return None if found is None else found["digest"]
+
+
+def shard_path(target: str, split: str, fragment: int, named: str) -> str:
+    """Return the path of a shard without its suffix; `named` is its hash as it stands in names."""
+    return f"data/{target}/{named[:2]}/{split}-{fragment:06d}-{named}"
+
+
+def is_collectable(path: str) -> bool:
+    """Whether a file has the place and name of one that garbage collection may delete."""
+    return is_unfinished(path) or any(pattern.match(path) for pattern in _OWN)
+
+
+def is_unfinished(path: str) -> bool:
+    """Whether a file has the place and name of an unfinished write."""
+    return _UNFINISHED.match(path) is not None

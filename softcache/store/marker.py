@@ -9,10 +9,7 @@ from softcache.errors import FormatError, UnsupportedVersion
 from softcache.store.checksums import sha256
 from softcache.store.documents import dump_document, load_document
 from softcache.store.files import Files
-from softcache.store.layout import MARKER
-
-VERSION = 1
-FEATURES: frozenset[str] = frozenset()
+from softcache.store.layout import MARKER, VERSION
 
 
 @dataclass(frozen=True)
@@ -22,11 +19,11 @@ class Marker:
     sha256: str
 
 
-def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
+def read_marker(files: Files) -> Marker | None:
     """Return the marker, None if there is none.
 
-    Raises UnsupportedVersion if this version of softcache may not read the cache (with `to_write`: or not write to it),
-    FormatError or IntegrityError if the file is not a valid marker.
+    Raises UnsupportedVersion if this version of softcache does not know the cache's format, FormatError or
+    IntegrityError if the file is not a valid marker.
     """
     try:
         data = files.read(MARKER)
@@ -36,20 +33,16 @@ def read_marker(files: Files, *, to_write: bool = False) -> Marker | None:
     body = load_document(data, where)
     if body.get("format") != "softcache" or not isinstance(body.get("cache_id"), str):
         raise FormatError(f"{where}: not a softcache marker")
-    version = body.get("version")
-    unknown = _unknown(body.get("reader_features")) | (_unknown(body.get("writer_features")) if to_write else set())
-    if version != VERSION or unknown:
+    if (version := body.get("version")) != VERSION:
         raise UnsupportedVersion(
-            f"{where}: needs format version {version!r}"
-            + (f" with {', '.join(sorted(unknown))}" if unknown else "")
-            + f"; this softcache supports version {VERSION}: install a newer one"
+            f"{where}: needs format version {version!r}; this softcache supports version {VERSION}: install a newer one"
         )
     return Marker(sha256(data))
 
 
-def require_marker(files: Files, *, to_write: bool = False) -> Marker:
+def require_marker(files: Files) -> Marker:
     """Return the marker. Raises FormatError if there is none, and whatever `read_marker` raises."""
-    marker = read_marker(files, to_write=to_write)
+    marker = read_marker(files)
     if marker is None:
         raise FormatError(f"{files.url}: not a softcache cache: it has no {MARKER}")
     return marker
@@ -61,24 +54,11 @@ def ensure_marker(files: Files) -> Marker:
     Raises StorageError if the storage cannot create a file without overwriting an existing one.
     """
     files.check_create_only()
-    marker = read_marker(files, to_write=True)
+    marker = read_marker(files)
     if marker is not None:
         return marker
-    body = {
-        "format": "softcache",
-        "version": VERSION,
-        "cache_id": str(uuid.uuid4()),
-        "reader_features": [],
-        "writer_features": [],
-    }
-    files.create(MARKER, dump_document(body))
-    marker = read_marker(files, to_write=True)
+    files.create(MARKER, dump_document({"format": "softcache", "version": VERSION, "cache_id": str(uuid.uuid4())}))
+    marker = read_marker(files)
     if marker is None:
         raise FormatError(f"{files.url}/{MARKER}: disappeared right after it was written")
     return marker
-
-
-def _unknown(features: object) -> set[str]:
-    if not isinstance(features, list):
-        return {f"features {features!r}"}
-    return {str(f) for f in features} - FEATURES

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from softcache.store import arrow
 from softcache.store.checksums import canonical_json, sha256
 from softcache.store.files import Files
 from softcache.store.keys import keys_digest
+from softcache.store.layout import hash_and_epoch
+from softcache.store.writer import Writer
 
 
 def _large_list(item: pa.DataType) -> pa.DataType:
@@ -87,7 +89,10 @@ class Fragment:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """The fragments in force, by number, and the columns that their content hashes cover. `head` is the plan's hash."""
+    """The fragments in force, by number, and the columns that their content hashes cover.
+
+    `head` is the name of the plan's file without its suffix.
+    """
 
     head: str | None
     content: tuple[str, ...]
@@ -113,14 +118,14 @@ def empty_plan(content: Sequence[str]) -> Plan:
     return Plan(None, tuple(content), {})
 
 
-def extend_plan(files: Files, plan: Plan, fragments: Sequence[Fragment]) -> Plan:
+def extend_plan(out: Writer, plan: Plan, fragments: Sequence[Fragment]) -> Plan:
     """Write a plan that extends `plan` by `fragments`; return the plan that is then in force.
 
     The fragments are new, or replace those of the same number, whose samples have changed.
     """
     data = _dump(fragments, plan.head, plan.content)
-    head = sha256(data)
-    files.put(f"plan/{head}.arrow", data)
+    head = out.named(sha256(data))
+    out.files.put(plan_path(head), data)
     return Plan(head, plan.content, plan.fragments | {f.number: f for f in fragments})
 
 
@@ -134,19 +139,42 @@ def read_plan(files: Files, head: str) -> Plan:
 
 
 def read_plan_chain(files: Files, head: str) -> dict[str, PlanFile]:
-    """Return the files of a plan and its ancestors by hash, newest first. Raises what `read_plan` raises."""
+    """Return the files of a plan and its ancestors by name, newest first. Raises what `read_plan` raises."""
     chain: dict[str, PlanFile] = {}
     at: str | None = head
     while at is not None:
-        chain[at] = _read_one(files, at)
+        try:
+            chain[at] = _read_one(files, at)
+        except FileNotFoundError as e:
+            raise IntegrityError(
+                f"{files.url}/{plan_path(at)}: missing; a commit or another plan needs it: restore the file"
+            ) from e
         at = chain[at].parent
     return chain
 
 
-def extensions(files: Files, parent: str | None) -> list[str]:
-    """Return the hashes of the plans on disk that extend `parent`; an unfinished build leaves one behind."""
-    heads = [name.removesuffix(".arrow") for name in files.names("plan") if name.endswith(".arrow")]
-    return [head for head in heads if _read_one(files, head).parent == parent]
+def plan_path(head: str) -> str:
+    """Return the path of the plan with a name."""
+    return f"plan/{head}.arrow"
+
+
+def extensions(files: Files, parent: str | None, condemned: Collection[str]) -> list[str]:
+    """Return the names of the plans on disk that extend `parent`; an unfinished build leaves one behind.
+
+    Those that garbage collection has `condemned` do not count.
+    """
+    found = []
+    for name in files.names("plan"):
+        if hash_and_epoch(name) is None or f"plan/{name}" in condemned:
+            continue
+        head = name.removesuffix(".arrow")
+        try:
+            extends = _read_one(files, head).parent == parent
+        except FileNotFoundError:  # condemned since
+            continue
+        if extends:
+            found.append(head)
+    return found
 
 
 def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[str]) -> memoryview:
@@ -172,13 +200,12 @@ def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[s
 
 
 def _read_one(files: Files, head: str) -> PlanFile:
-    path = f"plan/{head}.arrow"
-    where = f"{files.url}/{path}"
-    try:
-        data = files.read(path)
-    except FileNotFoundError as e:
-        raise IntegrityError(f"{where}: missing; a commit or another plan needs it: restore the file") from e
-    if sha256(data) != head:
+    path = plan_path(head)
+    where, named = f"{files.url}/{path}", hash_and_epoch(path.removeprefix("plan/"))
+    if named is None:
+        raise FormatError(f"{where}: not the name of a plan")
+    data = files.read(path)
+    if sha256(data) != named[0]:
         raise IntegrityError(f"{where}: its sha256 is not its name; it was changed after writing")
     batch = arrow.load(data, where)
     types = dict(zip(batch.schema.names, batch.schema.types, strict=True))

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from softcache.errors import FormatError
 from softcache.store.checksums import fingerprint
-from softcache.store.declarations import Declaration, TargetDeclaration
+from softcache.store.declarations import Declaration, short_declaration
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
+from softcache.store.layout import hash_and_epoch
 from softcache.store.shards import Shard
+from softcache.store.writer import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A shard and where it comes from: its target's declaration and fingerprint, skipped samples, library versions."""
+    """A shard and where it comes from: its target's declaration and fingerprint, skipped samples, library versions.
+
+    `epoch` is that of its writer.
+    """
 
     shard: Shard
     fingerprint: str
     declaration: Declaration
     skipped: list[tuple[Any, int, str]]
     versions: dict[str, str]
+    epoch: int
 
 
 def unit_key(keys_sha256: str, target_fingerprint: str, *rows_only: str) -> str:
@@ -33,17 +39,7 @@ def unit_key(keys_sha256: str, target_fingerprint: str, *rows_only: str) -> str:
     return fingerprint(["softcache", 1, keys_sha256, target_fingerprint, *rows_only])
 
 
-def short_declaration(declaration: Declaration) -> Declaration:
-    """Return a declaration with its labels replaced by their hash."""
-    if "task" not in declaration:
-        return declaration
-    target = cast(TargetDeclaration, declaration)
-    if target["task"]["labels"] is None:
-        return target
-    return {**target, "task": target["task"] | {"labels": fingerprint(target["task"]["labels"])}}
-
-
-def write_receipt(files: Files, receipt: Receipt) -> Receipt:
+def write_receipt(out: Writer, receipt: Receipt) -> Receipt:
     """Publish a receipt; return the one in force, which is another writer's if that writer was first."""
     shard = receipt.shard
     body = {
@@ -59,33 +55,55 @@ def write_receipt(files: Files, receipt: Receipt) -> Receipt:
         "skipped": [list(s) for s in receipt.skipped],
         "versions": receipt.versions,
     }
-    if files.create(_path(shard.unit_key), dump_document(body)):
+    path = receipt_path(out, shard.unit_key)
+    if out.files.create(path, dump_document(body)):
         return receipt
-    return read_receipt(files, shard.unit_key)
+    return read_receipt(out.files, path)
 
 
-def read_receipt(files: Files, key: str) -> Receipt:
-    """Read the receipt with a unit key. Raises FileNotFoundError, IntegrityError, FormatError."""
-    path = _path(key)
-    where = f"{files.url}/{path}"
+def receipt_path(out: Writer, key: str) -> str:
+    """Return the path of a new receipt for a unit key."""
+    return f"receipts/{key[:2]}/{out.named(key)}.json"
+
+
+def read_receipt(files: Files, path: str) -> Receipt:
+    """Read a receipt. Raises FileNotFoundError, IntegrityError, FormatError."""
+    where, named = f"{files.url}/{path}", hash_and_epoch(path.rsplit("/", 1)[-1])
+    assert named is not None, f"{path} is not the path of a receipt"
+    key, epoch = named
     body = load_document(files.read(path), where)
     members = ("fingerprint", "declaration", "skipped", "versions")
-    receipt = parse(Receipt, {"shard": body} | {name: body.get(name) for name in members}, where)
-    shard = receipt.shard
-    if shard.unit_key != key:
-        raise FormatError(f"{where}: holds the receipt of another unit, {shard.unit_key}")
+    receipt = parse(Receipt, {"shard": body, "epoch": epoch} | {name: body.get(name) for name in members}, where)
+    if receipt.shard.unit_key != key:
+        raise FormatError(f"{where}: holds the receipt of another unit, {receipt.shard.unit_key}")
     return receipt
 
 
-def receipt_keys(files: Files) -> set[str]:
-    """Return the unit keys that have receipts."""
-    return {name.removesuffix(".json") for name in files.names("receipts") if name.endswith(".json")}
+def receipt_paths(files: Files) -> dict[str, list[str]]:
+    """Return the paths of the receipts for each unit key, those of the highest epoch first."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for path, _, _ in files.walk("receipts"):
+        folder, _, name = path.rpartition("/")
+        if (named := hash_and_epoch(name)) is not None and folder == f"receipts/{named[0][:2]}":
+            found.setdefault(named[0], []).append((named[1], path))
+    return {key: [path for _, path in sorted(paths, reverse=True)] for key, paths in found.items()}
 
 
-def read_receipts(files: Files, keys: Iterable[str]) -> Iterator[Receipt]:
-    """Read several receipts, in the order of `keys`."""
-    return (read_receipt(files, key) for key in keys)
+def receipts_in_force(
+    files: Files, paths: Iterable[Collection[str]], condemned: Collection[str]
+) -> Iterator[tuple[str, Receipt]]:
+    """Yield the receipt in force of each unit, and its path: the first of its paths that garbage collection has spared.
 
-
-def _path(key: str) -> str:
-    return f"receipts/{key}.json"
+    A receipt that is condemned, or names a file that is, counts for nothing; perhaps it is gone already.
+    """
+    for of_unit in paths:
+        for path in of_unit:
+            if path in condemned:
+                continue
+            try:
+                receipt = read_receipt(files, path)
+            except FileNotFoundError:  # condemned since
+                continue
+            if not any(file.path in condemned for file in receipt.shard.files):
+                yield path, receipt
+                break

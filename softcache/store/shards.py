@@ -11,10 +11,11 @@ import pyarrow as pa
 from softcache.arrays import Array
 from softcache.measures import ShardStatistics
 from softcache.store import arrow, zarr
+from softcache.store.about import arrow_metadata, zarr_attributes
 from softcache.store.buffers import Buffer, ListColumn
 from softcache.store.checksums import Bytes, block_checksums, sha256
-from softcache.store.files import Files
-from softcache.store.layout import check_path
+from softcache.store.layout import check_path, shard_path
+from softcache.store.writer import Writer
 
 FORMATS = ("arrow", "zarr")
 
@@ -77,41 +78,62 @@ class Shard:
         return sum(f.bytes for f in self.files)
 
 
+@dataclass(frozen=True)
+class ShardPlace:
+    """What the path of a shard is made of, besides its hash."""
+
+    target: str
+    split: str
+    fragment: int
+
+    def path(self, out: Writer, digest: str) -> str:
+        """Return the path, without its suffix, of a new shard with a hash."""
+        return shard_path(self.target, self.split, self.fragment, out.named(digest))
+
+
 def write_shard(
-    files: Files,
+    out: Writer,
     form: str,
-    stem: str,
+    place: ShardPlace,
     values: Mapping[str, Array | ListColumn],
     valid: Array,
     sample_ids: pa.Array,
     views: Array,
-    attributes: Mapping[str, Any],
+    about: Mapping[str, Any],
     fills: Mapping[str, float | int],
 ) -> tuple[tuple[CheckedFile, ...], tuple[Buffer, ...]]:
     """Write one target's shard durably; return its files, and where its columns lie in them.
 
-    `form` is `arrow` or `zarr`; `stem` is the path before the hash. `values` are the codec's columns in order, each
+    `about` says what the shard is. `form` is `arrow` or `zarr`. `values` are the codec's columns in order, each
     [rows, ...]; only Arrow shards can hold lists. `valid` is bool [rows], `sample_ids` int64 or string [rows], `views`
-    int32 [rows]. `attributes` become the attributes of a Zarr group, and `fills`, by column, the fill values of its
-    arrays; an Arrow shard has neither.
+    int32 [rows]. `fills`, by column, become the fill values of Zarr arrays; Arrow has none.
     """
     if form == "arrow":
-        data, columns = arrow.encode(values, valid, sample_ids, views)
-        return (put_file(files, f"{stem}-", data),), columns
+        data, columns = arrow.encode(values, valid, sample_ids, views, arrow_metadata(about))
+        return (put_shard(out, place, data),), columns
     arrays = {name: column for name, column in values.items() if not isinstance(column, ListColumn)}
-    parts, columns = zarr.encode(arrays, valid, sample_ids, views, attributes, fills)
+    parts, columns = zarr.encode(arrays, valid, sample_ids, views, zarr_attributes(about), fills)
     digest = sha256(zarr.listing({name: sha256(part) for name, part in parts.items()}))
     stored = []
     for name, part in parts.items():
-        file = describe_file(f"{stem}-{digest}.zarr/{name}", part)
-        files.put(file.path, part)
+        file = describe_file(f"{place.path(out, digest)}.zarr/{name}", part)
+        out.files.put(file.path, part)
         stored.append(file)
     return tuple(stored), columns
 
 
-def put_file(files: Files, stem: str, data: Bytes) -> CheckedFile:
-    """Write an Arrow file; its path is `stem` followed by the hash of its content and `.arrow`."""
+def put_shard(out: Writer, place: ShardPlace, data: Bytes) -> CheckedFile:
+    """Write an Arrow shard durably."""
     digest = sha256(data)
-    file = CheckedFile(f"{stem}{digest}.arrow", len(data), digest, tuple(block_checksums(data)))
-    files.put(file.path, data)
-    return file
+    return _put(out, f"{place.path(out, digest)}.arrow", digest, data)
+
+
+def put_file(out: Writer, folder: str, data: Bytes) -> CheckedFile:
+    """Write an Arrow file durably to a folder, under the hash of its content."""
+    digest = sha256(data)
+    return _put(out, f"{folder}/{out.named(digest)}.arrow", digest, data)
+
+
+def _put(out: Writer, path: str, digest: str, data: Bytes) -> CheckedFile:
+    out.files.put(path, data)
+    return CheckedFile(path, len(data), digest, tuple(block_checksums(data)))

@@ -13,7 +13,7 @@ from softcache.store.files import Files
 from softcache.store.layout import MARKER, commit_path
 from softcache.store.manifest import Manifest
 from softcache.store.marker import Marker, require_marker
-from softcache.store.receipts import receipt_keys
+from softcache.store.receipts import receipt_paths
 from softcache.store.shards import CheckedFile, StoredFile
 
 
@@ -44,7 +44,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     marker = require_marker(files)
     latest = latest_number(files)
     if latest == 0:
-        done = len(receipt_keys(files))
+        done = len(receipt_paths(files))
         raise IncompleteCache(
             f"{files.url}: nothing is committed yet ({done:,} shards are done); run the same build again to finish it"
         )

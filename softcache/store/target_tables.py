@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -11,8 +11,10 @@ from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.documents import dump_document, load_document, parse
 from softcache.store.files import Files
+from softcache.store.layout import hash_and_epoch
 from softcache.store.shards import CheckedFile, put_file
 from softcache.store.state import read_reference
+from softcache.store.writer import Writer
 
 
 @dataclass(frozen=True)
@@ -24,52 +26,71 @@ class TargetTables:
     tables: dict[str, CheckedFile]
 
 
-def tables_path(fingerprint: str) -> str:
-    """Return the path of the JSON file that names a target's tables."""
-    return f"tables/{fingerprint}.json"
-
-
-def write_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, pa.RecordBatch]) -> TargetTables:
+def write_tables(out: Writer, target: str, fingerprint: str, tables: Mapping[str, pa.RecordBatch]) -> TargetTables:
     """Publish a target's tables; return those in force, which are another writer's if that writer was first."""
     stored = {
-        name: put_file(files, "tables/", arrow.dump(dict(zip(table.schema.names, table.columns, strict=True))))
+        name: put_file(out, "tables", arrow.dump(dict(zip(table.schema.names, table.columns, strict=True))))
         for name, table in tables.items()
     }
-    return keep_tables(files, restore_tables(files, target, fingerprint, stored))
-
-
-def restore_tables(files: Files, target: str, fingerprint: str, tables: Mapping[str, CheckedFile]) -> TargetTables:
-    """Publish which tables a target has, unless that is published already; return the tables in force."""
     body = {
         "target": target,
         "fingerprint": fingerprint,
-        "tables": {name: file.to_json() for name, file in tables.items()},
+        "tables": {name: file.to_json() for name, file in stored.items()},
     }
-    if files.create(tables_path(fingerprint), dump_document(body)):
-        return TargetTables(target, fingerprint, dict(tables))
-    return read_tables(files, fingerprint)
+    path = f"tables/{out.named(fingerprint)}.json"
+    if out.files.create(path, dump_document(body)):
+        return TargetTables(target, fingerprint, stored)
+    in_force = read_tables(out.files, path)
+    keep_tables(out.files, target, in_force.tables.values(), path)
+    return in_force
 
 
-def keep_tables(files: Files, tables: TargetTables) -> TargetTables:
-    """Touch the files of a target's tables, so that garbage collection spares them, and return `tables`.
+def keep_tables(files: Files, target: str, tables: Iterable[CheckedFile], document: str | None = None) -> None:
+    """Touch the files of a target's tables, and the `document` that names them.
 
-    Perhaps no receipt names the target yet. Raises IntegrityError if a file is lost.
+    Perhaps no receipt names the target yet: garbage collection then goes by their age. Raises IntegrityError if one is
+    lost.
     """
-    for path in (tables_path(tables.fingerprint), *(file.path for file in tables.tables.values())):
+    for path in (*([] if document is None else [document]), *(file.path for file in tables)):
         try:
             files.touch(path)
         except FileNotFoundError as e:
             raise IntegrityError(
-                f"{files.url}/{path}: lost, and {tables.target} was made with it; restore it, or build another cache"
+                f"{files.url}/{path}: lost, and {target} was made with it; restore it, or build another cache"
             ) from e
-    return tables
 
 
-def read_tables(files: Files, fingerprint: str) -> TargetTables:
-    """Return the tables of the target with a fingerprint. Raises FileNotFoundError, IntegrityError, FormatError."""
-    where = f"{files.url}/{tables_path(fingerprint)}"
-    found = parse(TargetTables, load_document(files.read(tables_path(fingerprint)), where), where)
-    if found.fingerprint != fingerprint:
+def tables_paths(files: Files) -> dict[str, list[str]]:
+    """Return the paths of the documents that name tables, by target fingerprint, those of the highest epoch first."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for name in files.names("tables"):
+        if name.endswith(".json") and (named := hash_and_epoch(name)) is not None:
+            found.setdefault(named[0], []).append((named[1], f"tables/{name}"))
+    return {key: [path for _, path in sorted(paths, reverse=True)] for key, paths in found.items()}
+
+
+def tables_in_force(files: Files, paths: Iterable[str], condemned: Collection[str]) -> tuple[str, TargetTables] | None:
+    """Return the document in force of those of one target, and its path; None if there is none.
+
+    One that is condemned, or names a file that is, counts for nothing; perhaps it is gone already.
+    """
+    for path in paths:
+        if path in condemned:
+            continue
+        try:
+            found = read_tables(files, path)
+        except FileNotFoundError:  # condemned since
+            continue
+        if not any(file.path in condemned for file in found.tables.values()):
+            return path, found
+    return None
+
+
+def read_tables(files: Files, path: str) -> TargetTables:
+    """Return the tables that a document names. Raises FileNotFoundError, IntegrityError, FormatError."""
+    where, named = f"{files.url}/{path}", hash_and_epoch(path.rsplit("/", 1)[-1])
+    found = parse(TargetTables, load_document(files.read(path), where), where)
+    if named is None or found.fingerprint != named[0]:
         raise FormatError(f"{where}: holds the tables of another target, {found.fingerprint}")
     return found
 

@@ -31,9 +31,7 @@ def encode(
     Takes the arguments of `store.shards.write_shard`.
     """
     arrays: dict[str, Array] = dict(values) | {"valid": valid, "view": views.astype(np.int32)}
-    parts = {
-        "zarr.json": _json({"node_type": "group", "zarr_format": 3, "attributes": {"softcache": dict(attributes)}})
-    }
+    parts = {"zarr.json": _json({"node_type": "group", "zarr_format": 3, "attributes": dict(attributes)})}
     for name, array in arrays.items():
         little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
         _add(parts, name, array.shape, array.dtype.name, little.tobytes(), _fill(fills.get(name, 0), array.dtype))

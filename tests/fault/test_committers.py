@@ -151,7 +151,7 @@ def test_other_weights_under_one_name(tmp_path: Path) -> None:
 
 def recorded(cache: Path) -> dict[str, tuple[int, bytes]]:
     """Inode and bytes of every file that a receipt names, which are those that it describes."""
-    receipts = [load_document(path.read_bytes(), path.name) for path in (cache / "receipts").iterdir()]
+    receipts = [load_document(path.read_bytes(), path.name) for path in (cache / "receipts").rglob("*.json")]
     found = {}
     for file in (file for receipt in receipts for file in receipt["files"]):
         found[file["path"]] = ((cache / file["path"]).stat().st_ino, (cache / file["path"]).read_bytes())
@@ -176,7 +176,8 @@ def test_one_fragment_with_other_bytes(tmp_path: Path, at_once: bool) -> None:
     assert second.release().end() == "built"
     assert first.release().end() == "built"
     assert recorded(workshop.cache) == before
-    written = {f"data/cls@t/{path.name}" for path in (workshop.cache / "data/cls@t").iterdir()}
+    shards = (workshop.cache / "data/cls@t").rglob("*.arrow")
+    written = {path.relative_to(workshop.cache).as_posix() for path in shards}
     assert len(written) == 4, "both have written a shard of each of the two fragments"
     target = workshop.open()["cls"]
     committed = read_state(connect(workshop.cache)).manifest.targets()["cls@t"]

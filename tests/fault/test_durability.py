@@ -113,7 +113,8 @@ def named_by(path: Path, number: int) -> set[str]:
         *(f.path for s in live for f in s.shard.files),
     }
     named |= {f"plan/{head}.arrow" for head in read_plan_chain(files, commit.plan)}
-    return named | {f"receipts/{s.shard.unit_key}.json" for s in live} | {commit_path(n) for n in range(1, number)}
+    keys = [s.shard.unit_key for s in live]
+    return named | {f"receipts/{key[:2]}/{key}.json" for key in keys} | {commit_path(n) for n in range(1, number)}
 
 
 def undurable(disk: Disk, events: list[Event], cache: Path) -> Iterator[str]:
@@ -121,7 +122,7 @@ def undurable(disk: Disk, events: list[Event], cache: Path) -> Iterator[str]:
     for event in events:
         folder, _, name = event.to.removeprefix(f"{ROOT}/").rpartition("/")
         needed: set[str] = set()
-        if event.what == "link" and folder == "receipts":
+        if event.what == "link" and folder.startswith("receipts/"):
             needed = {f["path"] for f in load_document((cache / folder / name).read_bytes(), name)["files"]} | {MARKER}
         elif event.what == "link" and folder == "commits":
             needed = named_by(cache, int(name[:20]))

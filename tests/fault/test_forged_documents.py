@@ -32,7 +32,7 @@ def test_forged_documents_give_typed_errors(workshop: Workshop, where: str, many
     """
     workshop.samples(10)
     workshop.build()
-    path = sorted((workshop.cache / where).iterdir())[0]
+    path = sorted((workshop.cache / where).rglob("*.json"))[0]
     body = load_document(path.read_bytes(), "x")
 
     def places(at: Any, way: tuple[Any, ...]) -> list[tuple[Any, ...]]:

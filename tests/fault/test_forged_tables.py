@@ -17,6 +17,7 @@ from softcache.store.files import connect
 from softcache.store.index import Segment, dump_segment
 from softcache.store.manifest import Manifest, dump_manifest
 from softcache.store.plan import Fragment, empty_plan, extend_plan, read_plan
+from softcache.store.writer import Writer
 
 BAD_TEXT = pa.Array.from_buffers(
     pa.string(), 1, [None, pa.py_buffer(np.array([0, 1], np.int32)), pa.py_buffer(b"\xff")]
@@ -57,7 +58,7 @@ def strings(count: int) -> pa.Array:
 def test_plan(tmp_path: Path, change: dict[str, pa.Array]) -> None:
     files = connect(tmp_path)
     fragment = Fragment.of(0, "train", pa.array(["a"]), np.zeros((1, 32), np.uint8))
-    head = extend_plan(files, empty_plan(["x"]), [fragment]).head
+    head = extend_plan(Writer(files), empty_plan(["x"]), [fragment]).head
     assert head is not None
     batch = arrow.load(files.read(f"plan/{head}.arrow"), "x")
     data = write(dict(zip(batch.schema.names, batch.columns, strict=True)) | change, batch.schema.metadata)

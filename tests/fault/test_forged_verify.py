@@ -173,7 +173,7 @@ FORGERIES: list[tuple[str, str, Callable[[Forger], None]]] = [
     ("full", "its columns do not lie where", lambda f: f.shards(of("cls@t", other_view))),
     ("full", "not those of its fragment", lambda f: f.file("cls@t", ".arrow", lambda d: changed(d, other_ids))),
     ("full", "does not have the files of a shard", lambda f: f.shards(of("feat@t", without_a_file))),
-    ("full", "values/zarr.json does not describe", lambda f: f.file("feat@t", "values/zarr.json", other_shape)),
+    ("full", "values/zarr.json is not what the page says", lambda f: f.file("feat@t", "values/zarr.json", other_shape)),
     ("full", "not what the teachers saw", lambda f: f.file("rows", ".arrow", lambda d: changed(d, other_content))),
     ("full", "looking its keys up does not give its rows", lambda f: f.table("index", other_rows)),
     ("full", "its values have the statistics", lambda f: f.shards(of("cls@t", other_mean))),

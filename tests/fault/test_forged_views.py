@@ -155,7 +155,7 @@ def test_views_are_recorded_before_answers(tmp_path: Path, monkeypatch: pytest.M
     write = local.write_target
 
     def write_target(files: object, unit: object, job: object, answers: object) -> object:
-        targets = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").iterdir()]
+        targets = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").rglob("*.json")]
         seen.append(targets.count("rows") - targets.count("cls@t"))
         return write(files, unit, job, answers)
 

@@ -5,16 +5,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import Workshop
 
 import softcache
-from softcache.errors import (
-    FormatError,
-    UnsupportedVersion,
-)
-from softcache.store.documents import dump_document, load_document
+from softcache.errors import FormatError, IncompleteCache
+from softcache.store.documents import load_document
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage
+from softcache.store.state import read_state
 
 
 def names(workshop: Workshop, **options: object) -> list[str]:
@@ -28,44 +27,151 @@ def test_nothing_that_is_named_is_garbage(workshop: Workshop) -> None:
     assert names(workshop, min_age=0, abandon=True) == []
 
 
-def test_orphans(workshop: Workshop) -> None:
+def age(path: Path) -> None:
+    """Make a file two days old."""
+    os.utime(path, (time.time() - 2 * 86_400,) * 2)
+
+
+def test_only_what_a_cache_wrote_is_garbage(workshop: Workshop) -> None:
+    """Names and places that are the format's own, and none of the user's, however old they are."""
     workshop.build()
-    orphans = [
-        "data/cls@t/.tmp-1",
-        "data/cls@t/train-000009-0.arrow",
-        "manifests/0.arrow",
-        "data/feat@t/x.zarr/values/c/0/0",
+    shard = next((workshop.cache / "data/cls@t").rglob("*.arrow"))
+    chunk = next((workshop.cache / "data/feat@t").rglob("values/c/0/0"))
+    folder = chunk.parents[3]
+    left = [
+        str(shard.relative_to(workshop.cache)).replace(shard.stem[-8:], "0" * 8),
+        str(chunk.relative_to(workshop.cache)).replace(folder.stem[-8:], "0" * 8),
+        f"{shard.parent.relative_to(workshop.cache)}/.tmp-{'0' * 32}",
+        f"manifests/{'0' * 64}.arrow",
+        f"index/{'0' * 64}-e12.arrow",
+        f"condemned/{'0' * 64}.arrow",
+        f"commits/.tmp-{'0' * 32}",
+        f".tmp-{'0' * 32}",
     ]
-    for name in orphans:
+    own = [
+        "notes.txt",
+        "data/train.csv",
+        "data/cls@t/README.md",
+        f"data/cls@t/{shard.parent.name}/train-000009-0.arrow",
+        f"data/my data/00/train-000000-{'0' * 64}.arrow",
+        "data/.tmp-1",
+        "manifests/mine.arrow",
+        "plan/.gitkeep",
+        f"receipts/{'0' * 64}.json",
+        f"commits/{'0' * 64}.arrow",
+        f"{folder.relative_to(workshop.cache)}/notes/mine.txt",
+        ".git/objects/.tmp-1",
+        f"other/.tmp-{'0' * 32}",
+    ]
+    for name in (*left, *own):
         path = workshop.cache / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    (workshop.cache / "notes.txt").write_text("mine")
     assert names(workshop) == []
-    for name in orphans:
-        os.utime(workshop.cache / name, (time.time() - 90_000,) * 2)
-    assert sorted(names(workshop)) == sorted(orphans)
+    for name in (*left, *own):
+        age(workshop.cache / name)
+    assert sorted(names(workshop)) == sorted(left)
     collect(connect(workshop.cache))
-    assert not any((workshop.cache / name).exists() for name in orphans)
-    assert not (workshop.cache / "data/feat@t/x.zarr").exists()
-    assert (workshop.cache / "notes.txt").exists()
-    assert softcache.verify(workshop.cache).ok
+    assert not any((workshop.cache / name).exists() for name in left)
+    assert not (workshop.cache / left[1]).parents[2].exists(), "an empty folder would look like a shard"
+    assert all((workshop.cache / name).read_bytes() == b"x" for name in own)
+    assert names(workshop, min_age=0) == []
 
 
 def test_unfinished_work_is_kept_until_given_up(workshop: Workshop) -> None:
     workshop.build(limit=10)
-    files_before = {p for p in workshop.cache.rglob("*") if p.is_file()}
+    files_before = all_files(workshop)
     workshop.build()
     (workshop.cache / "commits/00000000000000000002.json").unlink()
     unnamed = set((workshop.cache / "manifests").iterdir()) | set((workshop.cache / "index").iterdir())
     assert {workshop.cache / n for n in names(workshop, min_age=0)} == unnamed - files_before
-    found = find_garbage(connect(workshop.cache), min_age=0, abandon=True)
-    assert found[0].path.startswith("receipts/")
-    collect(connect(workshop.cache), min_age=0, abandon=True)
-    assert {p for p in workshop.cache.rglob("*") if p.is_file()} == files_before
+    collect(connect(workshop.cache), abandon=True)
+    added = {p.relative_to(workshop.cache).parts[0] for p in all_files(workshop) - files_before}
+    assert added == {"commits", "condemned", "manifests", "index"}, "young files that no receipt names stay"
     assert len(workshop.open().row_numbers) == 10
     workshop.calls()
     assert workshop.build().answered == 30
+    assert softcache.verify(workshop.cache).ok
+
+
+def all_files(workshop: Workshop) -> set[Path]:
+    return {p for p in workshop.cache.rglob("*") if p.is_file()}
+
+
+def test_before_the_first_commit(workshop: Workshop) -> None:
+    workshop.build()
+    (workshop.cache / "commits/00000000000000000001.json").unlink()
+    before = all_files(workshop)
+    for abandon in (False, True):
+        with pytest.raises(IncompleteCache, match=r"nothing is committed yet.*delete the folder to give it up"):
+            collect(connect(workshop.cache), min_age=0, abandon=abandon)
+    assert all_files(workshop) == before
+
+
+def test_deleting_is_a_commit_that_changes_nothing_else(workshop: Workshop) -> None:
+    """What it condemns is gone for good: a collector that was killed leaves it to the next one."""
+    workshop.build()
+    before = workshop.open()
+    orphan = workshop.cache / f"manifests/{'0' * 64}.arrow"
+    orphan.write_bytes(b"x")
+    assert [g.path for g in collect(connect(workshop.cache), min_age=0)] == [f"manifests/{orphan.name}"]
+    after = workshop.open()
+    assert (after.commit.number, after.commit.epoch) == (2, 2)
+    assert after.commit.targets == before.commit.targets
+    assert after.commit.manifest == before.commit.manifest
+    orphan.write_bytes(b"x")  # as if it had not been deleted
+    (garbage,) = collect(connect(workshop.cache))
+    assert garbage.why == "condemned before, and not yet deleted"
+    assert not orphan.exists()
+    assert workshop.open().commit.number == 2
+    assert workshop.build().up_to_date
+    assert softcache.verify(workshop.cache).ok
+
+
+def test_what_is_condemned_counts_for_nothing(workshop: Workshop) -> None:
+    """A build does its units again, in files of other names, though receipts and shards are still there."""
+    workshop.build(limit=10)
+    workshop.build()
+    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    saved = {path: path.read_bytes() for path in all_files(workshop)}
+    assert collect(connect(workshop.cache), min_age=0, abandon=True)
+    for path, data in saved.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    workshop.calls()
+    assert softcache.status(workshop.cache).complete
+    assert workshop.build().answered == 30
+    named = [f.path for live in read_state(connect(workshop.cache)).manifest.live() for f in live.shard.files]
+    assert sum("-e2." in path for path in named) > len(named) / 2
+    assert softcache.verify(workshop.cache).ok
+    gone = {g.path for g in collect(connect(workshop.cache))}
+    assert len(gone) > 10
+    assert not gone & set(named)
+    assert softcache.verify(workshop.cache).ok
+    assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers(), atol=1e-5)
+
+
+def test_a_receipt_that_loses_its_shard(workshop: Workshop) -> None:
+    """Its writer slept between the shard and the receipt while the shard was condemned: the unit is done again."""
+    workshop.build(limit=10)
+    workshop.build()
+    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    receipts = [p for p in (workshop.cache / "receipts").rglob("*.json") if b'"target": "cls@t"' in p.read_bytes()]
+    (receipt, *_) = sorted(receipts, key=lambda p: p.stat().st_mtime_ns, reverse=True)
+    data = receipt.read_bytes()
+    receipt.unlink()
+    (path,) = (f["path"] for f in load_document(data, "x")["files"])
+    shard = (workshop.cache / path).read_bytes()
+    assert path in [g.path for g in collect(connect(workshop.cache), min_age=0)]
+    receipt.write_bytes(data)
+    (workshop.cache / path).write_bytes(shard)  # the collector has not got to it yet
+    workshop.calls()
+    assert workshop.build().answered == 10
+    assert softcache.verify(workshop.cache).ok
+    collect(connect(workshop.cache))
+    assert not (workshop.cache / path).exists()
+    assert softcache.verify(workshop.cache).ok
 
 
 def test_old_commits_stay_readable(workshop: Workshop, tmp_path: Path) -> None:
@@ -86,21 +192,23 @@ def test_gc_is_for_caches(tmp_path: Path, workshop: Workshop) -> None:
         collect(connect(tmp_path))
     assert photo.exists()
     workshop.build()
-    marker = workshop.cache / "softcache.json"
-    marker.write_bytes(dump_document(load_document(marker.read_bytes(), "x") | {"writer_features": ["new"]}))
-    with pytest.raises(UnsupportedVersion):
-        find_garbage(connect(workshop.cache))
 
 
 def test_gc_leaves_files_that_a_build_reuses(workshop: Workshop) -> None:
+    """It makes them young, so that a later collection does not make it write them again."""
+    workshop.build(limit=10)
+    named = all_files(workshop)
     workshop.build()
-    for path in workshop.cache.rglob("*"):
-        if path.is_file() and path.parent.name in ("commits", "receipts"):
+    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    for path in all_files(workshop) - named:
+        if path.parts[-3] == "receipts":
             path.unlink()
-        elif path.is_file():
-            os.utime(path, (time.time() - 200_000,) * 2)
+        else:
+            age(path)
     assert len(find_garbage(connect(workshop.cache))) > 20
     workshop.build()
     assert find_garbage(connect(workshop.cache)) == []
-    young = [p for p in (workshop.cache / "data").rglob("*") if p.is_file() and p.stat().st_mtime > time.time() - 1000]
-    assert len(young) > 20
+    assert workshop.open().commit.epoch == 0
+    reused = [p for p in all_files(workshop) - named if p.parts[-3] != "receipts"]
+    assert len(reused) > 20
+    assert all(p.stat().st_mtime > time.time() - 1000 for p in reused)

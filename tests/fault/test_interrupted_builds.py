@@ -38,7 +38,7 @@ def test_killed_in_the_middle(workshop: Workshop, tmp_path: Path) -> None:
     first = workshop.calls()
     with pytest.raises(IncompleteCache, match="run the same build again"):
         workshop.open()
-    targets = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").iterdir()]
+    targets = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").rglob("*.json")]
     assert targets.count("rows") == 4
     done = min(targets.count("cls@t"), targets.count("feat@t"))
     assert done == 2

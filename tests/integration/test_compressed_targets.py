@@ -127,7 +127,7 @@ def test_other_readers(workshop: Workshop) -> None:
     assert row["entropy"] == pytest.approx(float(-(truth[41] * truth[41].log()).sum()), abs=5e-3)
     drawn = datasets.load_dataset(str(workshop.cache), "drawn@t", split="train")[0]
     assert sum(drawn["counts"]) == 20
-    folder = next((workshop.cache / "data" / "ztop@t").glob("*.zarr"))
+    folder = next((workshop.cache / "data" / "ztop@t").rglob("*.zarr"))
     group = zarr.open_group(str(folder), mode="r")
     assert {name: array.shape for name, array in group.arrays()} == {
         "ids": (SHARE + 40, 16),

@@ -95,7 +95,7 @@ print(json.dumps({"splits": list(found), "rows": len(data), "ids": data["sample_
 def test_plain_zarr(digits: Path) -> None:
     cache = softcache.open(digits)
     values, ids = [], []
-    for shard in sorted((digits / "data/embedding@a").iterdir()):
+    for shard in sorted((digits / "data/embedding@a").rglob("*.zarr")):
         group = zarr.open_group(shard, mode="r")
         values.append(group["values"][:])
         ids += group["sample_id"][:].tolist()

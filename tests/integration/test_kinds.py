@@ -213,7 +213,7 @@ def test_others_read_it(kinds: Kinds, cache: softcache.Cache, outputs: dict[str,
     close(objects[row]["scores"], outputs["objects"].parts["scores"][row].numpy())
     depth = datasets.load_dataset(str(kinds.cache), "depth@t", split="train").with_format("numpy")[:]
     close(depth["variance"], outputs["depth"]["variance"].numpy())
-    first = min((kinds.cache / "data/maps@t").glob("*-000000-*.zarr"))
+    first = min((kinds.cache / "data/maps@t").rglob("*-000000-*.zarr"))
     group = zarr.open_group(first, mode="r")
     close(group["values"][:], outputs["maps"][:10].numpy())  # type: ignore[index]
     codes = datasets.load_dataset(str(kinds.cache), "maps8@t", split="train").with_format("numpy")[:]["codes"]

@@ -18,7 +18,7 @@ def test_answers_are_kept_when_a_later_sample_fails(workshop: Workshop) -> None:
     workshop.samples(40, change=lambda x: x.__setitem__((38, 0), 999))
     with pytest.raises(TransferSetError, match="38"):
         workshop.build()
-    done = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").iterdir()]
+    done = [json.loads(p.read_text())["target"] for p in (workshop.cache / "receipts").rglob("*.json")]
     assert done.count("cls@t") == 3
 
 

@@ -19,6 +19,7 @@ from softcache.store.layout import ROWS
 from softcache.store.marker import ensure_marker, require_marker
 from softcache.store.plan import Fragment, empty_plan, extend_plan
 from softcache.store.state import read_reference
+from softcache.store.writer import Writer
 
 CONTENTS = np.arange(6 * 32, dtype=np.uint8).reshape(6, 32)
 
@@ -29,17 +30,18 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
     ids = pa.array([40, 10, 50, 20, 30, 0])
     ids = ids if request.param == "int64" else ids.cast(pa.string())
     files = connect(tmp_path / "cache")
+    out = Writer(files)
     ensure_marker(files)
     fragments = [
         Fragment.of(0, "train", ids[:4], CONTENTS[:4], views=3),
         Fragment.of(1, "train", ids[4:], CONTENTS[4:], views=3),
         Fragment.of(2, "train", ids[:4], CONTENTS[:4], first_view=3, views=2),
     ]
-    plan = extend_plan(files, empty_plan(["x"]), fragments)
+    plan = extend_plan(out, empty_plan(["x"]), fragments)
     declaration = {"id": request.param, "keep": {}}
     units = [Unit(f"{f.number:064d}", ROWS, f, None) for f in fragments]
     kept = [pa.table({"x": [0] * len(f.sample_ids)}).select([]) for f in fragments]
-    receipts = {u.key: write_rows(files, u, k, declaration) for u, k in zip(units, kept, strict=True)}
+    receipts = {u.key: write_rows(out, u, k, declaration) for u, k in zip(units, kept, strict=True)}
     sizes = {path: size for path, size, _ in files.walk("data")}
     publication = Publication(
         marker=require_marker(files),
@@ -50,7 +52,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
         rows=declaration,
         transfer_set={"content": ["x"]},
     )
-    assert publish_build(files, publication, Inventory(None, {}, receipts, sizes)) is Outcome.PUBLISHED
+    assert publish_build(out, publication, Inventory(None, {}, receipts, sizes, frozenset())) is Outcome.PUBLISHED
     return softcache.open(tmp_path / "cache"), ids.to_pylist()
 
 

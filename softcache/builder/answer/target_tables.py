@@ -11,14 +11,14 @@ import torch
 from softcache.builder.answer.jobs import Job
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.sampling import sample_values
+from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.errors import IntegrityError, TeacherError
 from softcache.read.codec_table import CodecTable, table_batch
-from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
-from softcache.store.receipts import read_receipts, receipt_keys
 from softcache.store.shards import CheckedFile
-from softcache.store.target_tables import keep_tables, read_tables, restore_tables, write_tables
+from softcache.store.target_tables import keep_tables, tables_in_force, tables_paths, write_tables
+from softcache.store.writer import Writer
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,47 +42,46 @@ class TeacherPilot:
 
 
 def publish_tables(
-    files: Files, predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], committed: CommittedTarget | None
+    out: Writer, predictor: Predictor, target: BuildTarget, jobs: Sequence[Job], inventory: Inventory
 ) -> BuildTarget:
     """Publish a target's tables unless they are published, and return the target with its codec's table.
 
-    `jobs` are what is left of it, `committed` what the newest commit says about it. Raises IntegrityError if the tables
-    are lost that existing shards were made with.
+    `jobs` are what is left of it. Raises IntegrityError if the tables are lost that existing shards were made with.
     """
     if not target.has_tables:
         return target
-    in_force = restored_tables(files, target, committed)
+    in_force = published_tables(out.files, target, inventory)
     if in_force is None:
         made = _made(target, TeacherPilot(predictor, target, jobs))
-        in_force = write_tables(files, target.name, target.fingerprint, target.tables | made).tables
+        in_force = write_tables(out, target.name, target.fingerprint, target.tables | made).tables
     spec = target.codec.table_spec
     if spec is None:
         return target
-    return replace(target, codec=target.codec.with_table(CodecTable(files, in_force[spec.name], spec.shapes)))
+    return replace(target, codec=target.codec.with_table(CodecTable(out.files, in_force[spec.name], spec.shapes)))
 
 
-def restored_tables(
-    files: Files, target: BuildTarget, committed: CommittedTarget | None
-) -> dict[str, CheckedFile] | None:
+def published_tables(files: Files, target: BuildTarget, inventory: Inventory) -> dict[str, CheckedFile] | None:
     """Return a target's tables: those of the newest commit, else those published; None before that.
 
     Raises IntegrityError if they are lost and shards made with them exist.
     """
     if not target.has_tables:
         return {}
+    committed = inventory.committed.get(target.name)
     if committed is not None and committed.fingerprint == target.fingerprint:
-        keep_tables(files, restore_tables(files, target.name, target.fingerprint, committed.tables))
+        keep_tables(files, target.name, committed.tables.values())
         return committed.tables
-    try:
-        return keep_tables(files, read_tables(files, target.fingerprint)).tables
-    except FileNotFoundError:
-        receipts = read_receipts(files, receipt_keys(files))
-        if any(receipt.fingerprint == target.fingerprint for receipt in receipts):
-            raise IntegrityError(
-                f"{files.url}: the tables of {target.name} are lost, and shards made with them exist; restore "
-                "tables/, or give the unfinished part up with: softcache gc DIR --abandon --yes"
-            ) from None
-        return None
+    found = tables_in_force(files, tables_paths(files).get(target.fingerprint, ()), inventory.condemned)
+    if found is not None:
+        path, tables = found
+        keep_tables(files, target.name, tables.tables.values(), path)
+        return tables.tables
+    if any(receipt.fingerprint == target.fingerprint for receipt in inventory.receipts.values()):
+        raise IntegrityError(
+            f"{files.url}: the tables of {target.name} are lost, and shards made with them exist; restore tables/, "
+            f"or {inventory.how_to_give_up}"
+        )
+    return None
 
 
 def _made(target: BuildTarget, pilot: TeacherPilot) -> dict[str, pa.RecordBatch]:

@@ -89,7 +89,7 @@ class _RowsWriter:
     def _write(self, unit: Unit, views: RecordedViews | None) -> Receipt:
         prepared = self._prepared
         kept = prepared.transfer_set.table(prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep)
-        receipt = write_rows(prepared.files, unit, kept, prepared.rows_declaration, views)
+        receipt = write_rows(prepared.out, unit, kept, prepared.rows_declaration, views)
         self._samples.note_rows(unit.fragment, receipt)
         return receipt
 
@@ -115,8 +115,7 @@ def _ready_jobs(prepared: PreparedBuild, predictor: Predictor, jobs: list[Job]) 
     targets: dict[str, BuildTarget] = {}
     for target in {t.name: t for job in jobs for t in job.targets}.values():
         own = [job for job in jobs if target in job.targets]
-        committed = prepared.inventory.committed.get(target.name)
-        targets[target.name] = publish_tables(prepared.files, predictor, target, own, committed)
+        targets[target.name] = publish_tables(prepared.out, predictor, target, own, prepared.inventory)
         check_canaries(
             prepared.files,
             predictor,
@@ -142,7 +141,7 @@ def _answer(
         # Views are recorded before the answers to them, so that a teacher that answers later, or again, sees the same.
         recorded = rows.write_for(job.fragment)
         unit = units[answers.target.name, job.fragment.number]
-        return [*recorded, write_target(prepared.files, unit, job, answers)]
+        return [*recorded, write_target(prepared.out, unit, job, answers)]
 
     written = run_jobs(predictor, jobs, write, stop, progress)
     return [receipt for receipts in written for receipt in receipts]

@@ -11,9 +11,9 @@ from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.errors import IncompatibleTarget
 from softcache.store.commits import CommittedTarget
-from softcache.store.declarations import AugmentationDeclaration, Declaration
+from softcache.store.declarations import AugmentationDeclaration, Declaration, short_declaration
 from softcache.store.files import Files
-from softcache.store.receipts import Receipt, short_declaration
+from softcache.store.receipts import Receipt
 from softcache.store.state import State, committed_unit_keys
 from softcache.transfer.libraries import versions
 
@@ -32,7 +32,7 @@ def check_targets(files: Files, inventory: Inventory, targets: Sequence[BuildTar
             "the recipe describes these targets differently from what is stored:\n"
             + "\n".join(f"  {line}" for line in problems)
             + "\nGive the new target another name (tasks.*.name, or another teacher name), restore what changed, or, if"
-            " the stored part was never committed, give it up with: softcache gc DIR --abandon --yes"
+            f" the stored part was never committed, {inventory.how_to_give_up}"
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from softcache.arrays import Array
+from softcache.builder.prepare.inventory import Inventory
 from softcache.errors import AlignmentError, IncompatibleTarget, counted, name_some
 from softcache.store.files import Files
 from softcache.store.plan import Fragment, Plan, empty_plan, extend_plan, extensions, read_plan
+from softcache.store.writer import Writer
 from softcache.transfer import Scan, TransferSet
 
 
@@ -42,7 +44,7 @@ class _Placed:
 
 def plan_fragments(
     files: Files,
-    head: str | None,
+    inventory: Inventory,
     transfer_set: TransferSet,
     scan: Scan,
     fragment_rows: int,
@@ -50,7 +52,7 @@ def plan_fragments(
     *,
     write: bool = True,
 ) -> Work:
-    """Plan the fragments of a transfer set, with the first `views` of each sample, on top of the committed plan `head`.
+    """Plan the fragments of a transfer set, with the first `views` of each sample, on top of the committed plan.
 
     Known samples keep their fragments. Changed samples give their fragment another keys hash. New samples get new
     fragments, cut as an unfinished build cut them if there was one. Further views of known samples get fragments of
@@ -59,16 +61,18 @@ def plan_fragments(
     Raises AlignmentError where the cache and the transfer set contradict each other, IncompatibleTarget where the
     content columns differ.
     """
+    head = inventory.plan_head
     plan = empty_plan(transfer_set.content) if head is None else read_plan(files, head)
     _check_compatible(plan, transfer_set, scan)
     known, changed = _known_fragments(plan, transfer_set, scan)
     number = max(plan.fragments, default=-1) + 1
-    new = _new_fragments(files, plan, transfer_set, scan, known, fragment_rows, views, number)
+    unfinished = _unfinished_plans(files, plan, inventory.condemned)
+    new = _new_fragments(unfinished, transfer_set, scan, known, fragment_rows, views, number)
     further = _further_views([*known, *new], views, number + len(new))
     placed = {p.fragment.number: p for p in (*known, *new, *further)}
     written = {n: p.fragment for n, p in placed.items() if p.fragment is not plan.fragments.get(n)}
     if written and write:
-        plan = extend_plan(files, plan, list(written.values()))
+        plan = extend_plan(Writer(files, inventory.epoch), plan, list(written.values()))
     else:
         plan = Plan(plan.head, plan.content, plan.fragments | written)
     wanted = sorted(n for n, p in placed.items() if p.fragment.first_view < views or n in written)
@@ -141,9 +145,14 @@ def _with_contents(fragment: Fragment, contents: Array) -> Fragment:
     )
 
 
+def _unfinished_plans(files: Files, plan: Plan, condemned: Collection[str]) -> Iterator[list[Fragment]]:
+    """Yield the fragments that each unfinished build has planned on top of `plan`."""
+    for head in extensions(files, plan.head, condemned):
+        yield [f for number, f in read_plan(files, head).fragments.items() if number not in plan.fragments]
+
+
 def _new_fragments(
-    files: Files,
-    plan: Plan,
+    unfinished: Iterable[list[Fragment]],
     transfer_set: TransferSet,
     scan: Scan,
     known: list[_Placed],
@@ -158,12 +167,12 @@ def _new_fragments(
     new = np.flatnonzero(~is_known)
     return [
         _Placed(Fragment.of(number, transfer_set.split, *scan.samples(positions), views=end), positions)
-        for number, (positions, end) in enumerate(_cuts(files, plan, scan, new, fragment_rows, views), first_number)
+        for number, (positions, end) in enumerate(_cuts(unfinished, scan, new, fragment_rows, views), first_number)
     ]
 
 
 def _cuts(
-    files: Files, plan: Plan, scan: Scan, new: Array, fragment_rows: int, views: int
+    unfinished: Iterable[list[Fragment]], scan: Scan, new: Array, fragment_rows: int, views: int
 ) -> Iterator[tuple[Array, int]]:
     """Yield the positions of each new fragment's samples, and its number of views.
 
@@ -174,8 +183,7 @@ def _cuts(
     sizes: Iterator[int] = itertools.repeat(max(fragment_rows // views, 1))
     end = views
     wanted = scan.sample_ids.take(pa.array(new))
-    for head in extensions(files, plan.head):
-        planned = [f for n, f in read_plan(files, head).fragments.items() if n not in plan.fragments]
+    for planned in unfinished:
         first = [f for f in planned if f.first_view == 0]
         ids = [f.sample_ids for f in first]
         if ids and ids[0].type == wanted.type and pa.concat_arrays(ids).equals(wanted):

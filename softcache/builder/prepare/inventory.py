@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from softcache.store.commits import CommittedTarget, latest_number
+from softcache.store.commits import CommittedTarget, check_may_write, latest_number
+from softcache.store.condemned import read_condemned
 from softcache.store.files import Files
+from softcache.store.layout import ROWS, hash_and_epoch
 from softcache.store.manifest import LiveShard
 from softcache.store.marker import read_marker
-from softcache.store.receipts import Receipt, read_receipts, receipt_keys
+from softcache.store.receipts import Receipt, receipt_paths, receipts_in_force
 from softcache.store.shards import Shard
 from softcache.store.state import State, read_state
+from softcache.store.target_tables import tables_in_force, tables_paths
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +27,27 @@ class Inventory:
         state: the newest commit, None before the first.
         live: its shards, by target and fragment.
         receipts: by unit key, the receipts that the newest commit does not name.
-        sizes: the size of every file in `data`, by path.
+        sizes: the size of every file in `data`, by path, but those that are condemned.
+        condemned: the paths that the newest commit, or one before it, condemns.
     """
 
     state: State | None
     live: dict[tuple[str, int], LiveShard]
     receipts: dict[str, Receipt]
     sizes: dict[str, int]
+    condemned: frozenset[str]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of who writes on top of the newest commit."""
+        return 0 if self.state is None else self.state.commit.epoch
+
+    @property
+    def how_to_give_up(self) -> str:
+        """What a user does to give up what is not committed, for error messages."""
+        if self.state is None:
+            return "delete the folder, in which nothing is committed yet, and build again"
+        return "give the unfinished part up with: softcache gc DIR --abandon --yes"
 
     @property
     def plan_head(self) -> str | None:
@@ -67,10 +85,50 @@ def read_inventory(files: Files) -> Inventory:
 
     Raises UnsupportedVersion if this version of softcache may not write to the cache.
     """
-    has_commit = read_marker(files, to_write=True) is not None and latest_number(files) > 0
+    has_commit = read_marker(files) is not None and latest_number(files) > 0
     state = read_state(files) if has_commit else None
+    if state is not None:
+        check_may_write(files, state.commit)
     live = {} if state is None else {(s.shard.target, s.fragment): s for s in state.manifest.live()}
+    condemned = frozenset[str]() if state is None else read_condemned(files, state.commit)
     committed = {s.shard.unit_key for s in live.values()}
-    keys = sorted(receipt_keys(files) - committed)
-    sizes = {path: size for path, size, _ in files.walk("data")}
-    return Inventory(state, live, {r.shard.unit_key: r for r in read_receipts(files, keys)}, sizes)
+    paths = [of_unit for key, of_unit in sorted(receipt_paths(files).items()) if key not in committed]
+    receipts = [receipt for _, receipt in receipts_in_force(files, paths, condemned)]
+    return Inventory(
+        state=state,
+        live=live,
+        receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, condemned)},
+        sizes={path: size for path, size, _ in files.walk("data") if path not in condemned},
+        condemned=condemned,
+    )
+
+
+def _with_their_base(files: Files, receipts: list[Receipt], condemned: Collection[str]) -> list[Receipt]:
+    """Leave out receipts of targets whose views or tables garbage collection has taken, and that were made again since.
+
+    The newer ones may differ, and then the shards of these receipts do not belong to them.
+    """
+    rows = [r for r in receipts if r.shard.target == ROWS]
+    views = {r.shard.keys_sha256: r.epoch for r in rows if "augmentation" in r.declaration}
+    tables = _epochs_of_tables(files, condemned)
+    return rows + [
+        r
+        for r in receipts
+        if r.shard.target != ROWS and r.epoch >= max(views.get(r.shard.keys_sha256, 0), tables.get(r.fingerprint, 0))
+    ]
+
+
+def _epochs_of_tables(files: Files, condemned: Collection[str]) -> dict[str, float]:
+    """Return the epoch of the tables in force of each target some of whose tables are condemned, by fingerprint.
+
+    It is infinite if there are none.
+    """
+    documents = [p for p in condemned if p.startswith("tables/") and p.endswith(".json")]
+    named = [hash_and_epoch(path.removeprefix("tables/")) for path in documents]
+    left = tables_paths(files) if documents else {}
+    found: dict[str, float] = {}
+    for fingerprint, _ in filter(None, named):
+        in_force = tables_in_force(files, left.get(fingerprint, ()), condemned)
+        epoch = None if in_force is None else hash_and_epoch(in_force[0].removeprefix("tables/"))
+        found[fingerprint] = math.inf if epoch is None else epoch[1]
+    return found

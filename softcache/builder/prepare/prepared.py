@@ -24,6 +24,7 @@ from softcache.store.card import write_first_card
 from softcache.store.declarations import RowsDeclaration
 from softcache.store.files import Files, connect
 from softcache.store.marker import ensure_marker
+from softcache.store.writer import Writer
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.augmentation import Augmentation
 
@@ -60,6 +61,11 @@ class PreparedBuild:
     work: Work
     units: list[Unit]
 
+    @property
+    def out(self) -> Writer:
+        """Where new files go."""
+        return Writer(self.files, self.inventory.epoch)
+
     @cached_property
     def todo(self) -> list[Unit]:
         """The units that have neither a receipt nor a place in the newest commit."""
@@ -93,9 +99,7 @@ def prepare(
     if write:
         ensure_marker(files)
         write_first_card(files)
-    work = plan_fragments(
-        files, inventory.plan_head, transfer_set, scan, recipe.build.fragment_rows, recipe.views, write=write
-    )
+    work = plan_fragments(files, inventory, transfer_set, scan, recipe.build.fragment_rows, recipe.views, write=write)
     if augmentation is not None and augmentation.mixes and work.changed:
         check_partners(files, inventory.live.values(), work.changed)
     return PreparedBuild(
@@ -126,7 +130,7 @@ def rebase(prepared: PreparedBuild) -> PreparedBuild:
     except IncompatibleTarget as e:
         raise CommitConflict(f"{files.url}: another writer has committed in the meantime; {e}") from e
     rows, views = prepared.recipe.build.fragment_rows, prepared.recipe.views
-    work = plan_fragments(files, inventory.plan_head, prepared.transfer_set, prepared.scan, rows, views)
+    work = plan_fragments(files, inventory, prepared.transfer_set, prepared.scan, rows, views)
     units = all_units(work, prepared.scan, prepared.targets, rows_fingerprint(prepared.rows_declaration))
     return replace(prepared, inventory=inventory, work=work, units=units)
 

@@ -21,7 +21,7 @@ from softcache.store.files import Files
 from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
-from softcache.store.receipts import Receipt, read_receipt
+from softcache.store.receipts import Receipt
 from softcache.store.shards import Shard
 from softcache.store.state import read_reference
 from softcache.transfer.augmentation import PARTNER, Parameters
@@ -68,10 +68,13 @@ class ViewRecords:
         self._files, self._inventory = files, inventory
         self._units = {u.fragment.number: u for u in units if u.target is None}
         self._written: dict[int, Receipt] = {}
-        shards = [r.shard for r in inventory.receipts.values() if r.declaration.get("augmentation") == declared]
-        shards += [live.shard for live in inventory.live.values()]
+        receipts = [r for r in inventory.receipts.values() if r.declaration.get("augmentation") == declared]
+        committed = _committed_versions(inventory)
+        shards = [(r.shard, r.versions) for r in receipts]
+        shards += [(live.shard, committed) for live in inventory.live.values()]
+        shards.sort(key=lambda each: inventory.has_files(each[0]))
         # All shards with one keys hash record the same views. One whose file is there is preferred: the last one wins.
-        self._shards = {s.keys_sha256: s for s in sorted(shards, key=inventory.has_files) if s.target == ROWS}
+        self._shards = {shard.keys_sha256: (shard, made_by) for shard, made_by in shards if shard.target == ROWS}
 
     def add(self, fragment: Fragment, receipt: Receipt) -> None:
         """Remember the shard of `rows` that this build has just written for a fragment."""
@@ -83,9 +86,10 @@ class ViewRecords:
         Raises IntegrityError if the record is lost and cannot be made again.
         """
         written, key = self._written.get(fragment.number), self._units[fragment.number].key
-        shard = self._shards.get(fragment.keys_sha256) if written is None else written.shard
-        if shard is None:
+        found = self._shards.get(fragment.keys_sha256) if written is None else (written.shard, written.versions)
+        if found is None:
             return None
+        shard, versions = found
         if written is None and not self._inventory.has_files(shard):
             if shard.unit_key == key:
                 return None  # this build makes the same file again
@@ -93,7 +97,18 @@ class ViewRecords:
                 f"{self._files.url}/{shard.files[0].path}: missing, and it records which views the teachers saw; "
                 "restore it, or build once more with the kept columns as they were, which makes it again"
             )
-        return read_recorded(self._files, shard, read_receipt(self._files, shard.unit_key).versions)
+        return read_recorded(self._files, shard, versions)
+
+
+def _committed_versions(inventory: Inventory) -> dict[str, str]:
+    """Return the versions of the libraries that made the committed views.
+
+    A commit does not say which shard was made with which. Where there were several of a library, all are given.
+    """
+    augmentation = None if inventory.state is None else inventory.state.commit.augmentation
+    sets = [] if augmentation is None else augmentation["versions"]
+    names = sorted({name for each in sets for name in each})
+    return {name: " or ".join(sorted({each.get(name, "absent") for each in sets})) for name in names}
 
 
 def check_partners(files: Files, shards: Iterable[LiveShard], changed: Mapping[int, pa.Array]) -> None:

@@ -16,12 +16,12 @@ from softcache.errors import IncompleteCache, TeacherError, counted
 from softcache.store.card import write_card
 from softcache.store.commits import Commit, publish
 from softcache.store.declarations import AugmentationRecord, ParentCommit, RowsDeclaration
-from softcache.store.files import Files
 from softcache.store.layout import ROWS
 from softcache.store.manifest import LiveShard, dump_manifest
 from softcache.store.marker import Marker
 from softcache.store.plan import Plan
 from softcache.store.shards import CheckedFile, StoredFile, put_file
+from softcache.store.writer import Writer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,27 +55,29 @@ class Outcome(Enum):
     OVERTAKEN = "overtaken"
 
 
-def publish_build(files: Files, build: Publication, inventory: Inventory) -> Outcome:
+def publish_build(out: Writer, build: Publication, inventory: Inventory) -> Outcome:
     """Publish the newest commit's shards together with a finished build's.
 
     `inventory` holds every unit of the build. Raises IncompleteCache if it does not, TeacherError if a target has no
     answer at all.
     """
+    files = out.files
     missing = [u for u in build.units if u.shard_in(inventory) is None]
     head = build.plan.head
     if missing or head is None:
         raise IncompleteCache(
             f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
-    for folder in ("receipts", "commits"):
+    used = {f"receipts/{unit.key[:2]}" for unit in build.units if unit.key in inventory.receipts}
+    for folder in ("receipts", *sorted(used), "commits"):
         files.settle(folder)
     live, dropped = live_shards(build.plan, build.units, inventory)
     previous = None if inventory.state is None else inventory.state.commit
     if previous is not None and previous.plan == head and live == inventory.live:
         write_card(files, previous, live.values())
         return Outcome.UP_TO_DATE
-    commit = _commit(files, build, inventory, head, live, dropped)
-    _check_answers(commit)
+    commit = _commit(out, build, inventory, head, live, dropped)
+    _check_answers(commit, inventory)
     published = publish(files, commit)
     if published is None:
         return Outcome.OVERTAKEN
@@ -84,7 +86,7 @@ def publish_build(files: Files, build: Publication, inventory: Inventory) -> Out
 
 
 def _commit(
-    files: Files,
+    out: Writer,
     build: Publication,
     inventory: Inventory,
     head: str,
@@ -93,14 +95,14 @@ def _commit(
 ) -> Commit:
     """Write the manifest and the index, and return the commit that names them, not yet published."""
     previous = None if inventory.state is None else inventory.state.commit
-    manifest = put_file(files, "manifests/", dump_manifest(list(live.values())))
+    manifest = put_file(out, "manifests", dump_manifest(list(live.values())))
     return Commit(
         number=1 if previous is None else previous.number + 1,
         parent=None if previous is None else ParentCommit(number=previous.number, sha256=previous.sha256),
         marker_sha256=build.marker.sha256,
         plan=head,
         manifest=StoredFile(manifest.path, manifest.bytes, manifest.sha256),
-        index=write_index(files, build.plan, live, previous),
+        index=write_index(out, build.plan, live, previous),
         rows=sum(s.shard.rows for s in live.values() if s.shard.target == ROWS),
         id_type=str(build.plan.id_type),
         keep=build.rows["keep"],
@@ -109,6 +111,8 @@ def _commit(
         splits=split_rows(live),
         transfer_set=build.transfer_set,
         targets=committed_targets(build.plan, build.units, build.targets, build.tables, inventory, live),
+        epoch=out.epoch,
+        condemned=() if previous is None else previous.condemned,
         dropped=dropped,
     )
 
@@ -127,11 +131,11 @@ def _augmentation(build: Publication, inventory: Inventory) -> AugmentationRecor
     return {"declaration": declaration, "versions": used}
 
 
-def _check_answers(commit: Commit) -> None:
+def _check_answers(commit: Commit, inventory: Inventory) -> None:
     """Raise TeacherError if a target has no answer at all."""
     empty = [name for name, target in commit.targets.items() if target.valid == 0]
     if empty:
         raise TeacherError(
-            f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, give the receipts up "
-            "(softcache gc DIR --abandon --yes) and build with build.on_bad_sample=stop"
+            f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, "
+            f"{inventory.how_to_give_up}, with build.on_bad_sample=stop"
         )

@@ -9,7 +9,6 @@ import numpy as np
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.units import Unit
 from softcache.store.commits import Commit
-from softcache.store.files import Files
 from softcache.store.index import MAX_SEGMENTS, Segment, dump_segment, merge
 from softcache.store.keys import index_keys, key_type
 from softcache.store.layout import ROWS
@@ -17,6 +16,7 @@ from softcache.store.manifest import LiveShard
 from softcache.store.plan import Plan
 from softcache.store.shards import CheckedFile, put_file
 from softcache.store.state import read_reference
+from softcache.store.writer import Writer
 
 Cell = tuple[str, int]
 """A target and a fragment: the place of one shard."""
@@ -60,7 +60,7 @@ def _first_rows(plan: Plan, inventory: Inventory) -> dict[int, int]:
 
 
 def write_index(
-    files: Files, plan: Plan, live: Mapping[Cell, LiveShard], previous: Commit | None
+    out: Writer, plan: Plan, live: Mapping[Cell, LiveShard], previous: Commit | None
 ) -> tuple[CheckedFile, ...]:
     """Return the index's segments: the previous ones and one for the new rows, merged when there are too many."""
     segments = () if previous is None else previous.index
@@ -72,9 +72,9 @@ def write_index(
     rows = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in new]
     if len(segments) >= MAX_SEGMENTS:
         kind = key_type(str(plan.id_type))
-        old_keys, old_rows = merge([Segment(read_reference(files, r), kind, r.blocks, r.path) for r in segments])
+        old_keys, old_rows = merge([Segment(read_reference(out.files, r), kind, r.blocks, r.path) for r in segments])
         keys, rows, segments = [old_keys, *keys], [old_rows, *rows], ()
-    return (*segments, put_file(files, "index/", dump_segment(np.concatenate(keys), np.concatenate(rows))))
+    return (*segments, put_file(out, "index", dump_segment(np.concatenate(keys), np.concatenate(rows))))
 
 
 def split_rows(live: Mapping[Cell, LiveShard]) -> dict[str, int]:

@@ -14,32 +14,33 @@ from softcache.codecs.fidelity import merge_errors
 from softcache.codecs.statistics import value_statistics
 from softcache.errors import CommitConflict, IntegrityError, TransferSetError, name_some
 from softcache.store import arrow
+from softcache.store.about import about_rows, about_target, arrow_metadata
 from softcache.store.buffers import ListColumn
 from softcache.store.checksums import canonical_json
 from softcache.store.declarations import RowsDeclaration
-from softcache.store.files import Files
-from softcache.store.layout import ROWS, shard_stem
+from softcache.store.layout import ROWS
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt, write_receipt
-from softcache.store.shards import Shard, put_file, write_shard
+from softcache.store.shards import Shard, ShardPlace, put_shard, write_shard
+from softcache.store.writer import Writer
 from softcache.transfer.libraries import versions
 
 
-def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receipt:
+def write_target(out: Writer, unit: Unit, job: Job, answers: Answers) -> Receipt:
     """Write a target's shard for a fragment, then its receipt; return the receipt in force."""
     target, fragment = answers.target, unit.fragment
     valid = np.ones(fragment.rows, np.bool_)
     valid[list(answers.bad)] = False
     ids, views = fragment.row_ids(), fragment.row_views()
     stored, buffers = write_shard(
-        files,
+        out,
         target.format,
-        shard_stem(target.name, fragment.split, fragment.number),
+        ShardPlace(target.name, fragment.split, fragment.number),
         answers.columns(),
         valid,
         ids,
         views,
-        {"target": target.name, "codec": target.codec.to_json()},
+        about_target(target.name, target.fingerprint, target.declaration),
         {column.name: column.missing for column in target.codec.columns},
     )
     statistics = value_statistics(target.codec, answers.encoded(), valid)
@@ -60,25 +61,27 @@ def write_target(files: Files, unit: Unit, job: Job, answers: Answers) -> Receip
         declaration=target.declaration,
         skipped=[(job.ids([row])[0], int(views[row]), reason) for row, reason in sorted(answers.bad.items())],
         versions=versions(target.libraries),
+        epoch=out.epoch,
     )
-    return _record(files, receipt)
+    return _record(out, receipt)
 
 
 def write_rows(
-    files: Files, unit: Unit, kept: pa.Table, declaration: RowsDeclaration, recorded: RecordedViews | None = None
+    out: Writer, unit: Unit, kept: pa.Table, declaration: RowsDeclaration, recorded: RecordedViews | None = None
 ) -> Receipt:
     """Write the `rows` shard of a fragment, then its receipt; `recorded` are its views where samples are augmented.
 
     Raises TransferSetError for missing kept values, CommitConflict where another builder has recorded other views.
     """
     fragment = unit.fragment
-    data = arrow.dump(rows_arrays(fragment, kept, recorded))
+    about = about_rows(rows_fingerprint(declaration))
+    data = arrow.dump(rows_arrays(fragment, kept, recorded), arrow_metadata(about))
     shard = Shard(
         target=ROWS,
         unit_key=unit.key,
         keys_sha256=fragment.keys_sha256,
         rows=fragment.rows,
-        files=(put_file(files, f"{shard_stem(ROWS, fragment.split, fragment.number)}-", data),),
+        files=(put_shard(out, ShardPlace(ROWS, fragment.split, fragment.number), data),),
         columns=arrow.locate(data),
         statistics={"valid": fragment.rows},
     )
@@ -88,27 +91,28 @@ def write_rows(
         declaration=declaration,
         skipped=[],
         versions=versions() if recorded is None else recorded.versions,
+        epoch=out.epoch,
     )
-    in_force = _record(files, receipt)
-    if recorded is not None and not read_recorded(files, in_force.shard, in_force.versions).equals(recorded):
+    in_force = _record(out, receipt)
+    if recorded is not None and not read_recorded(out.files, in_force.shard, in_force.versions).equals(recorded):
         raise CommitConflict(
-            f"{files.url}: another builder has recorded other views of fragment {fragment.number} meanwhile; run the "
-            "same command again, which takes those"
+            f"{out.files.url}: another builder has recorded other views of fragment {fragment.number} meanwhile; run "
+            "the same command again, which takes those"
         )
     return in_force
 
 
-def _record(files: Files, receipt: Receipt) -> Receipt:
+def _record(out: Writer, receipt: Receipt) -> Receipt:
     """Publish a receipt and return the one in force, whose shard must exist.
 
     Raises IntegrityError if another receipt was first and its shard has been lost since.
     """
-    in_force = write_receipt(files, receipt)
+    in_force = write_receipt(out, receipt)
     for file in in_force.shard.files if in_force.shard.files != receipt.shard.files else ():
-        if files.size(file.path) != file.bytes:
+        if out.files.size(file.path) != file.bytes:
             raise IntegrityError(
-                f"{files.url}/{file.path}: lost, and this build's shard has other bytes; restore the file, or give the "
-                "unfinished part up with: softcache gc DIR --abandon --yes"
+                f"{out.files.url}/{file.path}: lost, and this build's shard has other bytes; restore the file, or run "
+                f"softcache gc --abandon --yes on the cache, or if nothing is committed yet, delete it and build again"
             )
     return in_force
 

@@ -14,6 +14,7 @@ CONTRACT, DAMAGE, DOCUMENTS = "contract/test_files.py", "fault/test_damage.py", 
 DURABLE = "fault/test_durability.py -k order"
 FORGED, MAPPED, MANIFEST = "fault/test_forged.py", "fault/test_mapped_files.py", "fault/test_manifest.py"
 COMMITTERS, VERIFY, BUILD = "fault/test_committers.py", "fault/test_verify.py", "integration/test_build.py"
+TURNS = "fault/test_gc_turns.py"
 GC = "fault/test_gc.py"
 
 GUARDS = [
@@ -69,10 +70,27 @@ GUARDS = [
     Guard("store/documents.py", "(ValueError, RecursionError)", "ValueError", f"{FORGED} -k document"),
     Guard("store/marker.py", 'body.get("format") != "softcache" or', "", f"{FORGED} -k marker"),
     Guard("store/marker.py", 'or not isinstance(body.get("cache_id"), str)', "", f"{FORGED} -k marker"),
-    Guard("store/marker.py", "version != VERSION or unknown", "unknown", f"{VERIFY} -k newer"),
-    Guard("store/marker.py", "version != VERSION or unknown", "version != VERSION", f"{VERIFY} -k newer"),
-    Guard("store/marker.py", "if to_write else set()", "if False else set()", f"{VERIFY} -k writer_features"),
-    Guard("store/marker.py", "if not isinstance(features, list):", "if False:", f"{VERIFY} -k newer"),
+    Guard("store/marker.py", '(version := body.get("version")) != VERSION', "False", f"{VERIFY} -k newer"),
+    Guard("store/commits.py", "if not isinstance(features, list | tuple):", "if False:", f"{VERIFY} -k features"),
+    Guard("store/commits.py", "for feature in features} - FEATURES", "for feature in ()}", f"{VERIFY} -k features"),
+    Guard("store/gc.py", "    check_may_write(files, newest)", "    pass", f"{VERIFY} -k features"),
+    Guard(
+        "builder/prepare/inventory.py",
+        "        check_may_write(files, state.commit)",
+        "        pass",
+        f"{VERIFY} -k features",
+    ),
+    # Garbage collection.
+    Guard("store/gc.py", "or not is_collectable(path)", "", f"{GC} -k only_what"),
+    Guard("store/gc.py", "if not paths or _condemn(files, newest, paths):", "if True:", f"{TURNS} -k sleeps"),
+    Guard("store/gc.py", "epoch=number,", "epoch=newest.epoch,", f"{GC} -k condemned_counts"),
+    Guard("store/receipts.py", "if path in condemned:", "if False:", f"{GC} -k condemned_counts"),
+    Guard(
+        "builder/prepare/inventory.py",
+        'files.walk("data") if path not in condemned',
+        'files.walk("data")',
+        f"{GC} -k loses_its_shard",
+    ),
     Guard("store/declarations.py", "    task: dict[str, Any]\n", "", f"{FORGED} -k declaration"),
     Guard("store/commits.py", "numbers and len(numbers) != max(numbers)", "False", f"{VERIFY} -k lost_commit"),
     Guard("store/commits.py", "commit.number != number or", "", f"{FORGED} -k commit"),
@@ -84,10 +102,8 @@ GUARDS = [
     Guard("store/commits.py", "        refused = e\n", "        raise\n", f"{FORGED} -k publish"),
     Guard("store/commits.py", "raise refused or StorageError", "raise StorageError", f"{FORGED} -k publish"),
     Guard("store/commits.py", "raise CommitStateUnknown", "raise StorageError", f"{FORGED} -k publish"),
-    Guard(
-        "store/receipts.py", "return read_receipt(files, shard.unit_key)", "return receipt", f"{COMMITTERS} -k bytes"
-    ),
-    Guard("store/receipts.py", "shard.unit_key != key", "False", f"{FORGED} -k receipt"),
+    Guard("store/receipts.py", "return read_receipt(out.files, path)", "return receipt", f"{COMMITTERS} -k bytes"),
+    Guard("store/receipts.py", "receipt.shard.unit_key != key", "False", f"{FORGED} -k receipt"),
     Guard("store/state.py", "if latest == 0:", "if False:", f"{VERIFY} -k first_commit"),
     Guard("store/state.py", "number is not None and not 1 <= number <= latest", "False", f"{FORGED} -k no_commit"),
     Guard("store/state.py", "commit.marker_sha256 != marker.sha256", "False", f"{VERIFY} -k another_marker"),

@@ -24,7 +24,7 @@ GUARDS = [
     ),
     Guard(
         "builder/publish/shards.py",
-        "recorded is not None and not read_recorded(files, in_force.shard, in_force.versions).equals(recorded)",
+        "recorded is not None and not read_recorded(out.files, in_force.shard, in_force.versions).equals(recorded)",
         "False",
         f"{FORGED_VIEWS} -k two_builders",
     ),
@@ -72,7 +72,7 @@ GUARDS = [
     Guard("builder/engines/local.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
     Guard(
         "builder/prepare/view_records.py",
-        "shards += [live.shard for live in inventory.live.values()]",
+        "shards += [(live.shard, committed) for live in inventory.live.values()]",
         "pass",
         f"{LATER} -k relabelled",
     ),

@@ -11,6 +11,7 @@ import pyarrow as pa
 import yaml
 
 from softcache.store import arrow
+from softcache.store.ipc import aligned
 
 PATHS = ["../x", "/etc/passwd", "s3://x/y", "a\\b", "a\0b", "x" * 300]
 INTEGERS = [-1, 0, 7, 2**16, 2**31 - 1, 2**31, 2**48, 2**62, 2**63 - 1, -(2**63), 2**63, 2**70]
@@ -192,4 +193,4 @@ def write(arrays: dict[str, pa.Array], metadata: dict[bytes, bytes], form: str =
     with pa.ipc.new_stream(sink, schema, options=options) as writer:
         for _ in range({"batches": 2, "empty": 0}.get(form, 1)):
             writer.write_batch(pa.RecordBatch.from_arrays([a for _, a in columns], schema=schema))
-    return sink.getvalue().to_pybytes()
+    return sink.getvalue().to_pybytes() if form else bytes(aligned(sink.getvalue()))
