@@ -10,7 +10,7 @@ from typing import Any
 from softcache.audit.contents import check_commit, check_condemned, check_index, check_shard, check_tables, has_its_keys
 from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
-from softcache.store.card import render
+from softcache.store.card import MAX_BYTES, render
 from softcache.store.checksums import block_checksums, sha256
 from softcache.store.commits import Commit, CommittedTarget, check_parent, latest_number, read_commit
 from softcache.store.condemned import read_condemned
@@ -201,7 +201,7 @@ class _Verifier:
             self._add(file.path, "its block checksums are not those that were recorded")
 
     def _check_card(self, commit: Commit, live: list[LiveShard]) -> None:
-        card = self._try(CARD, self._files.read, CARD)
+        card = self._try(CARD, self._files.read, CARD, MAX_BYTES)
         if card is not None and card != render(commit, live):
             self._add(CARD, "not the card of the newest commit; the next build rewrites it")
 

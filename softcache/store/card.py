@@ -13,6 +13,7 @@ from softcache.store.layout import CARD
 from softcache.store.manifest import LiveShard
 
 MAX_LISTED = 10_000
+MAX_BYTES = 16 * 2**20
 _DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C, ten times as fast; some builds lack it
 _EMPTY: list[dict[str, Any]] = [{"config_name": "uncommitted", "data_files": []}]
 
@@ -27,7 +28,7 @@ def write_card(files: Files, commit: Commit, shards: Iterable[LiveShard]) -> Non
     """Rewrite the card unless it is already that of `commit`."""
     card = render(commit, shards)
     try:
-        if files.read(CARD) == card:
+        if files.read(CARD, MAX_BYTES) == card:
             return
     except FileNotFoundError:
         pass

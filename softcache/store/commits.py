@@ -18,7 +18,7 @@ from softcache.errors import (
 from softcache.measures import Statistics
 from softcache.store.checksums import sha256
 from softcache.store.declarations import AugmentationRecord, ParentCommit, TargetDeclaration
-from softcache.store.documents import dump_document, load_document, parse
+from softcache.store.documents import MAX_BYTES, dump_document, parse, read_document
 from softcache.store.files import Files
 from softcache.store.layout import commit_path
 from softcache.store.shards import CheckedFile, StoredFile
@@ -103,10 +103,9 @@ def read_commit(files: Files, number: int) -> Commit:
     of softcache cannot read.
     """
     where = f"{files.url}/{commit_path(number)}"
-    data = files.read(commit_path(number))
-    body = load_document(data, where)
+    body, digest = read_document(files, commit_path(number))
     _check_features(body.get("reader_features"), "read", where)
-    commit = replace(parse(Commit, body, where), sha256=sha256(data))
+    commit = replace(parse(Commit, body, where), sha256=digest)
     if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
         raise FormatError(f"{where}: contradicts itself (its number, id type, rows or index)")
     return commit
@@ -150,7 +149,7 @@ def publish(files: Files, commit: Commit) -> Commit | None:
     except StorageError as e:
         refused = e
     try:
-        there = files.read(path)
+        there = files.read(path, MAX_BYTES)
     except FileNotFoundError as e:
         raise refused or StorageError(f"{files.url}/{path}: disappeared right after it was written") from e
     except StorageError as e:

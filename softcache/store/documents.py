@@ -11,9 +11,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from softcache.errors import FormatError, IntegrityError
 from softcache.store.checksums import sha256
+from softcache.store.files import Files
 
 T = TypeVar("T")
 MAX_BYTES = 256 * 1024 * 1024
+# An empty list takes two bytes in a file and 28 times as many in memory.
+MAX_VALUES = 4_000_000
 _ENDING = re.compile(rb',\n  "sha256": "([0-9a-f]{64})"\n}\n\Z')
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -49,24 +52,48 @@ def dump_document(body: dict[str, Any]) -> bytes:
     return head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode()
 
 
+def read_document(files: Files, path: str) -> tuple[dict[str, Any], str]:
+    """Read a JSON file of a cache; return its object without the member `sha256`, and the SHA-256 of the whole file.
+
+    Raises FileNotFoundError, and what `load_document` raises.
+    """
+    data = files.read(path, MAX_BYTES)
+    return load_document(data, f"{files.url}/{path}"), sha256(data)
+
+
 def load_document(data: bytes, path: str) -> dict[str, Any]:
     """Check and parse a file's bytes; return its object without the member `sha256`. `path` names the file in errors.
 
-    Raises IntegrityError if the file does not end with the hash of its content, FormatError if it is too large or is
-    not JSON.
+    Raises IntegrityError if the file does not end with the hash of its content, FormatError if it holds too many values
+    or is not JSON as docs/format.md, section 1, has it.
     """
-    if len(data) > MAX_BYTES:
-        raise FormatError(f"{path}: {len(data):,} bytes; softcache reads at most {MAX_BYTES:,}")
     ending = _ENDING.search(data[-_ENDING_BYTES:])
     if ending is None:
         raise IntegrityError(f"{path}: truncated, or not a softcache file: it does not end with its sha256")
-    if sha256(data[:-_ENDING_BYTES]) != ending[1].decode():
+    if sha256(memoryview(data)[:-_ENDING_BYTES]) != ending[1].decode():
         raise IntegrityError(f"{path}: its content does not match the sha256 at its end; it was changed after writing")
+    if (values := sum(data.count(sign) for sign in b",[{")) > MAX_VALUES:
+        raise FormatError(f"{path}: up to {values:,} values; softcache reads at most {MAX_VALUES:,}")
     try:
-        body: dict[str, Any] = json.loads(data)  # only an object can have that ending
+        # Only an object can have that ending.
+        body: dict[str, Any] = _DECODER.decode(data.decode())
         if _SURROGATE.search(data):
             json.dumps(body, ensure_ascii=False).encode()  # half a pair is not text: no path or card can hold it
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: not JSON: {e}") from e
     del body["sha256"]
     return body
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a member occurs twice in an object")
+    return found
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not a number of JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse)

@@ -6,8 +6,7 @@ import uuid
 from dataclasses import dataclass
 
 from softcache.errors import FormatError, UnsupportedVersion
-from softcache.store.checksums import sha256
-from softcache.store.documents import dump_document, load_document
+from softcache.store.documents import dump_document, read_document
 from softcache.store.files import Files
 from softcache.store.layout import MARKER, VERSION
 
@@ -26,18 +25,17 @@ def read_marker(files: Files) -> Marker | None:
     IntegrityError if the file is not a valid marker.
     """
     try:
-        data = files.read(MARKER)
+        body, digest = read_document(files, MARKER)
     except FileNotFoundError:
         return None
     where = f"{files.url}/{MARKER}"
-    body = load_document(data, where)
     if body.get("format") != "softcache" or not isinstance(body.get("cache_id"), str):
         raise FormatError(f"{where}: not a softcache marker")
     if (version := body.get("version")) != VERSION:
         raise UnsupportedVersion(
             f"{where}: needs format version {version!r}; this softcache supports version {VERSION}: install a newer one"
         )
-    return Marker(sha256(data))
+    return Marker(digest)
 
 
 def require_marker(files: Files) -> Marker:

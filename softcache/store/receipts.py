@@ -9,7 +9,7 @@ from typing import Any
 from softcache.errors import FormatError
 from softcache.store.checksums import fingerprint
 from softcache.store.declarations import Declaration, short_declaration
-from softcache.store.documents import dump_document, load_document, parse
+from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
 from softcache.store.layout import hash_and_epoch
 from softcache.store.shards import Shard
@@ -71,7 +71,7 @@ def read_receipt(files: Files, path: str) -> Receipt:
     where, named = f"{files.url}/{path}", hash_and_epoch(path.rsplit("/", 1)[-1])
     assert named is not None, f"{path} is not the path of a receipt"
     key, epoch = named
-    body = load_document(files.read(path), where)
+    body, _ = read_document(files, path)
     members = ("fingerprint", "declaration", "skipped", "versions")
     receipt = parse(Receipt, {"shard": body, "epoch": epoch} | {name: body.get(name) for name in members}, where)
     if receipt.shard.unit_key != key:

@@ -9,6 +9,7 @@ import pyarrow as pa
 from softcache.errors import FormatError, IncompleteCache, IntegrityError
 from softcache.store.checksums import sha256
 from softcache.store.commits import Commit, check_parent, latest_number, read_commit
+from softcache.store.documents import MAX_BYTES
 from softcache.store.files import Files
 from softcache.store.layout import MARKER, commit_path
 from softcache.store.manifest import Manifest
@@ -54,7 +55,7 @@ def read_state(files: Files, number: int | None = None) -> State:
     if commit.marker_sha256 != marker.sha256:
         raise IntegrityError(f"{files.url}/{MARKER}: not the marker that commit {commit.number} was made with")
     if number is None and latest > 1:
-        check_parent(files, commit, sha256(files.read(commit_path(latest - 1))))
+        check_parent(files, commit, sha256(files.read(commit_path(latest - 1), MAX_BYTES)))
     manifest = Manifest(read_reference(files, commit.manifest), f"{files.url}/{commit.manifest.path}")
     return State(marker, commit, manifest)
 

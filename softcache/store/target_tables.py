@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
-from softcache.store.documents import dump_document, load_document, parse
+from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
 from softcache.store.layout import hash_and_epoch
 from softcache.store.shards import CheckedFile, put_file
@@ -89,7 +89,7 @@ def tables_in_force(files: Files, paths: Iterable[str], condemned: Collection[st
 def read_tables(files: Files, path: str) -> TargetTables:
     """Return the tables that a document names. Raises FileNotFoundError, IntegrityError, FormatError."""
     where, named = f"{files.url}/{path}", hash_and_epoch(path.rsplit("/", 1)[-1])
-    found = parse(TargetTables, load_document(files.read(path), where), where)
+    found = parse(TargetTables, read_document(files, path)[0], where)
     if named is None or found.fingerprint != named[0]:
         raise FormatError(f"{where}: holds the tables of another target, {found.fingerprint}")
     return found

@@ -17,11 +17,11 @@ import softcache
 from softcache.errors import AlignmentError, CommitStateUnknown, FormatError, IntegrityError, StorageError, TeacherError
 from softcache.read.columns import FixedColumn, TextColumn
 from softcache.read.shard_reader import ShardReader
-from softcache.store import documents, keys
+from softcache.store import keys
 from softcache.store.buffers import Buffer
 from softcache.store.checksums import sha256
 from softcache.store.commits import StoredFile, commit_path, publish, read_commit
-from softcache.store.documents import dump_document, load_document
+from softcache.store.documents import dump_document, load_document, read_document
 from softcache.store.files import connect
 from softcache.store.files.local import LocalFiles
 from softcache.store.marker import ensure_marker
@@ -80,14 +80,15 @@ def test_a_path_is_checked_where_it_is_parsed() -> None:
         StoredFile("../x", 1, "0" * 64)
 
 
-def test_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents(tmp_path: Path) -> None:
     for member in (b'"\\ud800"', b"[" * 100_000 + b"]" * 100_000):
         head = b'{\n  "a": ' + member
         with pytest.raises(FormatError, match="not JSON"):
             load_document(head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode(), "x")
-    monkeypatch.setattr(documents, "MAX_BYTES", 10)
-    with pytest.raises(FormatError, match="at most 10"):
-        load_document(dump_document({"a": 1}), "x")
+    with open(tmp_path / "x.json", "wb") as file:
+        file.truncate(2**40)  # no machine could read that
+    with pytest.raises(FormatError, match="more than 268,435,456 bytes"):
+        read_document(connect(tmp_path), "x.json")
 
 
 @pytest.mark.parametrize("change", [{"format": "x"}, {"cache_id": 5}])
@@ -128,10 +129,10 @@ class Unsure(LocalFiles):
             super().create(path, data)
         raise StorageError("the connection was lost")
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int | None = None) -> bytes:
         if not self.readable:
             raise StorageError("still no connection")
-        return super().read(path)
+        return super().read(path, limit)
 
 
 def test_publish_reads_back(cache: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from softcache.errors import IntegrityError
+from softcache.errors import FormatError, IntegrityError
 from softcache.store.checksums import Bytes, sha256
 
 
@@ -19,8 +19,8 @@ class Files(ABC):
         self.url = url
 
     @abstractmethod
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes. Raises FileNotFoundError."""
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        """Return a file's bytes. Raises FileNotFoundError, and FormatError if there are more than `limit`."""
 
     @abstractmethod
     def size(self, path: str) -> int | None:
@@ -68,6 +68,9 @@ class Files(ABC):
     @abstractmethod
     def settle(self, folder: str) -> None:
         """Make the names in a folder durable: the process that created them may have died before it did so."""
+
+    def _too_large(self, path: str, limit: int) -> FormatError:
+        return FormatError(f"{self.url}/{path}: more than {limit:,} bytes, which is all that softcache reads of it")
 
     def put(self, path: str, data: Bytes) -> None:
         """Publish a file whose path contains its hash. If it already exists, touch it and compare its content.

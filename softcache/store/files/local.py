@@ -26,8 +26,10 @@ class LocalFiles(Files):
         self.root = Path(self.url)
         self._durable_folders: set[Path] = set()
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int | None = None) -> bytes:
         with self._storage(path), open(self._at(path), "rb", opener=_open_regular) as file:
+            if limit is not None and os.fstat(file.fileno()).st_size > limit:
+                raise self._too_large(path, limit)
             return file.read()
 
     def size(self, path: str) -> int | None:

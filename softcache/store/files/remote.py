@@ -25,7 +25,9 @@ class RemoteFiles(Files):
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url, "_open": None}
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, limit: int | None = None) -> bytes:
+        if limit is not None and (size := self.size(path)) is not None and size > limit:
+            raise self._too_large(path, limit)
         return bytes(self._call(path, lambda fs, p: fs.cat_file(p)))
 
     def size(self, path: str) -> int | None:

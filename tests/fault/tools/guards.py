@@ -58,7 +58,10 @@ GUARDS = [
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{FORGED} -k path"),
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{MANIFEST} -k paths"),
     # Documents, the marker, commits, receipts.
-    Guard("store/documents.py", "len(data) > MAX_BYTES", "False", f"{FORGED} -k document"),
+    Guard("store/documents.py", "files.read(path, MAX_BYTES)", "files.read(path)", f"{FORGED} -k document"),
+    Guard("store/documents.py", "> MAX_VALUES", "< 0", "unit/store/test_documents.py"),
+    Guard("store/documents.py", "if len(found) < len(pairs):", "if False:", "unit/store/test_documents.py"),
+    Guard("store/files/local.py", "if limit is not None and", "if False and", f"{FORGED} -k document"),
     Guard("store/documents.py", "sha256(data[:-_ENDING_BYTES]) != ending[1].decode()", "False", DOCUMENTS),
     Guard(
         "store/documents.py",

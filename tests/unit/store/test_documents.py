@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,3 +39,36 @@ def test_no_flipped_bit_passes(data: st.DataObject) -> None:
 def test_not_a_document(data: bytes) -> None:
     with pytest.raises(IntegrityError, match="a/b"):
         load_document(data, "a/b")
+
+
+def signed(head: bytes) -> bytes:
+    return head + f',\n  "sha256": "{sha256(head)}"\n}}\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b'{\n  "a": 1,\n  "a": 2', "a member occurs twice"),
+        (b'{\n  "a": {"b": 1, "b": 1}', "a member occurs twice"),
+        (b'{\n  "a": NaN', "NaN is not a number of JSON"),
+        (b'{\n  "a": -Infinity', "-Infinity is not a number of JSON"),
+        (b'\xef\xbb\xbf{\n  "a": 1', "Expecting value"),
+        ('{\n  "a": 1'.encode("utf-16-le"), "not JSON"),
+        (b'{\n  "a": "\xff"', "can't decode"),
+        (b'{\n  "a": ' + b"[" * 100_000, "not JSON"),
+    ],
+)
+def test_not_the_json_of_the_page(head: bytes, why: str) -> None:
+    with pytest.raises(FormatError, match=why):
+        load_document(signed(head), "x")
+
+
+def test_a_small_file_cannot_fill_the_memory() -> None:
+    """An empty list takes two bytes there, and 56 here."""
+    data = signed(b'{\n  "a": [' + b"[]," * 4_000_000 + b"0]")
+    tracemalloc.start()
+    with pytest.raises(FormatError, match="softcache reads at most 4,000,000"):
+        load_document(data, "x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**20
