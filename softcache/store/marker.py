@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from softcache.errors import FormatError, UnsupportedVersion
+from softcache.errors import FormatError, RecipeError, UnsupportedVersion
 from softcache.store.documents import dump_document, read_document
 from softcache.store.files import Files
 from softcache.store.layout import MARKER, VERSION
@@ -46,12 +46,21 @@ def require_marker(files: Files) -> Marker:
     return marker
 
 
-def ensure_marker(files: Files) -> Marker:
-    """Return the marker; write it first if the cache is new. If several builders write it at once, the first one wins.
+def check_output(files: Files) -> None:
+    """Raise RecipeError if a cache is to be built in a folder that belongs to something else.
 
-    Raises StorageError if the storage cannot create a file without overwriting an existing one.
+    An empty folder, none, and that of a cache are right.
     """
-    files.check_create_only()
+    there = files.names("")  # before the marker, which another builder may be about to write first of all
+    if there and read_marker(files) is None:
+        some = ", ".join(there[:3]) + (", ..." if len(there) > 3 else "")
+        raise RecipeError(
+            f"{files.url}: not a softcache cache, and not empty (it has {some}); build in a new or empty folder"
+        )
+
+
+def ensure_marker(files: Files) -> Marker:
+    """Return the marker; write it first if the cache is new. Of several builders that write it, the first one wins."""
     marker = read_marker(files)
     if marker is not None:
         return marker

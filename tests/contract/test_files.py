@@ -108,14 +108,14 @@ def test_a_storage_that_ignores_conditions_is_refused(tmp_path: Path, monkeypatc
     from fsspec.implementations.memory import MemoryFileSystem
 
     files = connect(f"memory://{tmp_path.name}")
-    files.check_create_only()
+    files.check_writable()
     assert list(files.walk("")) == []
     honest = MemoryFileSystem.pipe_file
     monkeypatch.setattr(
         MemoryFileSystem, "pipe_file", lambda self, path, value, mode="overwrite": honest(self, path, value)
     )
     with pytest.raises(StorageError, match="overwrites files that must only be created"):
-        files.check_create_only()
+        files.check_writable()
     assert list(files.walk("")) == []
 
 
@@ -125,7 +125,7 @@ def test_a_storage_that_streams_is_refused(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", AbstractFileSystem.pipe_file)
     with pytest.raises(StorageError, match="can only stream files"):
-        connect(f"memory://{tmp_path.name}").check_create_only()
+        connect(f"memory://{tmp_path.name}").check_writable()
 
 
 def test_storages_that_stream_are_told_from_those_that_put() -> None:

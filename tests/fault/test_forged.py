@@ -24,7 +24,6 @@ from softcache.store.commits import StoredFile, commit_path, publish, read_commi
 from softcache.store.documents import dump_document, load_document, read_document
 from softcache.store.files import connect
 from softcache.store.files.local import LocalFiles
-from softcache.store.marker import ensure_marker
 from softcache.store.receipts import read_receipt
 from softcache.store.state import read_reference, read_state
 
@@ -66,13 +65,13 @@ def test_half_a_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b"]
 
 
-def test_a_build_asks_for_create_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_asks_for_create_only(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
     honest = MemoryFileSystem.pipe_file
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", lambda fs, path, value, **_: honest(fs, path, value))
     with pytest.raises(StorageError, match="overwrites files"):
-        ensure_marker(connect(f"memory://{tmp_path.name}"))
+        softcache.build(workshop.save(), f"memory://{workshop.folder.parent.name}")
 
 
 def test_a_path_is_checked_where_it_is_parsed() -> None:

@@ -23,7 +23,7 @@ from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.declarations import RowsDeclaration
 from softcache.store.files import Files, connect
-from softcache.store.marker import ensure_marker
+from softcache.store.marker import check_output, ensure_marker
 from softcache.store.writer import Writer
 from softcache.transfer import Scan, TransferSet
 from softcache.transfer.augmentation import Augmentation
@@ -86,6 +86,9 @@ def prepare(
     Raises IncompleteCache if `stop` is set meanwhile.
     """
     files = connect(output)
+    if write:
+        files.check_writable()
+    check_output(files)
     targets = build_targets(recipe)
     declared, augmentation = declare_augmentation(recipe), load_augmentation(recipe)
     transfer_set = open_transfer_set(recipe, limit)

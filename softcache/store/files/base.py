@@ -28,7 +28,7 @@ class Files(ABC):
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted; none if the folder does not exist."""
+        """Return the names in a folder ("": the root), sorted; none if the folder does not exist."""
 
     @abstractmethod
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
@@ -44,7 +44,7 @@ class Files(ABC):
 
     @abstractmethod
     def delete(self, path: str) -> None:
-        """Delete a file if it exists. Only for garbage collection, and for the probe of `check_create_only`."""
+        """Delete a file if it exists. Only for garbage collection, and for the probe of `check_writable`."""
 
     @abstractmethod
     def local(self, path: str, digest: str, size: int) -> str:
@@ -54,8 +54,8 @@ class Files(ABC):
         """
 
     @abstractmethod
-    def check_create_only(self) -> None:
-        """Raise StorageError unless `create` refuses a name that is taken."""
+    def check_writable(self) -> None:
+        """Raise StorageError, which says why, unless files can be created here and are never overwritten."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 from softcache.errors import StorageError
 from softcache.store.files.base import Files
@@ -15,6 +16,8 @@ def connect(url: str | os.PathLike[str]) -> Files:
     text = os.fspath(url)
     if not text or "\0" in text:
         raise StorageError(f"{text!r} is not the path or URL of a cache")
+    if typo := re.match(r"([a-z][a-z0-9+.-]+):/(?!/)", text):
+        raise StorageError(f"{text}: not a URL, which begins with {typo[1]}://; for a local folder give ./{text}")
     if "://" not in text:
         return LocalFiles(text)
     if "::" in text:

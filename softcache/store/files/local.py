@@ -42,7 +42,8 @@ class LocalFiles(Files):
     def names(self, folder: str) -> list[str]:
         with self._storage(folder):
             try:
-                return sorted(n for n in os.listdir(self._at(folder)) if not n.startswith(TEMPORARY))
+                top = self.root if folder == "" else self._at(folder)
+                return sorted(n for n in os.listdir(top) if not n.startswith(TEMPORARY))
             except FileNotFoundError:
                 return []
 
@@ -96,12 +97,20 @@ class LocalFiles(Files):
     def local(self, path: str, digest: str, size: int) -> str:
         return str(self._at(path))
 
-    def check_create_only(self) -> None:
-        """Nothing to check: wherever a POSIX filesystem has `link`, it refuses a name that is taken."""
+    def check_writable(self) -> None:
+        """Look at the nearest folder that exists. Wherever a POSIX filesystem has `link`, it refuses a taken name."""
+        existing = self._existing()
+        if not existing.is_dir():
+            raise StorageError(f"{self.root}: {existing} is not a folder")
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise StorageError(f"{self.root}: you may not write to {existing}")
 
     def free_bytes(self) -> int | None:
-        existing = next(p for p in (self.root, *self.root.parents) if p.exists())
-        return shutil.disk_usage(existing).free
+        return shutil.disk_usage(self._existing()).free
+
+    def _existing(self) -> Path:
+        """Return the root, or the nearest of its parents that exists."""
+        return next(p for p in (self.root, *self.root.parents) if os.path.lexists(p))
 
     def _at(self, path: str) -> Path:
         return self.root / check_path(path)
@@ -131,7 +140,10 @@ class LocalFiles(Files):
             return
         if self.root in folder.parents or not folder.parent.is_dir():
             self._make_folders(folder.parent)
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as e:
+            raise StorageError(f"{folder}: this folder cannot be made: {e.strerror or e}") from e
         _sync_folder(folder.parent)
         self._durable_folders.add(folder)
 

@@ -38,7 +38,7 @@ class RemoteFiles(Files):
 
     def names(self, folder: str) -> list[str]:
         try:
-            found = self._call(folder, lambda fs, p: fs.ls(p, detail=False, refresh=True))
+            found = self._call(folder or None, lambda fs, p: fs.ls(p, detail=False, refresh=True))
         except FileNotFoundError:
             return []
         return sorted(str(p).rstrip("/").rsplit("/", 1)[-1] for p in found)
@@ -67,7 +67,7 @@ class RemoteFiles(Files):
             return False
         return True
 
-    def check_create_only(self) -> None:
+    def check_writable(self) -> None:
         if not puts_whole_files(type(self._filesystem()[0])):
             raise StorageError(
                 f"{self.url}: this storage can only stream files, not publish them whole, so a failure would "
@@ -75,7 +75,12 @@ class RemoteFiles(Files):
             )
         probe = f"{TEMPORARY}{uuid.uuid4().hex}"
         try:
-            honoured = self.create(probe, b"1") and not self.create(probe, b"2")
+            self.create(probe, b"1")
+            first = self.read(probe)
+            self.create(probe, b"2")
+            honoured = first == self.read(probe) == b"1"  # an answer may be lost: what counts is what is there
+        except FileNotFoundError as e:
+            raise StorageError(f"{self.url}: a file that was created is not there; look at the storage") from e
         finally:
             self.delete(probe)
         if not honoured:
@@ -98,8 +103,7 @@ class RemoteFiles(Files):
             self._call(path, lambda fs, p: fs.rm_file(p))
 
     def local(self, path: str, digest: str, size: int) -> str:
-        root = os.environ.get("SOFTCACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "softcache")
-        fetched = LocalFiles(root)
+        fetched = LocalFiles(_local_copies())
         name = f"files/{digest[:2]}/{digest}"
         if fetched.size(name) != size:
             data = self.read(path)
@@ -140,6 +144,16 @@ class RemoteFiles(Files):
             raise
         except Exception as e:
             raise StorageError(f"{self.url}/{path or ''}: {e!r}") from e
+
+
+def _local_copies() -> str:
+    """Return the folder of the copies of remote files. Raises StorageError if there is no home to have it in."""
+    if root := os.environ.get("SOFTCACHE_HOME"):
+        return root
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise StorageError("copies of remote files need a folder, and there is no home: set SOFTCACHE_HOME")
+    return os.path.join(home, ".cache", "softcache")
 
 
 def puts_whole_files(filesystem: type) -> bool:

@@ -46,7 +46,8 @@ GUARDS = [
     ),
     Guard("store/files/remote.py", "sha256(data) != digest", "False", f"{CONTRACT} -k local_copies"),
     Guard("store/files/remote.py", "{check_path(path)}", "{path}", f"{CONTRACT} -k paths"),
-    Guard("store/marker.py", "files.check_create_only()", "pass", f"{FORGED} -k create_only"),
+    Guard("builder/prepare/prepared.py", "        files.check_writable()", "        pass", f"{FORGED} -k create_only"),
+    Guard("builder/prepare/prepared.py", "    check_output(files)", "    pass", "integration/test_output.py"),
     # Paths.
     Guard("store/layout.py", "_FORBIDDEN.search(path) or", "", "unit/store/test_layout.py"),
     Guard("store/layout.py", '("", ".", "..")', '("", ".")', "unit/store/test_layout.py"),
