@@ -2,48 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
-
+from softcache.errors import FormatError
+from softcache.store.card_parts import with_parts
 from softcache.store.commits import Commit
 from softcache.store.files import Files
 from softcache.store.layout import CARD
 from softcache.store.manifest import LiveShard
 
+log = logging.getLogger("softcache")
+
 MAX_LISTED = 10_000
 MAX_BYTES = 16 * 2**20
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C, ten times as fast; some builds lack it
 _EMPTY: list[dict[str, Any]] = [{"config_name": "uncommitted", "data_files": []}]
 
 
 def write_first_card(files: Files) -> None:
     """Write the card of a cache without a commit, so that `datasets` loads nothing from it."""
     if files.size(CARD) is None:
-        files.replace(CARD, render_empty())
+        text = "Nothing is committed yet. `softcache status` shows how far the build is.\n"
+        files.replace(CARD, with_parts("", {"configs": _EMPTY}, text).encode())
 
 
 def write_card(files: Files, commit: Commit, shards: Iterable[LiveShard]) -> None:
-    """Rewrite the card unless it is already that of `commit`."""
-    card = render(commit, shards)
+    """Make the card that of `commit`, unless it is already; what others wrote into it stays.
+
+    A card that cannot be read as one is left alone, with a warning.
+    """
     try:
-        if files.read(CARD, MAX_BYTES) == card:
-            return
+        there = files.read(CARD, MAX_BYTES)
     except FileNotFoundError:
-        pass
-    files.replace(CARD, card)
+        there = b""
+    except FormatError as e:
+        log.warning("%s; it is left as it is", e)
+        return
+    try:
+        card = render(there, commit, shards)
+    except FormatError as e:
+        log.warning("%s/%s: %s; it is left as it is, and does not show commit %d", files.url, CARD, e, commit.number)
+        return
+    if card != there:
+        files.replace(CARD, card)
 
 
-def render_empty() -> bytes:
-    """Return the card of a cache without a commit."""
-    return _page(
-        _EMPTY, "# A softcache cache\n\nNothing is committed yet. `softcache status` shows how far the build is.\n"
-    )
+def render(there: bytes, commit: Commit, shards: Iterable[LiveShard]) -> bytes:
+    """Return the card of a commit, with what others wrote into the card that is there.
 
-
-def render(commit: Commit, shards: Iterable[LiveShard]) -> bytes:
-    """Return the card of a commit."""
+    Raises FormatError if that one cannot be read as a card.
+    """
     by_target: dict[str, list[LiveShard]] = {}
     for shard in sorted(shards, key=lambda s: (s.shard.target, s.first_row)):
         by_target.setdefault(shard.shard.target, []).append(shard)
@@ -51,15 +60,16 @@ def render(commit: Commit, shards: Iterable[LiveShard]) -> bytes:
     zarr = {name: found for name, found in by_target.items() if name not in arrow}
     listed = sum(map(len, arrow.values())) <= MAX_LISTED
     configs = [_config(name, found) for name, found in arrow.items()] if listed else _EMPTY
-    return _page(
-        configs, "\n".join([*_head(commit), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
-    )
+    text = "\n".join([*_head(commit), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
+    try:
+        before = there.decode()
+    except UnicodeDecodeError as e:
+        raise FormatError(f"it is not UTF-8: {e}") from e
+    return with_parts(before, {"configs": configs}, text).encode()
 
 
 def _head(commit: Commit) -> list[str]:
     lines = [
-        "# A softcache cache",
-        "",
         f"Teachers' answers to {commit.rows:,} samples, at commit {commit.number}, made by softcache. They are raw:",
         "any temperature can be applied when they are read.",
         "",
@@ -106,8 +116,3 @@ def _config(name: str, shards: list[LiveShard]) -> dict[str, Any]:
 
 def _is_arrow(shards: list[LiveShard]) -> bool:
     return shards[0].shard.files[0].path.endswith(".arrow")
-
-
-def _page(configs: list[dict[str, Any]], text: str) -> bytes:
-    head = yaml.dump({"configs": configs}, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-    return f"---\n{head}---\n\n{text}".encode()

@@ -18,7 +18,7 @@ _SPLIT = re.compile(r"\w+(\.\w+)*\Z")
 _FORBIDDEN = re.compile(r"[\x00\\:]")
 _EPOCH = r"(?:-e(?P<epoch>[1-9][0-9]{0,18}))?"
 _HASHED = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json)\Z")
-_SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9a-f]{{2}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
+_SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
 _OWN = [
     re.compile(pattern + r"\Z")
     for pattern in (
@@ -29,8 +29,8 @@ _OWN = [
     )
 ]
 _UNFINISHED = re.compile(
-    r"(?:(?:plan|manifests|index|condemned|tables|commits|(?:receipts|data/[^/]+)/[0-9a-f]{2}"
-    r"|data/[^/]+/[0-9a-f]{2}/[^/]+\.zarr(?:/.+)?)/)?\.tmp-[0-9a-f]{32}\Z"
+    r"(?:(?:plan|manifests|index|condemned|tables|commits|receipts/[0-9a-f]{2}|data/[^/]+/[0-9]{3,}"
+    r"|data/[^/]+/[0-9]{3,}/[^/]+\.zarr(?:/.+)?)/)?\.tmp-[0-9a-f]{32}\Z"
 )
 
 
@@ -81,7 +81,7 @@ def hash_in_path(path: str) -> str | None:
 
 def shard_path(target: str, split: str, fragment: int, named: str) -> str:
     """Return the path of a shard without its suffix; `named` is its hash as it stands in names."""
-    return f"data/{target}/{named[:2]}/{split}-{fragment:06d}-{named}"
+    return f"data/{target}/{fragment // 1000:03d}/{split}-{fragment:06d}-{named}"
 
 
 def is_collectable(path: str) -> bool:
