@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from softcache.audit.stored import check_columns, check_stored
+from softcache.audit.stored_rows import check_rows, rows_fingerprint
 from softcache.codecs.statistics import merge_statistics, value_statistics
 from softcache.read.cache import Cache
 from softcache.read.target import Target
@@ -25,6 +27,7 @@ from softcache.store.keys import key_type, keys_digest
 from softcache.store.layout import ROWS, hash_in_path
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
+from softcache.store.receipts import unit_key
 from softcache.store.state import read_reference
 from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 
@@ -55,6 +58,8 @@ def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
     for name in {s.shard.target for s in live} - {ROWS, *cache.commit.targets}:
         yield f"the manifest has shards of {name}, which is no target of the commit"
     for name, target in cache.commit.targets.items():
+        if target.fingerprint != fingerprint([name, target.declaration]):
+            yield f"target {name}: its fingerprint is not that of its declaration"
         shards = [s.shard for s in live if s.shard.target == name]
         found = {
             "rows": sum(s.rows for s in shards),
@@ -79,15 +84,28 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
     """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
     if live.shard.target not in {ROWS, *cache.commit.targets}:
         return
+    batch = None
     if live.shard.files[0].path.endswith(".arrow"):
-        yield from _check_arrow(files, cache, fragment, live)
+        data = files.read(live.shard.files[0].path)
+        batch = arrow.load(data, live.shard.files[0].path)
+        if arrow.locate(data) != live.shard.columns:
+            yield "its columns do not lie where the manifest says"
+            return
+        yield from _check_arrow(cache, fragment, live, batch)
     if live.shard.target == ROWS:
-        yield from _check_rows(cache, fragment, live)
+        if batch is not None:
+            yield from check_rows(cache, fragment, live, batch)
         return
     target = cache[live.shard.target]
+    if live.shard.unit_key != unit_key(fragment.keys_sha256, cache.commit.targets[target.name].fingerprint):
+        yield "its unit key is not that of its keys and declaration"
+    if batch is not None and (wrong := list(check_columns(target, batch, fragment.sample_ids.type))):
+        yield from wrong
+        return
     yield from _check_values(target, live)
-    if target.task.is_list:
-        yield from _check_lists(files, target, live)
+    yield from check_stored(target, live, batch)
+    if target.task.is_list and batch is not None:
+        yield from _check_lists(target, batch)
     if target.format == "zarr":
         yield from _check_zarr(files, cache, target, fragment, live)
 
@@ -109,10 +127,7 @@ def _check_about(cache: Cache, live: LiveShard, batch: pa.RecordBatch) -> Iterat
     """Yield how what an Arrow shard says about itself differs from what the commit says about its target."""
     said, commit = read_about(batch.schema), cache.commit
     if live.shard.target == ROWS:
-        declared: dict[str, Any] = {"id": commit.id_type, "keep": commit.keep}
-        if commit.augmentation is not None:
-            declared["augmentation"] = commit.augmentation["declaration"]
-        expected = about_rows(fingerprint([ROWS, declared]))
+        expected = about_rows(rows_fingerprint(commit))
     else:
         expected = about_target(live.shard.target, *_declared(cache, live.shard.target))
     if said != expected:
@@ -124,20 +139,14 @@ def _declared(cache: Cache, target: str) -> tuple[str, TargetDeclaration]:
     return declared.fingerprint, declared.declaration
 
 
-def _check_arrow(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
+def _check_arrow(cache: Cache, fragment: Fragment, live: LiveShard, batch: pa.RecordBatch) -> Iterator[str]:
     file = live.shard.files[0]
-    data = files.read(file.path)
-    batch = arrow.load(data, file.path)
     if hash_in_path(file.path) != file.sha256:
         yield "its name is not its hash"
     yield from _check_about(cache, live, batch)
-    if arrow.locate(data) != live.shard.columns:
-        yield "its columns do not lie where the manifest says"
     ids, views = fragment.row_ids(), fragment.row_views()
     if live.shard.target == ROWS:
         ids, views = fragment.sample_ids, np.full(len(fragment.sample_ids), fragment.first_view)
-        if "check" in batch.schema.names and (np.diff(arrow.numbers(batch["check"].offsets)) != fragment.views).any():
-            yield "it does not have a check for each view"
     if not batch["sample_id"].equals(ids) or not np.array_equal(batch["view"], views):
         yield "its sample ids and views are not those of its fragment"
 
@@ -171,17 +180,6 @@ def _parsed(document: bytes) -> Any:
         return None
 
 
-def _check_rows(cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
-    rows = np.arange(live.first_row, live.first_row + live.shard.rows)
-    contents = np.repeat(fragment.contents, fragment.views, axis=0)
-    cache.check_contents(fragment.row_ids(), contents, fragment.row_views())
-    if cache.commit.augmentation is not None:
-        cache.checks(rows)
-        cache.parameters(rows)
-    if not np.array_equal(cache.find(fragment.row_ids(), fragment.row_views()), rows):
-        yield "looking its keys up does not give its rows"
-
-
 def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
     rows = np.arange(live.first_row, live.first_row + live.shard.rows)
     found = value_statistics(target.codec, target.read(rows).columns, target.read_valid(rows))
@@ -190,9 +188,8 @@ def _check_values(target: Target, live: LiveShard) -> Iterator[str]:
         yield f"its values have the statistics {found}; {live.shard.statistics} were recorded"
 
 
-def _check_lists(files: Files, target: Target, live: LiveShard) -> Iterator[str]:
+def _check_lists(target: Target, batch: pa.RecordBatch) -> Iterator[str]:
     """Yield how the lists of a row contradict each other."""
-    batch = arrow.load(files.read(live.shard.files[0].path), live.shard.files[0].path)
     lengths = np.diff(arrow.numbers(batch[target.codec.columns[0].name].offsets))
     alike = [column.name for column in target.codec.columns] + (
         ["positions"] if "positions" in batch.schema.names else []

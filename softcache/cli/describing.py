@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import click
-
-from softcache.cli.output import human_bytes, print_table
+from softcache.cli.output import human_bytes, print_table, say
 from softcache.errors import counted
 
 _FIGURES = ("teacher", "accuracy", "top-5", "F1", "NLL", "ECE", "best T", "NLL at best T", "ECE at best T")
@@ -19,7 +17,7 @@ MEASURES = {"tail_mass": "tail mass", "tv": "total variation", "kl": "KL"}
 def print_codecs(target: Any) -> None:
     """Print the size and the error of a target in each codec that was tried; the recipe's own is marked."""
     temperatures = list(target.codecs[0].kl)
-    click.echo(
+    say(
         f"\n{target.name}: codecs tried on a few answers (mean KL and mean total variation, TV, from the teacher; "
         "* marks the recipe's codec)"
     )
@@ -42,23 +40,23 @@ def print_candidates(evaluation: Any) -> None:
     """Print the metrics and the costs of teachers for each task, and the classes that each recognises least often."""
     for task in dict.fromkeys(c.task for c in evaluation.candidates):
         own = [c for c in evaluation.candidates if c.task == task]
-        click.echo(f"{task}, measured on up to {max(c.samples for c in own):,} labelled samples")
+        say(f"{task}, measured on up to {max(c.samples for c in own):,} labelled samples")
         print_table([_figures(c) for c in own], _FIGURES)
         print_table([_costs(c) for c in own], _COSTS)
         for candidate in (c for c in own if c.without_answer):
-            click.echo(f"{candidate.teacher}: {candidate.without_answer:,} labelled samples without an answer")
+            say(f"{candidate.teacher}: {candidate.without_answer:,} labelled samples without an answer")
         for candidate in own:
             worst = sorted(candidate.metrics.recall.items(), key=lambda pair: pair[1])[:WORST]
-            click.echo(f"lowest recall of {candidate.teacher}: {', '.join(f'{c} ({r:.3f})' for c, r in worst)}")
-        click.echo("")
+            say(f"lowest recall of {candidate.teacher}: {', '.join(f'{c} ({r:.3f})' for c, r in worst)}")
+        say("")
     for target, why in evaluation.left_out.items():
-        click.echo(f"{target} is left out: {why}")
+        say(f"{target} is left out: {why}")
 
 
 def print_hygiene(found: Any) -> None:
     """Print what was found in a transfer set: problems, the ranges of numbers, and the labels."""
     unread = "" if found.decoded == found.samples else f", {found.decoded:,} of them decoded"
-    click.echo(f"{counted(found.samples, 'sample')}{unread}")
+    say(f"{counted(found.samples, 'sample')}{unread}")
     _print_finding("with the same content as an earlier one", found.duplicates)
     for what, by_name in (
         ("with the same content as an earlier one, but another {}", found.contradictions),
@@ -71,20 +69,20 @@ def print_hygiene(found: Any) -> None:
             _print_finding(what.format(name), finding)
     for name, (low, high) in found.ranges.items():
         if name not in found.labels:
-            click.echo(f"  {name}: from {low:.6g} to {high:.6g}")
+            say(f"  {name}: from {low:.6g} to {high:.6g}")
     for name, counts in found.labels.items():
         least, most = min(counts.values(), default=0), max(counts.values(), default=0)
         shown = ", ".join(f"{label}: {count:,}" for label, count in list(counts.items())[:LABELS])
         more = f", and {len(counts) - LABELS:,} more" if len(counts) > LABELS else ""
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        click.echo(f"  {name}: {len(counts):,} labels, {each} samples each ({shown}{more})")
+        say(f"  {name}: {len(counts):,} labels, {each} samples each ({shown}{more})")
 
 
 def _print_finding(what: str, finding: Any) -> None:
     if finding.count:
         shown = ", ".join(repr(i) for i in finding.ids[:NAMED])
         more = ", ..." if finding.count > NAMED else ""
-        click.echo(f"  {finding.count:,} {what}: {shown}{more}")
+        say(f"  {finding.count:,} {what}: {shown}{more}")
 
 
 def _figures(candidate: Any) -> list[object]:
@@ -114,19 +112,17 @@ def describe(target: Any) -> None:
     values = _describe_values(task)
     settings = (f"{k}={v}" for k, v in declaration["codec"].items() if k != "name")
     codec = " ".join([declaration["codec"]["name"], *settings])
-    click.echo(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
+    say(f"\n{target.name}: {task.kind} {list(task.shape)}, {values}, {codec}, {target.format}")
     positions = f", {stats['positions']:,} positions" if "positions" in stats else ""
     rows = counted(stats["rows"], "row")
-    click.echo(f"  {rows}, {stats['valid']:,} with an answer{positions}, {human_bytes(stats['bytes'])}")
+    say(f"  {rows}, {stats['valid']:,} with an answer{positions}, {human_bytes(stats['bytes'])}")
     if stats.get("count"):
-        click.echo(
-            f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}"
-        )
+        say(f"  values {stats['min']:.4g} to {stats['max']:.4g}, mean {stats['mean']:.4g}, std {stats['std']:.4g}")
     if target.errors is not None:
         _describe_errors(target.errors, {"row": "rows", "list": "positions", "map": "places"}[task.traits.layout])
     for what, value in declaration["teacher"].items():
-        click.echo(f"  teacher {what}: {value}")
-    click.echo(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
+        say(f"  teacher {what}: {value}")
+    say(f"  versions: {', '.join(f'{k} {v}' for k, v in target.provenance['versions'].items())}")
 
 
 def describe_views(views: int, augmentation: Any) -> None:
@@ -134,12 +130,12 @@ def describe_views(views: int, augmentation: Any) -> None:
     declared = augmentation["declaration"]
     of = "whole samples" if declared.get("column") is None else f"column {declared['column']}"
     arguments = ", ".join(f"{name}={value!r}" for name, value in declared.get("arguments", {}).items())
-    click.echo(
+    say(
         f"up to {counted(views, 'view')} of each sample: {declared.get('transform')}({arguments}) of {of}, "
         f"seed {declared['seed']}"
     )
     for versions in augmentation["versions"]:
-        click.echo(f"  made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        say(f"  made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
 
 
 def _describe_values(task: Any) -> str:
@@ -152,14 +148,14 @@ def _describe_values(task: Any) -> str:
 
 def _describe_errors(errors: Any, unit: str) -> None:
     if errors.wide:
-        click.echo(f"  {errors.wide:,} {unit} have logits more than 60 nats apart")
+        say(f"  {errors.wide:,} {unit} have logits more than 60 nats apart")
     if not errors.rows:
         return
-    click.echo(f"  error against the teacher over {errors.rows:,} {unit}, at most (on average):")
+    say(f"  error against the teacher over {errors.rows:,} {unit}, at most (on average):")
     for temperature in SHOWN:
         found = errors.at.get(temperature, {})
         shown = (f"{title} {_extent(*found[name])}" for name, title in MEASURES.items() if name in found)
-        click.echo(f"    T = {temperature:4s} {'   '.join(shown)}".rstrip())
+        say(f"    T = {temperature:4s} {'   '.join(shown)}".rstrip())
 
 
 def _extent(largest: float | None, mean: float | None) -> str:

@@ -8,7 +8,7 @@ import click
 
 import softcache
 from softcache.cli.describing import describe, describe_views, print_candidates, print_codecs, print_hygiene
-from softcache.cli.output import human_bytes, json_option, print_json, print_table
+from softcache.cli.output import human_bytes, json_option, print_json, print_table, say
 from softcache.errors import counted
 
 RECIPE = click.argument("recipe", type=click.Path(exists=True, dir_okay=False))
@@ -57,8 +57,8 @@ def build(recipe: str, overrides: tuple[str, ...], output: str, limit: int | Non
     rows = [[t.name, t.rows, t.valid, t.bytes, t.bytes_per_row, t.accuracy] for t in summary.targets]
     print_table(rows, ["target", "rows", "valid", "bytes", "bytes/row", "accuracy"])
     done = "nothing left to do" if summary.up_to_date else f"commit {summary.commit}"
-    click.echo(f"{done}: teachers answered {counted(summary.answered, 'sample')} in {summary.seconds:.1f} s")
-    click.echo(summary.path)
+    say(f"{done}: teachers answered {counted(summary.answered, 'sample')} in {summary.seconds:.1f} s")
+    say(summary.path)
 
 
 @main.command()
@@ -86,13 +86,13 @@ def plan(recipe: str, overrides: tuple[str, ...], output: str, limit: int | None
         if target.codecs:
             print_codecs(target)
     free = "free space unknown" if forecast.free_bytes is None else f"{human_bytes(forecast.free_bytes)} free"
-    click.echo(
+    say(
         f"\n{counted(forecast.samples, 'sample')} in {counted(forecast.fragments, 'fragment')}, "
         f"about {human_bytes(forecast.bytes)} to write ({free})"
     )
-    click.echo(f"teachers will run for about {forecast.seconds:.1f} s")
+    say(f"teachers will run for about {forecast.seconds:.1f} s")
     print_hygiene(forecast.hygiene)
-    click.echo(forecast.path)
+    say(forecast.path)
 
 
 @main.command()
@@ -114,8 +114,8 @@ def validate(recipe: str, overrides: tuple[str, ...], limit: int | None, as_json
     else:
         print_hygiene(found.hygiene)
         verdict = "the recipe is valid" if found.buildable else "a build would stop at these samples"
-        click.echo(f"{verdict}; targets: {', '.join(found.targets)}")
-        click.echo(recipe)
+        say(f"{verdict}; targets: {', '.join(found.targets)}")
+        say(recipe)
     if not found.buildable:
         sys.exit(1)
 
@@ -143,7 +143,7 @@ def evaluate(recipe: str, overrides: tuple[str, ...], limit: int, as_json: bool)
         print_json(found.to_json())
         return
     print_candidates(found)
-    click.echo(recipe)
+    say(recipe)
 
 
 @main.command()
@@ -159,7 +159,7 @@ def init(path: str, as_json: bool) -> None:
     if as_json:
         print_json({"path": str(written)})
     else:
-        click.echo(written)
+        say(str(written))
 
 
 @main.command()
@@ -178,13 +178,13 @@ def status(cache: str, as_json: bool) -> None:
         print_json(found.to_json())
     else:
         committed = f"commit {found.commit}, {found.rows:,} rows" if found.commit else "nothing committed yet"
-        click.echo(f"{committed}; targets: {', '.join(found.targets) or 'none'}")
+        say(f"{committed}; targets: {', '.join(found.targets) or 'none'}")
         if not found.complete:
-            click.echo(
+            say(
                 f"unfinished build: {counted(found.pending_shards, 'shard')} and "
                 f"{counted(found.pending_fragments, 'fragment')} not committed yet"
             )
-        click.echo(found.path)
+        say(found.path)
     if not found.complete:
         sys.exit(3)
 
@@ -204,7 +204,7 @@ def info(cache: str, as_json: bool) -> None:
         return
     commit = found.commit
     splits = ", ".join(f"{name} {rows:,}" for name, rows in commit.splits.items())
-    click.echo(
+    say(
         f"commit {commit.number}, {commit.created}: {counted(commit.rows, 'row')}, {commit.id_type} ids, "
         f"rows by split: {splits}"
     )
@@ -212,7 +212,7 @@ def info(cache: str, as_json: bool) -> None:
         describe_views(commit.views, commit.augmentation)
     for target in found.targets.values():
         describe(target)
-    click.echo(found.path)
+    say(found.path)
 
 
 @main.command()
@@ -238,13 +238,13 @@ def verify(cache: str, level: str, as_json: bool) -> None:
         print_json(result.to_json())
     else:
         for problem in result.problems:
-            click.echo(f"{problem.path or result.path}: {problem.what}", err=True)
+            say(f"{problem.path or result.path}: {problem.what}", err=True)
         verdict = "no problems" if result.ok else counted(len(result.problems), "problem")
-        click.echo(
+        say(
             f"{verdict}: {counted(result.files, 'file')}, {human_bytes(result.bytes)}, commit {result.commit}, "
             f"level {level}"
         )
-        click.echo(result.path)
+        say(result.path)
     if not result.ok:
         sys.exit(1)
 
@@ -275,10 +275,10 @@ def gc(cache: str, yes: bool, abandon: bool, min_age: float, as_json: bool) -> N
         print_json(found.to_json())
         return
     for item in found.files:
-        click.echo(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
+        say(f"{item.path}  {human_bytes(item.bytes)}  {item.why}")
     done = "deleted" if yes else "to delete; run again with --yes to delete" if found.files else "to delete"
-    click.echo(f"{counted(len(found.files), 'file')}, {human_bytes(sum(g.bytes for g in found.files))} {done}")
-    click.echo(found.path)
+    say(f"{counted(len(found.files), 'file')}, {human_bytes(sum(g.bytes for g in found.files))} {done}")
+    say(found.path)
 
 
 @main.command()
@@ -297,4 +297,4 @@ def export(cache: str, to: str, output: str, as_json: bool) -> None:
         print_json({"path": output, "files": [vars(w) for w in written]})
         return
     print_table([[w.path, w.rows, w.bytes] for w in written], ["file", "rows", "bytes"])
-    click.echo(output)
+    say(output)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import wraps
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
 from softcache.errors import SoftcacheError
+
+_STDOUT: ContextVar[TextIO | None] = ContextVar("_STDOUT", default=None)
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,35 +24,55 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(command)
     def run(*arguments: Any, as_json: bool, **options: Any) -> None:
+        if sys.stderr is None:  # closed by whoever has started this
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
         logging.basicConfig(format="softcache: %(message)s", level=logging.WARNING, stream=sys.stderr)
         try:
-            command(*arguments, as_json=as_json, **options)
+            with _only_json() if as_json else contextlib.nullcontext():
+                command(*arguments, as_json=as_json, **options)
         except SoftcacheError as e:
             if as_json:
-                click.echo(json.dumps({"error": {"kind": type(e).__name__, "message": str(e)}}))
-            click.echo(f"softcache: {type(e).__name__}: {e}", err=True)
+                print_json({"error": {"kind": type(e).__name__, "message": str(e)}})
+            say(f"softcache: {type(e).__name__}: {e}", err=True)
             sys.exit(e.exit_code)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except Exception as e:
             if os.environ.get("SOFTCACHE_TRACEBACK"):
                 raise
-            click.echo(
+            say(
                 f"softcache: unexpected {type(e).__name__}: {e}\nThis is a bug in softcache or in the recipe's code; "
                 "set SOFTCACHE_TRACEBACK=1 to see the traceback",
                 err=True,
             )
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("softcache: interrupted; run the same command again to continue", err=True)
+            say("softcache: interrupted; run the same command again to continue", err=True)
             sys.exit(3)
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(run)
 
 
+@contextlib.contextmanager
+def _only_json() -> Iterator[None]:
+    """Keep stdout for `print_json`: what a teacher prints goes to stderr."""
+    token = _STDOUT.set(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _STDOUT.reset(token)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line, or several. What a terminal would obey stands there as an escape: a cache may be anyone's."""
+    shown = "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+    click.echo(shown, err=err)
+
+
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    click.echo(json.dumps(value, sort_keys=True, default=str))
+    click.echo(json.dumps(value, sort_keys=True, default=str), file=_STDOUT.get())
 
 
 def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None:
@@ -58,7 +82,7 @@ def print_table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> None
     right = [all(isinstance(row[i], (int, float, type(None))) for row in rows) for i in range(len(header))]
     for line in [list(header), *texts]:
         cells = (cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(line, widths, right, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
 
 
 def human_bytes(count: float) -> str:

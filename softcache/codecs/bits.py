@@ -63,8 +63,23 @@ def pack_ids(ids: torch.Tensor, classes: int, name: str = "ids") -> dict[str, to
     return columns
 
 
-def read_ids(columns: Mapping[str, torch.Tensor], classes: int, name: str = "ids") -> torch.Tensor:
+def read_ids(columns: Mapping[str, torch.Tensor], classes: int) -> torch.Tensor:
     """Return class numbers from columns, int64 [B, k], all below `classes`."""
+    # Rows without an answer hold no class; clamp them, so that nothing indexes past the last class.
+    return stored_ids(columns, classes).clamp_(max=classes - 1)
+
+
+def id_contradictions(ids: torch.Tensor, classes: int) -> dict[str, torch.Tensor]:
+    """Return where stored class numbers [B, k] are none of distinct classes, bool [B] by reason."""
+    ordered = ids.sort(1).values
+    return {
+        f"a class number above {classes - 1:,}": (ids >= classes).any(1),
+        "a class twice": (ordered[:, 1:] == ordered[:, :-1]).any(1),
+    }
+
+
+def stored_ids(columns: Mapping[str, torch.Tensor], classes: int, name: str = "ids") -> torch.Tensor:
+    """Return class numbers as they are stored, int64 [B, k]."""
     ids = columns[name].to(torch.int64)
     bits = high_bits(classes)
     if bits:
@@ -72,5 +87,4 @@ def read_ids(columns: Mapping[str, torch.Tensor], classes: int, name: str = "ids
         ones = columns[f"{name}_high"].to(torch.int64).view(len(ids), bits, -1, 1) >> places & 1
         for bit, plane in enumerate(ones.flatten(2).unbind(1)):
             ids = ids | plane[:, : ids.shape[1]] << (ID_BITS + bit)
-    # Rows without an answer hold no class; clamp them, so that nothing indexes past the last class.
-    return ids.clamp_(max=classes - 1)
+    return ids

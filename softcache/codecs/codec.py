@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -123,6 +123,20 @@ class Codec(ABC):
     def logits(self, values: torch.Tensor) -> torch.Tensor:
         """Return the logits of values as the teacher gave them, float32."""
         return as_logits(values, self.task)
+
+    def contradictions(self, columns: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return where stored columns of items with an answer, [N, ...] each, are none that `encode` writes.
+
+        The result is bool [N] by reason. For a codec of maps, ask that of its places. In general, values must be
+        finite, unless the task lets classes be ruled out.
+        """
+        values = self.decoder.values(columns).flatten(1)
+        found = {"a value that is NaN or +Inf": (values.isnan() | (values == torch.inf)).any(1)}
+        if not self.task.allow_masked:
+            found["a value that is -Inf"] = (values == -torch.inf).any(1)
+        if self.task.value_kind == "probs":
+            found["a probability outside [0, 1]"] = ((values < 0) | (values > 1)).any(1)
+        return found
 
     @property
     @abstractmethod

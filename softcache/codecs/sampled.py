@@ -7,7 +7,18 @@ from typing import ClassVar
 
 import torch
 
-from softcache.codecs.bits import MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.bits import (
+    INFINITE_CODE,
+    LAST_CODE,
+    MISSING_CODE,
+    decode_gaps,
+    encode_gaps,
+    id_columns,
+    id_contradictions,
+    pack_ids,
+    read_ids,
+    stored_ids,
+)
 from softcache.codecs.codec import Codec, CodecTraits, check_integer, require_distribution
 from softcache.codecs.columns import Column
 from softcache.codecs.decoder import Columns, Decoder
@@ -74,6 +85,19 @@ class SampledCodec(Codec):
         counts = torch.zeros_like(drawn).scatter_add_(1, slot, torch.ones_like(drawn))
         gaps = encode_gaps((-logits.gather(1, ids)).masked_fill(counts == 0, torch.inf))
         return pack_ids(ids, self.classes) | {"gaps": gaps, "counts": counts.to(torch.uint8)}
+
+    def contradictions(self, columns: Columns) -> dict[str, torch.Tensor]:
+        ids, counts = stored_ids(columns, self.classes), columns["counts"].to(torch.int64)
+        gaps, used = columns["gaps"].to(torch.int64), counts > 0
+        # Places that are not used count as classes beyond the last one, each another.
+        others = self.classes + torch.arange(self.draws, device=ids.device)
+        found = id_contradictions(torch.where(used, ids, others), self.classes + self.draws)
+        found |= id_contradictions(ids, self.classes) | {"a class twice": found["a class twice"]}
+        return found | {
+            f"counts that do not add up to {self.draws}": counts.sum(1) != self.draws,
+            "an unused place that holds something": (~used & ((ids != 0) | (gaps != INFINITE_CODE))).any(1),
+            "a gap that is none": (used & (gaps > LAST_CODE)).any(1),
+        }
 
     @property
     def decoder(self) -> SampledDecoder:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from softcache.codecs.bits import id_columns, pack_ids, read_ids
+from softcache.codecs.bits import id_columns, id_contradictions, pack_ids, read_ids, stored_ids
 from softcache.codecs.codec import Codec, CodecTraits, check_integer, require_distribution
 from softcache.codecs.columns import Column
 from softcache.codecs.decoder import Columns, Decoder
@@ -71,6 +71,14 @@ class ServedCodec(Codec):
         ids, log_p = values.detach().unbind(1)
         order = log_p.argsort(dim=1, descending=True, stable=True)
         return pack_ids(ids.gather(1, order).long(), self.task.shape[0]) | {"log_p": log_p.gather(1, order).float()}
+
+    def contradictions(self, columns: Columns) -> dict[str, torch.Tensor]:
+        log_p = columns["log_p"]
+        return id_contradictions(stored_ids(columns, self.task.shape[0]), self.task.shape[0]) | {
+            "log-probabilities that are not finite, or not in order": ~log_p.isfinite().all(1)
+            | (log_p.diff(dim=1) > 0).any(1),
+            "log-probabilities that add up to more than 1": log_p.double().exp().sum(1) > 1 + PROBS_SUM_TOLERANCE,
+        }
 
     @property
     def decoder(self) -> ServedDecoder:

@@ -10,13 +10,34 @@ from typing import ClassVar
 import torch
 
 from softcache.codecs.basis import SHAPE_ZERO, decode_shape, encode_shape, fit_basis
-from softcache.codecs.bits import FARTHEST, MISSING_CODE, decode_gaps, encode_gaps, id_columns, pack_ids, read_ids
+from softcache.codecs.bits import (
+    FAR_STEPS,
+    FARTHEST,
+    INFINITE_CODE,
+    MISSING_CODE,
+    decode_gaps,
+    encode_gaps,
+    id_columns,
+    id_contradictions,
+    pack_ids,
+    read_ids,
+    stored_ids,
+)
 from softcache.codecs.codec import Codec, CodecTraits, check_choice, check_integer, require_distribution
 from softcache.codecs.columns import Column
 from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
 from softcache.codecs.logits import as_logits
-from softcache.codecs.sketch import BETA_MAX, EMPTY_CODE, LADDERS, count_at_least, decode_nodes, encode_nodes, tail_sums
+from softcache.codecs.sketch import (
+    BETA_MAX,
+    EMPTY_CODE,
+    LADDERS,
+    STEP,
+    count_at_least,
+    decode_nodes,
+    encode_nodes,
+    tail_sums,
+)
 from softcache.codecs.sparse import SparseLogProbs
 from softcache.codecs.tables import Pilot, TableSpec, columns_of
 from softcache.codecs.temperature import Temperature, inverse_temperatures
@@ -27,6 +48,7 @@ MAX_BASIS = 1_024
 TABLE = "basis"
 PILOT_ITEMS, PILOT_NUMBERS = 2_048, 2**27
 TINY = torch.finfo(torch.float32).tiny
+HALF = 2 * torch.finfo(torch.float16).eps
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,41 @@ class TopkCodec(Codec):
             "tail_mass": tail.half(),
         }
 
+    def contradictions(self, columns: Columns) -> dict[str, torch.Tensor]:
+        ids, gaps = stored_ids(columns, self.classes), columns["gaps"].to(torch.int64)
+        found = id_contradictions(ids, self.classes)
+        found["gaps that are not in order"] = (gaps.diff(dim=1) < 0).any(1) | (gaps == MISSING_CODE).any(1)
+        if self.has_tail:
+            sketch = columns["sketch"].to(torch.int64)
+            ruled_out, none_near = gaps[:, -1] == INFINITE_CODE, sketch[:, 0] == EMPTY_CODE
+            # Relative to the anchor no class of the tail is higher, but for the anchor's rounding: 1 / 32 nats or less.
+            most = encode_nodes(torch.tensor(float(self.classes - self.head))).to(torch.int64)
+            high = (sketch > most + STEP * BETA_MAX // FAR_STEPS).any(1) | (sketch[:, 0] > most)
+            found["a tail of more classes than are left"] = torch.where(
+                ruled_out, (sketch != EMPTY_CODE).any(1), high & ~none_near
+            )
+        if self.has_shape:
+            found["a scale of the tail's shape that is not finite"] = ~columns["shape_scale"].isfinite()
+        return found | (self._companion_contradictions(columns, ids) if self.companions else {})
+
+    def _companion_contradictions(self, columns: Columns, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return where companions are not those of the other columns. Of the entropy, the tail's part is bounded."""
+        _, log_head, log_tail = self.decoder.sparse_log_probs(columns, 1.0)
+        head, tail = log_head.exp(), log_tail.exp()
+        log_anchor = log_head[:, 0] - decode_gaps(columns["gaps"][:, -1])
+        least = -torch.where(head > 0, head * log_head, 0.0).sum(1)
+        most = least + torch.where(tail > 0, tail * (math.log(max(self.classes - self.head, 1)) - log_tail), 0.0)
+        least = least - torch.where(tail > 0, tail * log_anchor, 0.0)
+        entropy = columns["entropy"].float()
+        return {
+            "top1 is not the first class": columns["top1"] != ids[:, 0],
+            "top1_prob is not its probability": ~_near(columns["top1_prob"], head[:, 0]),
+            "tail_mass is not that of the tail": ~_near(columns["tail_mass"], tail),
+            "entropy is not that of the distribution": ~(
+                (entropy >= least * (1 - HALF) - HALF) & (entropy <= most * (1 + HALF) + HALF)
+            ),
+        }
+
     @property
     def decoder(self) -> TopkDecoder:
         return TopkDecoder(self.task, self)
@@ -223,6 +280,11 @@ class TopkDecoder(Decoder):
             raise TaskError(f"temperature {1 / float(beta.amax()):g}: a top-k target answers from T = 0.5 up")
         weights = LADDERS[self.codec.nodes].weights(beta[:, 0])
         return (decode_nodes(codes) * weights).sum(1) - beta[:, 0] * anchor
+
+
+def _near(stored: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
+    """Whether float16 numbers are others, rounded."""
+    return (stored.float() - exact).abs() <= HALF * exact.abs() + 1e-6
 
 
 def _companion(name: str, dtype: str = "float16", missing: float | int = math.nan) -> Column:

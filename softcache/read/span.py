@@ -11,6 +11,7 @@ import ctypes
 import mmap
 import os
 import stat
+import struct
 import threading
 import weakref
 from collections import OrderedDict
@@ -19,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from softcache.arrays import Array
-from softcache.errors import IntegrityError, StorageError
+from softcache.errors import FormatError, IntegrityError, StorageError
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 from softcache.store.files import Files
+from softcache.store.ipc import is_compressed_stream
 from softcache.store.manifest import TargetShards
 from softcache.store.shards import own_checksum_bytes
 
@@ -114,8 +116,23 @@ class Span:
                 _map(address, size, mmap.PROT_READ, mmap.MAP_SHARED | _MAP_FIXED, handle)
         finally:
             os.close(handle)
+        if where.endswith(".arrow"):
+            self._refuse_compressed(shard, where)
         self._is_mapped[shard] = True
         _mapped[id(self), shard] = weakref.ref(self)
+
+    def _refuse_compressed(self, shard: int, where: str) -> None:
+        """Raise FormatError if an Arrow file is compressed: its columns are not where the manifest says."""
+        begin = int(self.starts[shard])
+        if not self._is_checked[begin // BLOCK_BYTES]:
+            self._check_block(shard, begin // BLOCK_BYTES)
+        size = int(self._shards.file_bytes[shard, self._file])
+        try:
+            compressed = is_compressed_stream(self.bytes[begin : begin + size].data)
+        except (struct.error, IndexError) as e:
+            raise FormatError(f"{where}: not an Arrow stream: {e}") from e
+        if compressed:
+            raise FormatError(f"{where}: compressed; the shards of a softcache cache never are")
 
     def _local(self, shard: int) -> str:
         shards, file = self._shards, self._file

@@ -96,6 +96,7 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
             batch = stream.read_next_batch()
         batch.validate(full=True)
         names = set(batch.schema.names)
+        check_metadata(batch.schema, path)
     except (pa.ArrowException, OSError, struct.error, UnicodeDecodeError) as e:
         raise FormatError(f"{path}: not a readable Arrow stream: {e}") from e
     if len(names) != batch.num_columns:
@@ -103,6 +104,17 @@ def load(data: bytes | pa.Buffer, path: str) -> pa.RecordBatch:
     if any(map(null_count, batch.columns)):
         raise FormatError(f"{path}: contains nulls; softcache files have none")
     return batch
+
+
+def check_metadata(schema: pa.Schema, path: str) -> None:
+    """Raise FormatError if a file has schema metadata that is not softcache's.
+
+    Other programs act on theirs: `datasets`, for one, opens the files and URLs that it finds in columns which its own
+    metadata declares to be images.
+    """
+    strange = [key for key in schema.metadata or {} if not key.startswith(b"softcache")]
+    if strange:
+        raise FormatError(f"{path}: it has schema metadata that softcache does not write: {strange[0]!r:.100}")
 
 
 def locate(data: bytes | memoryview) -> tuple[Buffer, ...]:

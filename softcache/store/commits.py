@@ -20,7 +20,7 @@ from softcache.store.checksums import sha256
 from softcache.store.declarations import AugmentationRecord, ParentCommit, TargetDeclaration
 from softcache.store.documents import MAX_BYTES, dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import commit_path
+from softcache.store.layout import commit_path, is_split_name, is_target_name
 from softcache.store.shards import CheckedFile, StoredFile
 
 FEATURES: frozenset[str] = frozenset()  # those that this version knows; format version 1 defines none
@@ -108,6 +108,10 @@ def read_commit(files: Files, number: int) -> Commit:
     commit = replace(parse(Commit, body, where), sha256=digest)
     if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
         raise FormatError(f"{where}: contradicts itself (its number, id type, rows or index)")
+    for name in (n for n in commit.targets if not is_target_name(n)):
+        raise FormatError(f"{where}: {name!r:.300} is not the name of a target")
+    for name in (n for n in commit.splits if not is_split_name(n)):
+        raise FormatError(f"{where}: {name!r:.300} is not the name of a split")
     return commit
 
 

@@ -48,6 +48,16 @@ def aligned(written: pa.Buffer) -> memoryview:
     return found.toreadonly()
 
 
+def is_compressed_stream(stream: memoryview) -> bool:
+    """Whether the record batch of a stream of a schema and one record batch is compressed. Reads its metadata alone.
+
+    Raises struct.error or IndexError if the stream is not one.
+    """
+    begin = _PREFIX.size + _PREFIX.unpack_from(stream)[1]
+    size = _PREFIX.unpack_from(stream, begin)[1]
+    return is_compressed(bytes(stream[begin + _PREFIX.size : begin + _PREFIX.size + size]))
+
+
 def is_compressed(metadata: bytes) -> bool:
     """Whether the metadata of a record batch says that its body is compressed. Raises struct.error if it is damaged."""
     return _field(metadata, _header(metadata), _COMPRESSION) != 0

@@ -16,7 +16,7 @@ from softcache.store import arrow
 from softcache.store.buffers import DTYPES
 from softcache.store.checksums import BLOCK_BYTES
 from softcache.store.documents import parse
-from softcache.store.layout import ROWS
+from softcache.store.layout import ROWS, is_split_name, is_target_name
 from softcache.store.shards import Shard
 
 _DIGEST = pa.binary(32)
@@ -179,6 +179,10 @@ class Manifest:
             raise FormatError(f"{self._where}: not a manifest: {e!r}") from e
 
     def _target(self, name: str, batch: pa.RecordBatch) -> TargetShards:
+        if name != ROWS and not is_target_name(name):
+            raise FormatError(f"{self._where}: {name!r:.300} is not the name of a target")
+        if bad := [split for split in batch["split"].unique().to_pylist() if not is_split_name(split)]:
+            raise self._bad(name, f"{bad[0]!r:.300} is not the name of a split")
         n = batch.num_rows
         files, entries = batch["files"].flatten(), batch["columns"].flatten()
         per_file, per_column = len(files) // n, len(entries) // n

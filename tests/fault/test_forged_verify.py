@@ -65,23 +65,36 @@ class Forger:
 
         sign_commits(self.files, name_it)
 
-    def file(self, target: str, part: str, data: Callable[[bytes], bytes], name: str = "") -> None:
-        """Change a file of a target's shard of fragment 1."""
+    def file(
+        self,
+        target: str,
+        part: str,
+        data: Callable[[bytes], bytes],
+        name: str = "",
+        *,
+        moves: bool = False,
+        number: int = 2,
+    ) -> None:
+        """Change a file of a target's shard of fragment 1 in a commit.
+
+        If that `moves` columns, change all fragments, and say where the columns are.
+        """
 
         def change(live: LiveShard) -> LiveShard:
-            if live.shard.target != target or live.fragment != 1:
+            if live.shard.target != target or (live.fragment != 1 and not moves):
                 return live
-            files = []
+            files, columns = [], live.shard.columns
             for file in live.shard.files:
                 if part in file.path:
                     made = data(self.files[file.path])
                     path = file.path.replace(file.sha256, name or sha256(made))
                     self.files[path] = made
                     file = describe_file(path, made)
+                    columns = arrow.locate(made) if moves else columns
                 files.append(file)
-            return replace(live, shard=replace(live.shard, files=tuple(files)))
+            return replace(live, shard=replace(live.shard, files=tuple(files), columns=columns))
 
-        self.shards(change)
+        self.shards(change, number)
 
     def _put(self, folder: str, data: bytes) -> dict[str, Any]:
         path = f"{folder}{sha256(data)}.arrow"

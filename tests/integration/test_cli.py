@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, exit codes, messages."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,8 +101,11 @@ def test_exit_codes(workshop: Workshop, tmp_path: Path) -> None:
     status, message = code("build", recipe, "-o", workshop.cache)
     assert status == 4
     assert "teacher.weights: " in message
-    assert code("gc", workshop.cache, "--abandon", "--yes")[0] == 0
+    assert "delete the folder, in which nothing is committed yet" in message
+    assert code("gc", workshop.cache, "--abandon", "--yes")[0] == 3
+    shutil.rmtree(workshop.cache)
     assert code("build", recipe, "-o", workshop.cache)[0] == 0
+    assert code("gc", workshop.cache, "--abandon", "--yes")[0] == 0
     shard = next((workshop.cache / "data/cls@t").rglob("*.arrow"))
     shard.write_bytes(shard.read_bytes()[:-1])
     status, message = code("verify", workshop.cache)
