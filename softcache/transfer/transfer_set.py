@@ -111,9 +111,34 @@ class TransferSet:
         # A dataset without columns would have no rows either.
         return self.source.read(positions, columns) if columns else pa.table({})
 
-    def samples(self, positions: Array, columns: Sequence[str]) -> list[Sample]:
-        """Return decoded samples, one dict each. Errors of the decoder pass through unchanged."""
-        return self.source.decode(self.source.read(positions, columns))
+    def samples(self, positions: Array, columns: Sequence[str], scan: Scan | None = None) -> list[Sample]:
+        """Return decoded samples, one dict each. Errors of the decoder pass through unchanged.
+
+        Raises AlignmentError, which names the sample, if one is not what it was when it was scanned (if `scan` is
+        given): the stored hash would then be that of another sample than the teacher has seen.
+        """
+        if scan is None:
+            return self.source.decode(self.source.read(positions, columns))
+        table = self.source.read(positions, list(dict.fromkeys([*self.content, *columns])))
+        self._compare(table.select(list(self.content)), positions, scan.contents, scan)
+        return self.source.decode(table.select(list(columns)))
+
+    def kept(self, positions: Array, scan: Scan) -> pa.Table:
+        """Return the kept columns of samples. Raises AlignmentError if one is not what it was when it was scanned."""
+        table = self.table(positions, self.keep)
+        if self.keep:
+            self._compare(table, positions, scan.kept, scan)
+        return table
+
+    def _compare(self, table: pa.Table, positions: Array, hashes: Array, scan: Scan) -> None:
+        differs = (hash_rows(table, len(positions)) != hashes[positions]).any(1)
+        if differs.any():
+            changed = scan.sample_ids.take(pa.array(positions[differs]))
+            raise AlignmentError(
+                f"samples {name_some(changed.to_pylist())} have changed since this build read them first (columns "
+                f"{', '.join(table.column_names)}); see to it that nothing writes to the transfer set, and run the "
+                "same command again"
+            )
 
     def _read(self, positions: Array) -> pa.Table:
         columns = list(dict.fromkeys([*self.content, *self.keep, *self._id_columns]))

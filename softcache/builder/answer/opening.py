@@ -38,7 +38,7 @@ def make_samples(prepared: PreparedBuild) -> Samples:
     """Return what gives teachers samples, or views of them. Raises AugmentationError if views cannot be replayed."""
     declared = prepared.rows_declaration.get("augmentation")
     if prepared.augmentation is None or declared is None:
-        return Samples(prepared.transfer_set)
+        return Samples(prepared.transfer_set, prepared.scan)
     records = ViewRecords(prepared.files, prepared.inventory, prepared.units, declared)
     samples = AugmentedSamples(prepared.transfer_set, prepared.augmentation, prepared.scan, records)
     for number, positions in itertools.islice(prepared.work.positions.items(), 1):

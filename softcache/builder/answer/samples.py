@@ -32,12 +32,13 @@ class Samples:
     #: Whether teachers see views of the samples.
     augments = False
 
-    def __init__(self, transfer_set: TransferSet) -> None:
-        self._transfer_set = transfer_set
+    def __init__(self, transfer_set: TransferSet, scan: Scan | None = None) -> None:
+        """With `scan`, samples are compared with what they were when they were scanned."""
+        self._transfer_set, self._scan = transfer_set, scan
 
     def load(self, job: Job, rows: Sequence[int], columns: Sequence[str]) -> list[Sample]:
         """Return `columns` of rows of a fragment, decoded. Whatever the decoder raises comes through."""
-        return self._transfer_set.samples(job.positions[np.asarray(rows)], columns)
+        return self._transfer_set.samples(job.positions[np.asarray(rows)], columns, self._scan)
 
     def take(self, fragment: Fragment) -> RecordedViews | None:
         """Return the record of a fragment's views after all of them were loaded; None if there are no views."""
@@ -68,7 +69,7 @@ class AugmentedSamples(Samples):
         scan: Scan,
         records: ViewRecords,
     ) -> None:
-        super().__init__(transfer_set)
+        super().__init__(transfer_set, scan)
         self._augmentation, self._ids = augmentation, scan.sample_ids
         self._positions = Positions(scan.sample_ids) if augmentation.mixes else None
         self._records = records
@@ -152,7 +153,7 @@ class AugmentedSamples(Samples):
         return found
 
     def _decode(self, positions: Array) -> list[Sample]:
-        return self._transfer_set.samples(positions, self._transfer_set.content)
+        return self._transfer_set.samples(positions, self._transfer_set.content, self._scan)
 
     def _view(self, job: Job, row: int, sample: Sample) -> Sample:
         """Return a sample with a view in its place, recorded or compared."""

@@ -88,7 +88,7 @@ class _RowsWriter:
 
     def _write(self, unit: Unit, views: RecordedViews | None) -> Receipt:
         prepared = self._prepared
-        kept = prepared.transfer_set.table(prepared.work.positions[unit.fragment.number], prepared.transfer_set.keep)
+        kept = prepared.transfer_set.kept(prepared.work.positions[unit.fragment.number], prepared.scan)
         receipt = write_rows(prepared.out, unit, kept, prepared.rows_declaration, views)
         self._samples.note_rows(unit.fragment, receipt)
         return receipt
