@@ -57,10 +57,8 @@ def test_a_sample_that_changes_stops_the_build(
     assert softcache.open(workshop.cache).commit.rows == 40
 
 
-def test_a_view_of_a_sample_that_changes(
-    workshop: Workshop, augmented: Augmented, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    augmented()
+def test_a_view_of_a_sample_that_changes(augmented: Augmented, monkeypatch: pytest.MonkeyPatch) -> None:
+    workshop = augmented()
     change(monkeypatch, "x", [5.0, 0, 0, 0])
     with pytest.raises(AlignmentError, match="samples 13 have changed since"):
         workshop.build()
