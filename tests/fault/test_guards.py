@@ -14,12 +14,13 @@ import pytest
 from guards import GUARDS as WRITING
 from guards import Guard
 from guards_read import GUARDS as READING
+from guards_stored import GUARDS as STORED
 from guards_views import GUARDS as VIEWS
 
 import softcache
 
 PACKAGE, TESTS = Path(softcache.__file__).parent, Path(__file__).parents[1]
-GUARDS = [*WRITING, *READING, *VIEWS]
+GUARDS = [*WRITING, *READING, *STORED, *VIEWS]
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda g: f"{g.file}: {g.source.strip()[:50]}")

@@ -142,8 +142,8 @@ class LocalFiles(Files):
             self._make_folders(folder.parent)
         try:
             folder.mkdir(exist_ok=True)
-        except OSError as e:
-            raise StorageError(f"{folder}: this folder cannot be made: {e.strerror or e}") from e
+        except FileNotFoundError as e:  # though the parent is there: /proc is such a place
+            raise StorageError(f"{folder}: this folder cannot be made: {e.strerror}") from e
         _sync_folder(folder.parent)
         self._durable_folders.add(folder)
 

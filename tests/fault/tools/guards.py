@@ -63,7 +63,7 @@ GUARDS = [
     Guard("store/documents.py", "> MAX_VALUES", "< 0", "unit/store/test_documents.py"),
     Guard("store/documents.py", "if len(found) < len(pairs):", "if False:", "unit/store/test_documents.py"),
     Guard("store/files/local.py", "if limit is not None and", "if False and", f"{FORGED} -k document"),
-    Guard("store/documents.py", "sha256(data[:-_ENDING_BYTES]) != ending[1].decode()", "False", DOCUMENTS),
+    Guard("store/documents.py", "sha256(memoryview(data)[:-_ENDING_BYTES]) != ending[1].decode()", "False", DOCUMENTS),
     Guard(
         "store/documents.py",
         "search(data[-_ENDING_BYTES:])\n    if ending is None:",
@@ -113,7 +113,7 @@ GUARDS = [
     Guard("store/state.py", "commit.marker_sha256 != marker.sha256", "False", f"{VERIFY} -k another_marker"),
     Guard(
         "store/state.py",
-        "check_parent(files, commit, sha256(files.read(commit_path(latest - 1))))",
+        "check_parent(files, commit, sha256(files.read(commit_path(latest - 1), MAX_BYTES)))",
         "pass",
         f"{VERIFY} -k parent",
     ),

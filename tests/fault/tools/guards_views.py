@@ -50,7 +50,7 @@ GUARDS = [
         f"{FORGED_VIEWS} -k parameters",
     ),
     Guard(
-        "audit/contents.py",
+        "audit/stored_rows.py",
         '(np.diff(arrow.numbers(batch["check"].offsets)) != fragment.views).any()',
         "False",
         f"{FORGED_VIEWS} -k checks",

@@ -1,0 +1,27 @@
+"""Guards of what a verification proves about what is stored, and of what a forged cache must not reach."""
+
+from guards import Guard
+
+VALUES, TRUST = "fault/test_forged_values.py", "fault/test_trust.py"
+CHANGING = "fault/test_changing_samples.py"
+
+GUARDS = [
+    Guard("audit/contents.py", "target.fingerprint != fingerprint([name, target.declaration])", "False", VALUES),
+    Guard("audit/contents.py", "if said != expected:", "if False:", VALUES),
+    Guard(
+        "audit/contents.py",
+        "live.shard.unit_key != unit_key(fragment.keys_sha256, cache.commit.targets[target.name].fingerprint)",
+        "False",
+        VALUES,
+    ),
+    Guard("audit/stored_rows.py", "if live.shard.unit_key != unit_key(", "if False and unit_key(", VALUES),
+    Guard("audit/stored.py", "    elif found != expected:", "    elif False:", VALUES),
+    Guard("audit/stored.py", "if list(found) != list(expected):", "if False:", VALUES),
+    Guard("audit/stored.py", "if not _same_bits(column[~valid], missing[name].numpy()):", "if False:", VALUES),
+    Guard("audit/stored.py", "        if bool(where.any()):", "        if False:", VALUES),
+    Guard("store/arrow.py", "        check_metadata(batch.schema, path)", "        pass", f"{TRUST} -k metadata"),
+    Guard("store/manifest.py", "if not is_split_name(split)]:", "if False]:", f"{TRUST} -k names"),
+    Guard("read/span.py", "        if compressed:", "        if False:", f"{TRUST} -k compressed"),
+    Guard("cli/output.py", 'c if c.isprintable() or c in "\\n\\t" else ascii(c)[1:-1]', "c", f"{TRUST} -k terminal"),
+    Guard("transfer/transfer_set.py", "        if differs.any():", "        if False:", CHANGING),
+]
