@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from softcache.store.state import read_reference
 from softcache.store.target_tables import read_tables, tables_paths
 
 LEVELS = ("quick", "full")
+CARD_WAITS = (0, 0.1, 0.4)  # seconds
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class _Verifier:
         self._result.commit = latest
         self._check_receipts()
         try:
-            cache = Cache(self._files)
+            cache = Cache(self._files, latest or None)
         except (FormatError, FileNotFoundError) as e:
             if isinstance(e, UnsupportedVersion) or (not self._result.problems and latest == 0):
                 raise
@@ -115,7 +117,16 @@ class _Verifier:
         self._check_card(cache.commit, live)
         if self._full:
             self._check_contents(cache, live)
+        self._forget_what_is_condemned(latest)
         return self._result
+
+    def _forget_what_is_condemned(self, latest: int) -> None:
+        """Drop the problems of files that a commit has condemned since: they may be gone, and nothing needs them."""
+        newest = self._try("commits", latest_number, self._files, default=latest)
+        if self._result.problems and newest > latest:
+            commit = self._try(commit_path(newest), read_commit, self._files, newest)
+            gone = self._try(commit_path(newest), read_condemned, self._files, commit, default=frozenset())
+            self._result.problems = [p for p in self._result.problems if p.path not in gone]
 
     def _check_commit(self, commit: Commit) -> Manifest | None:
         """Check what a commit names; return its manifest."""
@@ -201,9 +212,15 @@ class _Verifier:
             self._add(file.path, "its block checksums are not those that were recorded")
 
     def _check_card(self, commit: Commit, live: list[LiveShard]) -> None:
-        card = self._try(CARD, self._files.read, CARD, MAX_BYTES)
-        if card is not None and card != self._try(CARD, render, card, commit, live, default=card):
-            self._add(CARD, "not the card of the newest commit; the next build rewrites it")
+        """Compare the card with a commit. A writer that has just published one needs a moment to write the card."""
+        for wait in CARD_WAITS:
+            time.sleep(wait)
+            if self._try("commits", latest_number, self._files, default=commit.number) != commit.number:
+                return  # the card is that of a later commit, or about to be
+            card = self._try(CARD, self._files.read, CARD, MAX_BYTES)
+            if card is None or card == self._try(CARD, render, card, commit, live, default=card):
+                return
+        self._add(CARD, "not the card of the newest commit; the next build rewrites it")
 
     def _check_contents(self, cache: Cache, live: list[LiveShard]) -> None:
         """Check what hashes of whole files cannot show: that keys, shapes, statistics, index and plan agree."""

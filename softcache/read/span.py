@@ -8,6 +8,7 @@ process first touches it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import stat
@@ -27,7 +28,8 @@ from softcache.store.ipc import is_compressed_stream
 from softcache.store.manifest import TargetShards
 from softcache.store.shards import own_checksum_bytes
 
-MAX_MAPPINGS = 30_000
+# A shard takes two of the mappings that the kernel allows a process, 65,530 by default: its file, and the gap after it.
+MAX_MAPPINGS, EVICTED_AT_ONCE = 28_000, 1_000
 
 _PROT_NONE, _MAP_FIXED = 0, 0x10
 _FAILED = ctypes.c_void_p(-1).value
@@ -69,6 +71,8 @@ class Span:
         self._is_mapped = np.zeros(len(blocks), np.bool_)
         self._is_checked = np.full(int(self._ends[-1]), not check)
         self._usable = BlockChecks(int(self._ends[-1]))
+        self._wanted: Array = np.empty(0, np.int64)
+        self._is_crowded = False
         self.evictions = 0
 
     def __reduce__(self) -> Any:
@@ -80,9 +84,8 @@ class Span:
         No range reaches beyond its file. `shards` are those that the caller is about to read; others may be unmapped.
         Call it with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
         """
+        self._wanted, self._is_crowded = shards, False
         self._usable.touch(first, last, self._use_block)
-        if len(_mapped) > MAX_MAPPINGS:
-            _evict(len(_mapped) - MAX_MAPPINGS, keep=(id(self), set(shards.tolist())))
 
     def last_block(self, shards: Array) -> Array:
         """Return the last block of the file of each shard, int64 [n]."""
@@ -95,9 +98,17 @@ class Span:
         if not self._is_checked[block]:
             self._check_block(shard, block)
 
+    def _make_room(self) -> None:
+        """Unmap shards that are not wanted now. If all that are mapped are wanted, do not try again for this batch."""
+        before = len(_mapped)
+        _evict(EVICTED_AT_ONCE, keep=(id(self), set(self._wanted.tolist())))
+        self._is_crowded = len(_mapped) == before
+
     def _map(self, shard: int) -> None:
         where = f"{self._files.url}/{self._shards.path(shard, self._file)}"
         size = int(self._shards.file_bytes[shard, self._file])
+        if len(_mapped) >= MAX_MAPPINGS and not self._is_crowded:
+            self._make_room()
         try:
             handle = os.open(self._local(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError as e:
@@ -181,5 +192,6 @@ def _map(address: int | None, size: int, protection: int, flags: int, handle: in
     result = _libc.mmap(address, size, protection, flags, handle, 0)
     if result is None or result == _FAILED:
         number = ctypes.get_errno()
-        raise StorageError(f"mapping {size:,} bytes: {os.strerror(number)}")
+        hint = "; read rows of fewer shards at a time" if number == errno.ENOMEM and handle != -1 else ""
+        raise StorageError(f"mapping {size:,} bytes: {os.strerror(number)}{hint}")
     return int(result)

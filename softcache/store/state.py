@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -67,7 +69,10 @@ def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: 
     """
     where = f"{files.url}/{reference.path}"
     try:
-        with pa.memory_map(files.local(reference.path, reference.sha256, reference.bytes)) as f:
+        path = files.local(reference.path, reference.sha256, reference.bytes)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for someone to write
+            raise IntegrityError(f"{where}: not a regular file")
+        with pa.memory_map(path) as f:
             data = f.read_buffer()
     except FileNotFoundError as e:
         raise IntegrityError(f"{where}: missing; a commit names it") from e

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from tools.turns import Actor, take_turns
 
 import softcache
+from softcache.audit import verify
 from softcache.builder.prepare import prepared
 from softcache.errors import SoftcacheError
 from softcache.store.files import connect
+from softcache.store.files.local import LocalFiles
 from softcache.store.gc import collect
+from softcache.store.layout import CARD
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +111,38 @@ def test_a_builder_sleeps_through_a_collection(half_built: Workshop, given_files
     commit = softcache.open(cache).commit
     assert (commit.number, commit.epoch, commit.rows) == (3, 2, 8)
     assert commit.manifest.path.endswith("-e2.arrow")
+
+
+def verified(files: LocalFiles) -> None:
+    """Verify again and again while others work."""
+    for _ in range(3):
+        for level in verify.LEVELS:
+            found = verify.verify(files, level)  # type: ignore[arg-type]
+            # A builder that sleeps between its commit and the card is as one that was killed there.
+            problems = [p for p in found.problems if p.path != CARD]
+            assert not problems, problems
+
+
+@settings(max_examples=8, suppress_health_check=list(HealthCheck))
+@given(turns=st.lists(st.integers(0, 5), max_size=600))
+def test_verifying_beside_writers(
+    half_built: Workshop,
+    given_files: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    turns: list[int],
+) -> None:
+    """What is whole is never called damaged, whoever writes and deletes meanwhile."""
+    monkeypatch.setattr(verify, "CARD_WAITS", (0,))
+    monkeypatch.setattr(verify, "connect", lambda url: url if hasattr(url, "root") else connect(url))
+    cache = tmp_path_factory.mktemp("turns") / "cache"
+    shutil.copytree(half_built.cache, cache)
+    half_built.save()
+    actors = [
+        Actor("verify", cache, verified),
+        Actor("build", cache, builder(half_built, [2.0, 1.0, 3.0])),
+        Actor("gc", cache, partial(collect, min_age=0)),
+    ]
+    moved = take_turns(actors, turns)
+    assert [actor.outcome for actor in actors if isinstance(actor.outcome, BaseException)] == [], moved
+    shutil.rmtree(cache)

@@ -3,16 +3,17 @@
 import os
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Workshop
 
-from softcache.errors import (
-    IntegrityError,
-    SoftcacheError,
-)
+from softcache.errors import IntegrityError, SoftcacheError
+from softcache.read import span
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -52,11 +53,14 @@ def test_pipes_do_not_hang_readers(workshop: Workshop) -> None:
     os.mkfifo(shard)
     with pytest.raises(IntegrityError, match="not a regular file"):
         workshop.open()["cls"].lookup([1])
-    commit = workshop.cache / "commits/00000000000000000001.json"
-    commit.unlink()
-    os.mkfifo(commit)
-    with pytest.raises(SoftcacheError, match="not a regular file"):
-        workshop.open()
+    with pytest.raises(IntegrityError, match="not a regular file"):
+        workshop.open()["cls"].table()
+    for folder, act in (("index", lambda cache: cache["feat"].lookup([1])), ("manifests", repr), ("commits", repr)):
+        (path,) = (workshop.cache / folder).iterdir()
+        path.unlink()
+        os.mkfifo(path)
+        with pytest.raises(SoftcacheError, match="not a regular file"):
+            act(workshop.open())
 
 
 def test_a_corrupt_local_copy_is_fetched_again(
@@ -69,3 +73,29 @@ def test_a_corrupt_local_copy_is_fetched_again(
         if path.is_file():
             path.write_bytes(path.read_bytes()[:-1])
     assert torch.allclose(workshop.open()["cls"].lookup(range(40)).values.double(), workshop.answers(), atol=1e-5)
+
+
+def test_mappings_stay_below_their_limit(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards are unmapped before others are mapped, whatever a batch touches, and with several caches at once."""
+    workshop.recipe["build"]["fragment_rows"] = 1
+    workshop.samples(60)
+    workshop.build()
+    monkeypatch.setattr(span, "MAX_MAPPINGS", 50)
+    monkeypatch.setattr(span, "EVICTED_AT_ONCE", 5)
+    monkeypatch.setattr(span, "_mapped", OrderedDict())
+    caches, most, mapped = [workshop.open(), workshop.open()], [], span._map
+
+    def counted(*arguments: Any) -> int:
+        most.append(len(span._mapped))
+        return mapped(*arguments)
+
+    monkeypatch.setattr(span, "_map", counted)
+    order = np.random.default_rng(0)
+    for _ in range(5):
+        for cache in caches:
+            for name in ("cls", "feat"):
+                ids = order.permutation(60)[:45]
+                found = cache[name].lookup(ids).values.double()
+                assert torch.allclose(found, workshop.answers(name)[ids], atol=1e-2)
+    assert 45 <= max(most) < 50
+    assert len(caches[0]["cls"].lookup(range(60))) == 60, "a batch of more is mapped all the same"

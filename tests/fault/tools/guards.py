@@ -53,9 +53,10 @@ GUARDS = [
     Guard("store/layout.py", '("", ".", "..")', '("", ".")', "unit/store/test_layout.py"),
     Guard("store/layout.py", '("", ".", "..")', '(".", "..")', "unit/store/test_layout.py"),
     Guard("store/layout.py", '("", ".", "..")', '("", "..")', "unit/store/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\\:]", "unit/store/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\x00:]", "unit/store/test_layout.py"),
-    Guard("store/layout.py", r"[\x00\\:]", r"[\x00\\]", "unit/store/test_layout.py"),
+    *(
+        Guard("store/layout.py", r"[\x00-\x1f\x7f\\:%?#*\[\]]", rf"[{left}]", "unit/store/test_layout.py")
+        for left in (r"\\:%?#*", r"\x00-\x1f:%?#*", r"\x00-\x1f\\%?#*", r"\x00-\x1f\\:?#*", r"\x00-\x1f\\:%")
+    ),
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{FORGED} -k path"),
     Guard("store/shards.py", "check_path(self.path)", "pass", f"{MANIFEST} -k paths"),
     # Documents, the marker, commits, receipts.

@@ -181,7 +181,7 @@ GUARDS = [
     Guard("audit/verify.py", "size not in (file.bytes, -1)", "False", f"{VERIFY} -k damaged_shards"),
     Guard("audit/verify.py", "sha256(data) != file.sha256", "False", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verify.py", "tuple(blocks) != file.blocks", "False", FORGED_VERIFY),
-    Guard("audit/verify.py", "if card is not None and card !=", "if False and card !=", f"{VERIFY} -k flipped_bit_is"),
+    Guard("audit/verify.py", "if card is None or card ==", "if True or card ==", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verify.py", "not has_its_keys(fragment)", "False", FORGED_VERIFY),
     Guard("audit/contents.py", "splits != cache.commit.splits", "False", f"{VERIFY} -k forged_commit"),
     Guard("audit/contents.py", "not _close(found, said)", "False", f"{VERIFY} -k forged_commit"),

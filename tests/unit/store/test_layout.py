@@ -8,7 +8,27 @@ from softcache.store.layout import check_path, is_name_part, is_split_name, is_t
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\\b", "a\x00b", "s3://x", "C:/x", "file:a", "a/.", "~/../x"],
+    [
+        "",
+        "/a",
+        "a/",
+        "a//b",
+        "..",
+        "a/../b",
+        "./a",
+        "a\\b",
+        "a\x00b",
+        "s3://x",
+        "C:/x",
+        "file:a",
+        "a/.",
+        "~/../x",
+        "%2e%2e/x",
+        "a?b",
+        "a#b",
+        "a*",
+        "a\n",
+    ],
 )
 def test_paths_outside_are_refused(path: str) -> None:
     with pytest.raises(FormatError):
