@@ -159,7 +159,8 @@ class Span:
         self._usable.done[begin // BLOCK_BYTES : end // BLOCK_BYTES] = False
         self.evictions += 1
 
-    def _check_block(self, shard: int, block: int) -> None:
+    def _check_block(self, shard: int, block: int, *, again: bool = True) -> None:
+        """Compare a block with its checksum. A local copy of a remote file that is damaged is fetched once more."""
         begin, start = block * BLOCK_BYTES, int(self.starts[shard])
         size = int(self._shards.file_bytes[shard, self._file])
         end = start + size - own_checksum_bytes(self._shards.path(shard, self._file))
@@ -168,6 +169,10 @@ class Span:
         number = (begin - start) // BLOCK_BYTES
         expected = int(self._shards.blocks[int(self._shards.block_starts[shard, self._file]) + number])
         if crc32c(data) != expected:
+            if again and self._files.forget_local(self._shards.digest(shard, self._file)):
+                self._map(shard)
+                self._check_block(shard, block, again=False)
+                return
             raise IntegrityError(
                 f"{self._files.url}/{self._shards.path(shard, self._file)}: block {number} is not what was written (in "
                 f"{self._local(shard)}); run softcache verify, and restore the file, or delete a local copy of it"

@@ -63,10 +63,23 @@ def read_state(files: Files, number: int | None = None) -> State:
 
 
 def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: bool = True) -> pa.Buffer:
-    """Map a file that a commit names.
+    """Map a file that a commit names. A local copy of a remote file that is damaged is fetched once more.
 
     Raises IntegrityError if it is missing or has another size, or with `check` if its content has changed.
     """
+    data = _mapped(files, reference)
+    if not check or sha256(memoryview(data)) == reference.sha256:
+        return data
+    if files.forget_local(reference.sha256):
+        data = _mapped(files, reference)
+        if sha256(memoryview(data)) == reference.sha256:
+            return data
+    raise IntegrityError(
+        f"{files.url}/{reference.path}: its sha256 is not the one in the commit; it was changed after writing"
+    )
+
+
+def _mapped(files: Files, reference: StoredFile) -> pa.Buffer:
     where = f"{files.url}/{reference.path}"
     try:
         path = files.local(reference.path, reference.sha256, reference.bytes)
@@ -80,6 +93,4 @@ def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: 
         raise IntegrityError(f"{where}: cannot be mapped: {e}") from e
     if len(data) != reference.bytes:
         raise IntegrityError(f"{where}: {len(data):,} bytes; the commit says {reference.bytes:,}")
-    if check and sha256(memoryview(data)) != reference.sha256:
-        raise IntegrityError(f"{where}: its sha256 is not the one in the commit; it was changed after writing")
     return data

@@ -54,6 +54,10 @@ class Files(ABC):
         """
 
     @abstractmethod
+    def forget_local(self, digest: str) -> bool:
+        """Delete the local copy of a remote file, which is damaged; return whether there was one."""
+
+    @abstractmethod
     def check_writable(self) -> None:
         """Raise StorageError, which says why, unless files can be created here and are never overwritten."""
 

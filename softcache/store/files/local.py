@@ -97,6 +97,9 @@ class LocalFiles(Files):
     def local(self, path: str, digest: str, size: int) -> str:
         return str(self._at(path))
 
+    def forget_local(self, digest: str) -> bool:
+        return False
+
     def check_writable(self) -> None:
         """Look at the nearest folder that exists. Wherever a POSIX filesystem has `link`, it refuses a taken name."""
         existing = self._existing()

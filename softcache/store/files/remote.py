@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from softcache.store.checksums import Bytes, sha256
 from softcache.store.files.base import Files
 from softcache.store.files.local import LocalFiles
 from softcache.store.layout import TEMPORARY, check_path
+
+log = logging.getLogger("softcache")
 
 
 class RemoteFiles(Files):
@@ -103,14 +106,21 @@ class RemoteFiles(Files):
             self._call(path, lambda fs, p: fs.rm_file(p))
 
     def local(self, path: str, digest: str, size: int) -> str:
-        fetched = LocalFiles(_local_copies())
-        name = f"files/{digest[:2]}/{digest}"
+        fetched, name = LocalFiles(_local_copies()), _copy_of(digest)
         if fetched.size(name) != size:
             data = self.read(path)
             if sha256(data) != digest:
                 raise IntegrityError(f"{self.url}/{path}: its sha256 is not {digest}; fetch it again or restore it")
             fetched.replace(name, data)
         return str(fetched.root / name)
+
+    def forget_local(self, digest: str) -> bool:
+        fetched, name = LocalFiles(_local_copies()), _copy_of(digest)
+        if fetched.size(name) is None:
+            return False
+        log.warning("%s/%s: a damaged copy of a file of %s; it is fetched again", fetched.root, name, self.url)
+        fetched.delete(name)
+        return True
 
     def free_bytes(self) -> int | None:
         return None
@@ -144,6 +154,11 @@ class RemoteFiles(Files):
             raise
         except Exception as e:
             raise StorageError(f"{self.url}/{path or ''}: {e!r}") from e
+
+
+def _copy_of(digest: str) -> str:
+    """Return the path of the local copy of a file, inside the folder of all copies."""
+    return f"files/{digest[:2]}/{digest}"
 
 
 def _local_copies() -> str:

@@ -120,7 +120,10 @@ GUARDS = [
     ),
     Guard("store/state.py", "len(data) != reference.bytes", "False", f"{FORGED} -k size"),
     Guard(
-        "store/state.py", "check and sha256(memoryview(data)) != reference.sha256", "False", f"{VERIFY} -k refused_when"
+        "store/state.py",
+        "not check or sha256(memoryview(data)) == reference.sha256",
+        "True",
+        f"{VERIFY} -k refused_when",
     ),
     Guard("store/state.py", "except FileNotFoundError as e", "except ZeroDivisionError as e", f"{FORGED} -k gone"),
     Guard("store/buffers.py", "self.dtype not in DTYPES or", "", f"{FORGED} -k column_entry"),
