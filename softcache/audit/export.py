@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from softcache.arrays import Array
 from softcache.errors import StorageError, TaskError
 from softcache.read.cache import open as open_cache
 from softcache.read.target import Target
-from softcache.store.arrow import column_array
 from softcache.store.layout import ROWS
 
 _CHUNK = 65_536
@@ -32,9 +32,9 @@ class Exported:
 def export(url: str | os.PathLike[str], output: str | os.PathLike[str], to: str = "parquet") -> list[Exported]:
     """Write each target's committed rows as `<output>/<target>/<split>.parquet`.
 
-    Columns are `values` (a list of the row's numbers; bfloat16 becomes float32), `valid`, `sample_id`, `view`. Where
-    not every class has a value, and where rows are sequences, the columns are those of the shards (docs/format.md,
-    section 11); `rows` has its own.
+    Columns are `values` (the row's numbers, as nested lists of the task's shape; bfloat16 becomes float32), `valid`,
+    `sample_id`, `view`. Where not every class has a value, and where rows are sequences, the columns are those of the
+    shards (docs/format.md, section 11); `rows` has its own.
 
     Raises as `softcache.open`, TaskError for a format other than `parquet`, and StorageError if a file already exists
     or cannot be written.
@@ -65,13 +65,21 @@ def _tables(target: Target) -> Iterator[pa.Table]:
     rows = target.covered_rows()
     for begin in range(0, len(rows), _CHUNK):
         soft = target.read(rows[begin : begin + _CHUNK])
-        stored = {name: column_array(column.numpy()) for name, column in soft.columns.items()}
+        stored = {name: _nested(column.numpy()) for name, column in soft.columns.items()}
         if target.codec.traits.has_all_values:
             values = soft.values.float() if soft.values.dtype == torch.bfloat16 else soft.values
-            stored = {"values": column_array(values.numpy())}
-            stored |= {name: column_array(part.numpy()) for name, part in soft.parts.items()}
+            stored = {"values": _nested(values.numpy())}
+            stored |= {name: _nested(part.numpy()) for name, part in soft.parts.items()}
         keys = {"sample_id": pa.array(soft.ids), "view": pa.array(soft.views, pa.int32())}
         yield pa.table(stored | {"valid": pa.array(soft.mask.numpy())} | keys)
+
+
+def _nested(values: Array) -> pa.Array:
+    """Return values [rows, ...] as fixed-size lists, one level for each dimension."""
+    nested = pa.array(values.reshape(-1))
+    for size in values.shape[:0:-1]:
+        nested = pa.FixedSizeListArray.from_arrays(nested, size)
+    return nested
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> Exported:

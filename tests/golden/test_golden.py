@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from golden_caches import V1 as GOLDEN
+from golden_caches import VALUES
 from make import HERE, make, make_views
 
 import softcache
 
-GOLDEN = HERE / "v1"
-VALUES = torch.tensor([[1.5, -2.0, 0.25], [0.0, 60.0, -60.0], [3.0, 3.0, 3.0], [-0.5, 8.0, 1e-3]])
 IDS = ["zebra", "änderung", "日本", "a b", "42"]
 
 

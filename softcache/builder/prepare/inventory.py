@@ -27,7 +27,7 @@ class Inventory:
         state: the newest commit, None before the first.
         live: its shards, by target and fragment.
         receipts: by unit key, the receipts that the newest commit does not name.
-        sizes: the size of every file in `data`, by path, but those that are condemned.
+        sizes: the size of every file in `data`, by path.
         condemned: the paths that the newest commit, or one before it, condemns.
     """
 
@@ -98,7 +98,7 @@ def read_inventory(files: Files) -> Inventory:
         state=state,
         live=live,
         receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, condemned)},
-        sizes={path: size for path, size, _ in files.walk("data") if path not in condemned},
+        sizes={path: size for path, size, _ in files.walk("data")},
         condemned=condemned,
     )
 
