@@ -81,6 +81,16 @@ def test_every_flipped_bit_is_found(cache: Path, pristine: Path) -> None:
     assert softcache.verify(cache).ok
 
 
+def test_a_chunks_own_checksum(cache: Path) -> None:
+    """Its four bytes are in no block's checksum: the hash of the file shows that they have changed."""
+    chunk = next(p for p in all_files(cache) if "feat@t" in str(p) and "values/c" in str(p))
+    data = bytearray(chunk.read_bytes())
+    data[-1] ^= 1
+    chunk.write_bytes(data)
+    said = [p.what for p in softcache.verify(cache).problems if p.path == chunk.relative_to(cache).as_posix()]
+    assert "its sha256 is not the one that was recorded" in said
+
+
 @pytest.mark.parametrize("how", ["truncated", "missing", "empty", "grown"])
 @pytest.mark.parametrize("level", ["quick", "full"])
 def test_damaged_shards(cache: Path, how: str, level: str) -> None:

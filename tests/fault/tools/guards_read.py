@@ -179,7 +179,7 @@ GUARDS = [
     Guard("audit/verify.py", "        self._check_receipts()", "        pass", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verify.py", "if size is None:", "if False:", f"{VERIFY} -k damaged_shards"),
     Guard("audit/verify.py", "size not in (file.bytes, -1)", "False", f"{VERIFY} -k damaged_shards"),
-    Guard("audit/verify.py", "sha256(data) != file.sha256", "False", f"{VERIFY} -k flipped_bit_is"),
+    Guard("audit/verify.py", "sha256(data) != file.sha256", "False", f"{VERIFY} -k own_checksum"),
     Guard("audit/verify.py", "tuple(blocks) != file.blocks", "False", FORGED_VERIFY),
     Guard("audit/verify.py", "if card is None or card ==", "if True or card ==", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verify.py", "not has_its_keys(fragment)", "False", FORGED_VERIFY),
