@@ -24,7 +24,7 @@ from softcache.store.declarations import TargetDeclaration
 from softcache.store.files import Files
 from softcache.store.index import Segment
 from softcache.store.keys import key_type, keys_digest
-from softcache.store.layout import ROWS, hash_in_path
+from softcache.store.layout import ROWS, hash_in_path, shard_path
 from softcache.store.manifest import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import unit_key
@@ -71,8 +71,9 @@ def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
             yield f"target {name} has {said}; its shards have {found}"
 
 
-def check_tables(target: Target) -> Iterator[str]:
+def check_tables(cache: Cache, name: str) -> Iterator[str]:
     """Yield how a target's tables differ from its declaration. Raises what reading them raises."""
+    target = cache[name]
     if target.task.traits.has_tokens and vocabulary_hash(target.table_of(VOCABULARY)) != target.task.tokenizer:
         yield f"the vocabulary of {target.name} is not that of its tokenizer"
     table = target.codec.item.table
@@ -84,17 +85,20 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
     """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
     if live.shard.target not in {ROWS, *cache.commit.targets}:
         return
+    form = "arrow" if live.shard.target == ROWS else cache.commit.targets[live.shard.target].declaration["format"]
+    if not _has_its_path(live, form):
+        yield "its path is not that of its target, split, fragment and format"
+        return
     batch = None
-    if live.shard.files[0].path.endswith(".arrow"):
+    if form == "arrow":
         data = files.read(live.shard.files[0].path)
         batch = arrow.load(data, live.shard.files[0].path)
         if arrow.locate(data) != live.shard.columns:
             yield "its columns do not lie where the manifest says"
             return
+    if live.shard.target == ROWS and batch is not None:
+        yield from check_rows(cache, fragment, live, batch)
         yield from _check_arrow(cache, fragment, live, batch)
-    if live.shard.target == ROWS:
-        if batch is not None:
-            yield from check_rows(cache, fragment, live, batch)
         return
     target = cache[live.shard.target]
     if live.shard.unit_key != unit_key(fragment.keys_sha256, cache.commit.targets[target.name].fingerprint):
@@ -102,12 +106,23 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
     if batch is not None and (wrong := list(check_columns(target, batch, fragment.sample_ids.type))):
         yield from wrong
         return
+    if batch is not None:
+        yield from _check_arrow(cache, fragment, live, batch)
     yield from _check_values(target, live)
     yield from check_stored(target, live, batch)
     if target.task.is_list and batch is not None:
         yield from _check_lists(target, batch)
     if target.format == "zarr":
         yield from _check_zarr(files, cache, target, fragment, live)
+
+
+def _has_its_path(live: LiveShard, form: str) -> bool:
+    """Whether the files of a shard lie where docs/format.md, section 1, says."""
+    top, dot, _ = live.shard.files[0].path.partition(f".{form}")
+    name = top.rpartition(f"-{live.fragment:06d}-")[2]
+    expected = shard_path(live.shard.target, live.split, live.fragment, name)
+    within = f"{expected}{dot}" if form == "arrow" else f"{expected}{dot}/"
+    return bool(dot) and all(f.path.startswith(within) for f in live.shard.files)
 
 
 def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:

@@ -13,10 +13,10 @@ from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
 from softcache.store.card import MAX_BYTES, render
 from softcache.store.checksums import block_checksums, sha256
-from softcache.store.commits import Commit, CommittedTarget, check_parent, latest_number, read_commit
+from softcache.store.commits import Commit, check_parent, latest_number, read_commit
 from softcache.store.condemned import read_condemned
 from softcache.store.files import Files, connect
-from softcache.store.layout import CARD, commit_path
+from softcache.store.layout import CARD, commit_path, is_collectable
 from softcache.store.manifest import LiveShard, Manifest
 from softcache.store.plan import Plan, plan_path, read_plan
 from softcache.store.receipts import read_receipt, receipt_paths
@@ -25,6 +25,8 @@ from softcache.store.state import read_reference
 from softcache.store.target_tables import read_tables, tables_paths
 
 LEVELS = ("quick", "full")
+# What computing with a forged cache may raise, whose parts do not belong together.
+_CONTRADICTIONS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 CARD_WAITS = (0, 0.1, 0.4)  # seconds
 
 
@@ -82,7 +84,6 @@ class _Verifier:
         self._seen: set[str] = set()
         self._plans: dict[str, Plan | None] = {}
         self._condemned: frozenset[str] = frozenset()
-        self._documents: dict[str, list[str]] = {}
 
     def run(self) -> Verification:
         try:
@@ -90,7 +91,6 @@ class _Verifier:
         except FormatError as e:
             self._add("commits", str(e))
             return self._result
-        self._documents = self._try("tables", tables_paths, self._files, default={})
         parent: Commit | None = None
         manifest: Manifest | None = None
         for number in range(1, latest + 1):
@@ -100,12 +100,11 @@ class _Verifier:
                 continue
             if number == 1 or parent is not None:
                 self._try(commit_path(number), check_parent, self._files, commit, parent and parent.sha256)
-            if number == 1 or parent is not None:
                 self._add_all(commit_path(number), check_condemned, commit, parent)
             manifest = self._check_commit(commit)
             parent = commit
         self._result.commit = latest
-        self._check_receipts()
+        self._check_unfinished()
         try:
             cache = Cache(self._files, latest or None)
         except (FormatError, FileNotFoundError) as e:
@@ -113,7 +112,9 @@ class _Verifier:
                 raise
             self._add("", str(e))
             return self._result
-        live = list(manifest.live()) if manifest is not None else []
+        live: list[LiveShard] = []
+        if manifest is not None:
+            live = self._try(cache.commit.manifest.path, lambda shards: list(shards.live()), manifest, default=[])
         self._check_card(cache.commit, live)
         if self._full:
             self._check_contents(cache, live)
@@ -137,25 +138,22 @@ class _Verifier:
             manifest = self._try(commit.manifest.path, _open_manifest, data, commit.manifest.path)
         for segment in (*commit.index, *commit.condemned):
             self._read_reference(segment)
-        self._condemned |= self._try(
-            commit_path(commit.number), read_condemned, self._files, commit, default=frozenset()
-        )
+        path = commit_path(commit.number)
+        condemned = self._try(path, read_condemned, self._files, commit, default=frozenset())
+        for one in sorted(condemned - self._condemned):
+            if not is_collectable(one):
+                self._add(path, f"condemns {one!r:.300}, which no collector may delete")
+        self._condemned |= condemned
         for target in commit.targets.values():
-            self._check_tables(target)
+            self._check_files(tuple(target.tables.values()))
         if manifest is not None:
             for live in self._try(commit.manifest.path, list, manifest.live()) or []:
                 self._check_files(live.shard.files)
                 self._check_place(live, plan, commit.manifest.path)
         return manifest
 
-    def _check_tables(self, target: CommittedTarget) -> None:
-        self._check_files(tuple(target.tables.values()))
-        for path in self._documents.get(target.fingerprint, ()) if target.tables else ():
-            found = self._try(path, read_tables, self._files, path)
-            if path not in self._condemned and found is not None and found.tables != target.tables:
-                self._add(path, "not the tables that the commit names")
-
     def _read_reference(self, reference: StoredFile | CheckedFile) -> Any:
+        self._check_name(reference.path)
         self._count(reference.path, reference.bytes)
         return self._try(reference.path, read_reference, self._files, reference)
 
@@ -178,16 +176,24 @@ class _Verifier:
         ):
             self._add(path, f"{live.shard.target}, fragment {live.fragment}: not the fragment that the plan has")
 
-    def _check_receipts(self) -> None:
-        for path in sorted(
-            p for paths in self._try("receipts", receipt_paths, self._files, default={}).values() for p in paths
-        ):
-            receipt = None if path in self._condemned else self._try(path, read_receipt, self._files, path)
+    def _check_name(self, path: str) -> None:
+        if path in self._condemned:
+            self._add(path, "named by a commit although it is condemned")
+
+    def _check_unfinished(self) -> None:
+        """Check receipts, and the documents that name tables, but those that garbage collection has taken."""
+        documents = self._try("tables", tables_paths, self._files, default={})
+        for path in sorted(p for paths in documents.values() for p in paths if p not in self._condemned):
+            self._try(path, read_tables, self._files, path)
+        receipts = self._try("receipts", receipt_paths, self._files, default={})
+        for path in sorted(p for paths in receipts.values() for p in paths if p not in self._condemned):
+            receipt = self._try(path, read_receipt, self._files, path)
             if receipt is not None and not any(file.path in self._condemned for file in receipt.shard.files):
                 self._check_files(receipt.shard.files)
 
     def _check_files(self, stored: tuple[CheckedFile, ...]) -> None:
         for file in stored:
+            self._check_name(file.path)
             if file.path in self._seen:
                 continue
             self._count(file.path, file.bytes)
@@ -228,7 +234,7 @@ class _Verifier:
         self._add_all(commit_path(cache.commit.number), check_commit, cache, live)
         for name, target in cache.commit.targets.items():
             if not broken & {table.path for table in target.tables.values()}:
-                self._add_all(commit_path(cache.commit.number), check_tables, cache[name])
+                self._add_all(commit_path(cache.commit.number), check_tables, cache, name)
         plan = self._plan(cache.commit.plan)
         checked: set[int] = set()
         for shard in live:
@@ -272,7 +278,9 @@ class _Verifier:
             raise
         except (SoftcacheError, FileNotFoundError) as e:
             self._add(path, "missing" if isinstance(e, FileNotFoundError) else str(e))
-            return default
+        except _CONTRADICTIONS as e:
+            self._add(path, f"it contradicts what is said about it: {type(e).__name__}: {e}")
+        return default
 
 
 def _open_manifest(data: Any, path: str) -> Manifest:

@@ -84,7 +84,7 @@ def stored_ids(columns: Mapping[str, torch.Tensor], classes: int, name: str = "i
     bits = high_bits(classes)
     if bits:
         places = torch.arange(8, device=ids.device)
-        ones = columns[f"{name}_high"].to(torch.int64).view(len(ids), bits, -1, 1) >> places & 1
+        ones = columns[f"{name}_high"].to(torch.int64).view(len(ids), bits, -(-ids.shape[1] // 8), 1) >> places & 1
         for bit, plane in enumerate(ones.flatten(2).unbind(1)):
             ids = ids | plane[:, : ids.shape[1]] << (ID_BITS + bit)
     return ids

@@ -12,6 +12,7 @@ import torch
 
 from softcache.codecs.columns import Column, missing_columns
 from softcache.codecs.decoder import Decoder
+from softcache.codecs.faults import PROBS_SUM_TOLERANCE
 from softcache.codecs.logits import as_logits
 from softcache.codecs.tables import Table, TableSpec
 from softcache.errors import CodecError
@@ -135,7 +136,8 @@ class Codec(ABC):
         if not self.task.allow_masked:
             found["a value that is -Inf"] = (values == -torch.inf).any(1)
         if self.task.value_kind == "probs":
-            found["a probability outside [0, 1]"] = ((values < 0) | (values > 1)).any(1)
+            most = 1 + (PROBS_SUM_TOLERANCE if self.task.activation == "softmax" else 0)
+            found["a probability outside [0, 1]"] = ((values < 0) | (values > most)).any(1)
         return found
 
     @property

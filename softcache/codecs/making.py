@@ -34,6 +34,10 @@ def codec_from_json(data: Mapping[str, Any], task: TaskSpec) -> Codec:
     codec = CODECS.get(str(data.get("name")))
     if codec is None:
         raise UnsupportedVersion(f"codec {data.get('name')!r} is not known here; a newer softcache may read it")
+    if strange := sorted(set(data) - {"name", *codec.settings()}):
+        raise UnsupportedVersion(
+            f"codec {codec.name} with {', '.join(map(repr, strange))} is not known here; a newer softcache may read it"
+        )
     try:
         return _of_task(codec, task, {setting: data[setting] for setting in codec.settings()})
     except (KeyError, CodecError) as e:

@@ -92,7 +92,7 @@ def tail_sums(
     """Return sums over all classes of a row except those of `head`, with d the logits minus the anchor.
 
     `logits` is float32 [R, V], `anchor` float32 [R, 1] and finite, `head` int64 [R, k]. The first result is
-    sum exp(beta * d) at the nodes, float32 [R, n]; the second is sum exp(d) * logits, float32 [R], 0 unless `energies`.
+    sum exp(beta * d) at the nodes, float32 [R, n]; the second is sum exp(d) * d, float32 [R], 0 unless `energies`.
     """
     rows, classes = logits.shape
     at_once = max((_CPU_NUMBERS if logits.device.type == "cpu" else _GPU_NUMBERS) // classes, 1)
@@ -115,7 +115,7 @@ def tail_sums(
                 found.append(power.sum(1))
             if energies and at + step == UNIT:
                 # nansum, since a class that is ruled out gives 0 * -inf.
-                energy[some] = torch.mul(power, logits[some], out=scratch).nansum(1)
+                energy[some] = torch.sub(logits[some], anchor[some], out=scratch).mul_(power).nansum(1)
         sums[some] = torch.stack(found, 1)
     return sums, energy
 

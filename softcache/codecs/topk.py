@@ -151,7 +151,7 @@ class TopkCodec(Codec):
         shift = top[:, :1] - decode_gaps(anchor).nan_to_num(posinf=0.0)
         ladder = LADDERS[self.nodes]
         sums, energies = tail_sums(logits, shift, ids, ladder, energies=self.companions)
-        tail_mean = energies / sums[:, ladder.at_one].clamp(min=TINY) - shift[:, 0]
+        tail_mean = energies / sums[:, ladder.at_one].clamp(min=TINY)
         floor = top[:, :1] - FARTHEST
         count = count_at_least(logits, floor)
         near = logits if bool((count == self.classes).all()) else torch.maximum(logits, floor)

@@ -18,6 +18,7 @@ _SPLIT = re.compile(r"\w+(\.\w+)*\Z")
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:%?#*\[\]]")
 _EPOCH = r"(?:-e(?P<epoch>[1-9][0-9]{0,18}))?"
 _HASHED = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json)\Z")
+_IN_PATH = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow\Z|json\Z|zarr(?:/|\Z))")
 _SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
 _OWN = [
     re.compile(pattern + r"\Z")
@@ -74,9 +75,15 @@ def hash_and_epoch(name: str) -> tuple[str, int] | None:
 
 
 def hash_in_path(path: str) -> str | None:
-    """Return the hash in the path of a shard or table, None if there is none. A Zarr shard's path is its folder's."""
-    found = re.search(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json|zarr)\Z", path)
+    """Return the hash in the path of a file or Zarr shard, None if there is none."""
+    found = _IN_PATH.search(path)
     return None if found is None else found["digest"]
+
+
+def epoch_in_path(path: str) -> int:
+    """Return the epoch in the path of a file or Zarr shard, 0 if there is none."""
+    found = _IN_PATH.search(path)
+    return int(found["epoch"] or 0) if found is not None else 0
 
 
 def shard_path(target: str, split: str, fragment: int, named: str) -> str:

@@ -165,7 +165,7 @@ def extensions(files: Files, parent: str | None, condemned: Collection[str]) -> 
     """
     found = []
     for name in files.names("plan"):
-        if hash_and_epoch(name) is None or f"plan/{name}" in condemned:
+        if hash_and_epoch(name) is None or not name.endswith(".arrow") or f"plan/{name}" in condemned:
             continue
         head = name.removesuffix(".arrow")
         try:

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from language import Language
@@ -14,6 +15,9 @@ from softcache.errors import CodecError, IntegrityError, RecipeError, TeacherErr
 from softcache.read import codec_table
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage
+from softcache.store.state import read_state
+from softcache.store.target_tables import open_table, write_tables
+from softcache.store.writer import Writer
 
 STORES = {
     "even": {"codec": "topk", "k": 8},
@@ -121,6 +125,28 @@ def test_tables_are_kept(language: Language) -> None:
     collect(files, min_age=0, abandon=True)
     assert set(files.names("tables")) == before
     assert divergence(language, language.build()["near"].lookup([0, 1, 2]), 1.0) < 1e-4
+    assert softcache.verify(language.cache).ok
+
+
+def test_tables_of_a_later_epoch(language: Language) -> None:
+    """Shards belong to the tables that they were encoded with: those of an earlier epoch are made again."""
+    tasks = language.recipe["tasks"]
+    language.recipe["tasks"] = {"even": tasks["even"]}
+    language.build()
+    language.recipe["tasks"] = tasks
+    shaped = language.build().commit.targets["shaped@t"]
+    (language.cache / "commits/00000000000000000002.json").unlink()
+    files = connect(language.cache)
+    collect(files, min_age=0)  # condemns a manifest, but no tables
+    basis = open_table(files, shaped.tables["basis"])
+    mixed = pa.RecordBatch.from_arrays([basis["basis"].take(pa.array(range(len(basis))[::-1]))], schema=basis.schema)
+    vocabulary = open_table(files, shaped.tables["vocabulary"])
+    write_tables(Writer(files, 2), "shaped@t", shaped.fingerprint, {"basis": mixed, "vocabulary": vocabulary})
+    again = language.build()
+    made = again.commit.targets["shaped@t"]
+    assert all(table.path.endswith("-e2.arrow") for table in made.tables.values())
+    named = [s.shard for s in read_state(files).manifest.live() if s.shard.target == "shaped@t"]
+    assert all("-e2." in file.path for shard in named for file in shard.files)
     assert softcache.verify(language.cache).ok
 
 

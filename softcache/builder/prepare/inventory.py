@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 from softcache.store.commits import CommittedTarget, check_may_write, latest_number
 from softcache.store.condemned import read_condemned
 from softcache.store.files import Files
-from softcache.store.layout import ROWS, hash_and_epoch
+from softcache.store.layout import ROWS, epoch_in_path, hash_and_epoch
 from softcache.store.manifest import LiveShard
 from softcache.store.marker import read_marker
 from softcache.store.receipts import Receipt, receipt_paths, receipts_in_force
@@ -97,38 +97,44 @@ def read_inventory(files: Files) -> Inventory:
     return Inventory(
         state=state,
         live=live,
-        receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, condemned)},
+        receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, live.values(), condemned)},
         sizes={path: size for path, size, _ in files.walk("data")},
         condemned=condemned,
     )
 
 
-def _with_their_base(files: Files, receipts: list[Receipt], condemned: Collection[str]) -> list[Receipt]:
-    """Leave out receipts of targets whose views or tables garbage collection has taken, and that were made again since.
+def _with_their_base(
+    files: Files, receipts: list[Receipt], live: Iterable[LiveShard], condemned: Collection[str]
+) -> list[Receipt]:
+    """Leave out receipts of targets whose tables, or the views that their teacher saw, are others now, or none.
 
-    The newer ones may differ, and then the shards of these receipts do not belong to them.
+    Tables and views may have been made again in a later epoch than a receipt's, and may then differ.
     """
     rows = [r for r in receipts if r.shard.target == ROWS]
-    views = {r.shard.keys_sha256: r.epoch for r in rows if "augmentation" in r.declaration}
+    views: dict[str, float] = {}
+    for one in live:
+        if one.shard.target == ROWS:
+            views[one.shard.keys_sha256] = epoch_in_path(one.shard.files[0].path)
+    for r in rows:
+        views[r.shard.keys_sha256] = max(r.epoch, views.get(r.shard.keys_sha256, 0))
     tables = _epochs_of_tables(files, condemned)
     return rows + [
         r
         for r in receipts
-        if r.shard.target != ROWS and r.epoch >= max(views.get(r.shard.keys_sha256, 0), tables.get(r.fingerprint, 0))
+        if r.shard.target != ROWS
+        and r.epoch >= tables.get(r.fingerprint, 0)
+        and ("augmentation" not in r.declaration or r.epoch >= views.get(r.shard.keys_sha256, math.inf))
     ]
 
 
 def _epochs_of_tables(files: Files, condemned: Collection[str]) -> dict[str, float]:
-    """Return the epoch of the tables in force of each target some of whose tables are condemned, by fingerprint.
-
-    It is infinite if there are none.
-    """
-    documents = [p for p in condemned if p.startswith("tables/") and p.endswith(".json")]
-    named = [hash_and_epoch(path.removeprefix("tables/")) for path in documents]
-    left = tables_paths(files) if documents else {}
+    """Return the epoch of the tables in force of each target that has had some, by fingerprint; infinite if none."""
+    documents = tables_paths(files)
+    condemned_documents = {p for p in condemned if p.startswith("tables/") and p.endswith(".json")}
+    for named in filter(None, (hash_and_epoch(path.removeprefix("tables/")) for path in condemned_documents)):
+        documents.setdefault(named[0], [])
     found: dict[str, float] = {}
-    for fingerprint, _ in filter(None, named):
-        in_force = tables_in_force(files, left.get(fingerprint, ()), condemned)
-        epoch = None if in_force is None else hash_and_epoch(in_force[0].removeprefix("tables/"))
-        found[fingerprint] = math.inf if epoch is None else epoch[1]
+    for fingerprint, paths in documents.items():
+        in_force = tables_in_force(files, paths, condemned)
+        found[fingerprint] = math.inf if in_force is None else epoch_in_path(in_force[0])
     return found

@@ -10,7 +10,7 @@ import pyarrow as pa
 from softcache.builder.prepare.augmentation import declare_augmentation
 from softcache.builder.prepare.task_checks import check_output
 from softcache.codecs import Codec, make_codec
-from softcache.errors import RecipeError, SoftcacheError, TeacherError
+from softcache.errors import RecipeError, SoftcacheError, TeacherError, TransferSetError
 from softcache.kinds import KINDS
 from softcache.recipe import Recipe, TaskRecipe
 from softcache.store.checksums import fingerprint
@@ -157,7 +157,13 @@ def _known_tables(task: TaskRecipe, teacher: str, described: Description) -> dic
 def rows_declaration(
     keep: pa.Schema, id_type: pa.DataType, augmentation: AugmentationDeclaration | None
 ) -> RowsDeclaration:
-    """Return the declaration of `rows`: its id type, kept columns, and how samples are augmented."""
+    """Return the declaration of `rows`: its id type, kept columns, and how samples are augmented.
+
+    Raises TransferSetError for a kept column of a type that a shard cannot hold.
+    """
+    for field in keep:
+        if "dictionary<" in str(field.type):
+            raise TransferSetError(f"kept column {field.name!r} is {field.type}; cast it to the type of its values")
     declared: RowsDeclaration = {"id": str(id_type), "keep": {field.name: str(field.type) for field in keep}}
     if augmentation is not None:
         declared["augmentation"] = augmentation
