@@ -13,7 +13,7 @@ import pyarrow as pa
 from softcache.arrays import Array
 from softcache.codecs import Codec, codec_from_json
 from softcache.codecs.fidelity import Errors
-from softcache.errors import AlignmentError, FormatError, TaskError, UnsupportedVersion
+from softcache.errors import AlignmentError, FormatError, TaskError
 from softcache.read import arrow_tables, hf
 from softcache.read.codec_table import CodecTable
 from softcache.read.lookup import Keys, row_numbers
@@ -26,7 +26,7 @@ from softcache.soft.targets import SoftTargets
 from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
 from softcache.store.manifest import TargetShards
-from softcache.store.shards import FORMATS
+from softcache.store.shards import known_format
 from softcache.store.target_tables import open_table
 from softcache.tasks import TaskSpec
 from softcache.transfer.vocabulary import VOCABULARY, vocabulary, vocabulary_differences, vocabulary_hash
@@ -69,12 +69,7 @@ class Target:
         try:
             self.task = TaskSpec.from_json(committed.declaration["task"])
             self.codec = _codec(committed, self.task, source.files)
-            self.format = committed.declaration["format"]
-            if self.format not in FORMATS:
-                raise UnsupportedVersion(
-                    f"{source.files.url}: target {name}: format {self.format!r} is not known here; a newer softcache "
-                    "may read it"
-                )
+            self.format = known_format(committed.declaration["format"], f"{source.files.url}: target {name}")
         except (KeyError, TypeError, AttributeError) as e:
             raise FormatError(f"{source.files.url}: target {name}: not a declaration: {e!r}") from e
         self.provenance: dict[str, Any] = {

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from softcache.arrays import Array
+from softcache.errors import UnsupportedVersion
 from softcache.measures import ShardStatistics
 from softcache.store import arrow, zarr
 from softcache.store.about import arrow_metadata, zarr_attributes
@@ -18,6 +19,13 @@ from softcache.store.layout import check_path, shard_path
 from softcache.store.writer import Writer
 
 FORMATS = ("arrow", "zarr")
+
+
+def known_format(form: str, where: str) -> str:
+    """Return the format of a target's shards. Raises UnsupportedVersion, which names `where`, for any other."""
+    if form not in FORMATS:
+        raise UnsupportedVersion(f"{where}: format {form!r:.100} is not known here; a newer softcache may read it")
+    return form
 
 
 @dataclass(frozen=True)

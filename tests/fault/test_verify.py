@@ -206,6 +206,24 @@ def test_an_unknown_codec_keeps_only_its_target_out(cache: Path) -> None:
         opened["cls"]
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"format": "parquet"}, "format 'parquet'"),
+        ({"codec": {"name": "dense", "dtype": "float32", "order": "F"}}, "'order'"),
+    ],
+)
+def test_what_a_target_has_that_is_not_known_keeps_it_out(cache: Path, change: dict, named: str) -> None:
+    commit = cache / "commits/00000000000000000002.json"
+    body = load_document(commit.read_bytes(), "x")
+    body["targets"]["cls@t"]["declaration"] |= change
+    commit.write_bytes(dump_document(body))
+    opened = softcache.open(cache)
+    assert len(opened["feat"].lookup([1, 2])) == 2
+    with pytest.raises(UnsupportedVersion, match=f"{named}.* not known here"):
+        opened["cls"]
+
+
 def test_not_a_cache(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FormatError, match="not a softcache cache"):

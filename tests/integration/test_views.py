@@ -8,6 +8,7 @@ import pytest
 
 import softcache
 from softcache.builder.prepare.inventory import Inventory
+from softcache.builder.prepare.targets import rows_fingerprint
 from softcache.builder.prepare.units import Unit
 from softcache.builder.publish.commit import Outcome, Publication, publish_build
 from softcache.builder.publish.shards import write_rows
@@ -18,8 +19,11 @@ from softcache.store.keys import key_type
 from softcache.store.layout import ROWS
 from softcache.store.marker import ensure_marker, require_marker
 from softcache.store.plan import Fragment, empty_plan, extend_plan
+from softcache.store.receipts import unit_key
 from softcache.store.state import read_reference
 from softcache.store.writer import Writer
+from softcache.transfer.content import hash_rows
+from softcache.transfer.transfer_set import kept_digest
 
 CONTENTS = np.arange(6 * 32, dtype=np.uint8).reshape(6, 32)
 
@@ -39,7 +43,16 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
     ]
     plan = extend_plan(out, empty_plan(["x"]), fragments)
     declaration = {"id": request.param, "keep": {}}
-    units = [Unit(f"{f.number:064d}", ROWS, f, None) for f in fragments]
+    keys = [
+        unit_key(
+            f.keys_sha256,
+            rows_fingerprint(declaration),
+            kept_digest(hash_rows(pa.table({}), len(f.sample_ids))),
+            f.split,
+        )
+        for f in fragments
+    ]
+    units = [Unit(key, ROWS, f, None) for key, f in zip(keys, fragments, strict=True)]
     kept = [pa.table({"x": [0] * len(f.sample_ids)}).select([]) for f in fragments]
     receipts = {u.key: write_rows(out, u, k, declaration) for u, k in zip(units, kept, strict=True)}
     sizes = {path: size for path, size, _ in files.walk("data")}

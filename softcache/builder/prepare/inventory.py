@@ -19,7 +19,7 @@ from softcache.store.state import State, read_state
 from softcache.store.target_tables import tables_in_force, tables_paths
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Inventory:
     """The newest commit of a cache, and the work beyond it.
 
