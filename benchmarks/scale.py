@@ -30,6 +30,7 @@ from softcache.store.index import dump_segment
 from softcache.store.manifest import LiveShard, dump_manifest
 from softcache.store.shards import put_file
 from softcache.store.state import read_state
+from softcache.store.writer import Writer
 
 MODEL = """
 import numpy as np
@@ -131,8 +132,9 @@ def repeat(cache: Path, output: Path, shards: int) -> Path:
         for number in range(fragments)
         for name, one in by_target.items()
     ]
-    manifest = put_file(files, "manifests/", dump_manifest(live))
-    index = put_file(files, "index/", dump_segment(np.arange(fragments * rows), np.arange(fragments * rows)))
+    out = Writer(files)
+    manifest = put_file(out, "manifests", dump_manifest(live))
+    index = put_file(out, "index", dump_segment(np.arange(fragments * rows), np.arange(fragments * rows)))
     commit = dataclasses.replace(
         before,
         number=before.number + 1,
