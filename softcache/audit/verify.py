@@ -63,9 +63,11 @@ def verify(url: str | os.PathLike[str], level: str = "full") -> Verification:
     """Check a cache and report every problem.
 
     `quick` checks the commits, their manifests, indexes and plans, and that every file exists with its size. `full`
-    reads every byte: hashes, block checksums, keys, shapes, statistics, the index and the card. Raises IncompleteCache
-    before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer format; everything else
-    that is wrong is in the result.
+    reads every byte: hashes, block checksums, keys, columns, values that no encoder writes, statistics, the index, the
+    card, and whether fingerprints and unit keys are those of what they hash.
+
+    Raises IncompleteCache before the first commit, FormatError if there is no cache, UnsupportedVersion for a newer
+    format or a target that this version does not know; everything else that is wrong is in the result.
 
     Examples:
         >>> verification = softcache.verify("runs/digits", level="quick")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from softcache.errors import FormatError
 
@@ -72,6 +73,15 @@ def hash_and_epoch(name: str) -> tuple[str, int] | None:
     """Return the hash and the epoch in a name `<sha256>[-e<epoch>].arrow` or `.json`, None if it is none."""
     found = _HASHED.match(name)
     return None if found is None else (found["digest"], int(found["epoch"] or 0))
+
+
+def newest_first(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Return the paths for each hash that their names begin with, those of the highest epoch first."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(paths, key=epoch_in_path, reverse=True):
+        if (named := hash_and_epoch(path.rsplit("/", 1)[-1])) is not None:
+            found.setdefault(named[0], []).append(path)
+    return found
 
 
 def hash_in_path(path: str) -> str | None:

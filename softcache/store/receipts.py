@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from softcache.store.checksums import fingerprint
 from softcache.store.declarations import Declaration, short_declaration
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import hash_and_epoch
+from softcache.store.layout import hash_and_epoch, newest_first
 from softcache.store.shards import Shard
 from softcache.store.writer import Writer
 
@@ -81,12 +82,9 @@ def read_receipt(files: Files, path: str) -> Receipt:
 
 def receipt_paths(files: Files) -> dict[str, list[str]]:
     """Return the paths of the receipts for each unit key, those of the highest epoch first."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for path, _, _ in files.walk("receipts"):
-        folder, _, name = path.rpartition("/")
-        if (named := hash_and_epoch(name)) is not None and folder == f"receipts/{named[0][:2]}":
-            found.setdefault(named[0], []).append((named[1], path))
-    return {key: [path for _, path in sorted(paths, reverse=True)] for key, paths in found.items()}
+    there = (path for path, _, _ in files.walk("receipts"))
+    placed = (path for path in there if re.fullmatch(r"receipts/([0-9a-f]{2})/\1[^/]*", path))
+    return newest_first(placed)
 
 
 def receipts_in_force(

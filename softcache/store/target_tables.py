@@ -11,7 +11,7 @@ from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import hash_and_epoch
+from softcache.store.layout import hash_and_epoch, newest_first
 from softcache.store.shards import CheckedFile, put_file
 from softcache.store.state import read_reference
 from softcache.store.writer import Writer
@@ -62,11 +62,7 @@ def keep_tables(files: Files, target: str, tables: Iterable[CheckedFile], docume
 
 def tables_paths(files: Files) -> dict[str, list[str]]:
     """Return the paths of the documents that name tables, by target fingerprint, those of the highest epoch first."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    for name in files.names("tables"):
-        if name.endswith(".json") and (named := hash_and_epoch(name)) is not None:
-            found.setdefault(named[0], []).append((named[1], f"tables/{name}"))
-    return {key: [path for _, path in sorted(paths, reverse=True)] for key, paths in found.items()}
+    return newest_first(f"tables/{name}" for name in files.names("tables") if name.endswith(".json"))
 
 
 def tables_in_force(files: Files, paths: Iterable[str], condemned: Collection[str]) -> tuple[str, TargetTables] | None:
