@@ -27,7 +27,9 @@ import softcache
 from softcache.store.commits import StoredFile, publish
 from softcache.store.files import connect
 from softcache.store.index import dump_segment
-from softcache.store.manifest import LiveShard, dump_manifest
+from softcache.store.layout import ROWS
+from softcache.store.live_shards import LiveShard
+from softcache.store.manifest import dump_manifest
 from softcache.store.shards import put_file
 from softcache.store.state import read_state
 from softcache.store.writer import Writer
@@ -113,33 +115,35 @@ def make(work: Path, name: str, rows: int, kind: str, fragment: int) -> Path:
 
 
 def repeat(cache: Path, output: Path, shards: int) -> Path:
-    """Copy a cache and commit a manifest there that lists its shards again and again, `shards` in all."""
+    """Copy a cache and commit manifests there that list its shards again and again, `shards` in all."""
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(cache, output)
     files = connect(output)
-    before = read_state(files).commit
-    by_target = {live.shard.target: live for live in read_state(files).manifest.live()}
+    state = read_state(files)
+    before, by_target = state.commit, {live.shard.target: live for live in state.live()}
     fragments, rows = shards // len(by_target), next(iter(by_target.values())).shard.rows
-    live = [
-        LiveShard(
-            shard=dataclasses.replace(one.shard, unit_key=hashlib.sha256(f"{number} {name}".encode()).hexdigest()),
-            split=one.split,
-            fragment=number,
-            first_view=0,
-            views=1,
-            first_row=number * rows,
-        )
-        for number in range(fragments)
-        for name, one in by_target.items()
-    ]
-    out = Writer(files)
-    manifest = put_file(out, "manifests", dump_manifest(live))
+    out, manifests = Writer(files), {}
+    for name, one in by_target.items():
+        live = [
+            LiveShard(
+                shard=dataclasses.replace(one.shard, unit_key=hashlib.sha256(f"{number} {name}".encode()).hexdigest()),
+                split=one.split,
+                fragment=number,
+                first_view=0,
+                views=1,
+                first_row=number * rows,
+            )
+            for number in range(fragments)
+        ]
+        said = None if name == ROWS else state.committed(name)
+        manifest = put_file(out, "manifests", dump_manifest(name, live, said))
+        manifests[name] = StoredFile(manifest.path, manifest.bytes, manifest.sha256)
     index = put_file(out, "index", dump_segment(np.arange(fragments * rows), np.arange(fragments * rows)))
     commit = dataclasses.replace(
         before,
         number=before.number + 1,
         parent={"number": before.number, "sha256": before.sha256},
-        manifest=StoredFile(manifest.path, manifest.bytes, manifest.sha256),
+        manifests=manifests,
         index=(index,),
         rows=fragments * rows,
         transaction="repeated",

@@ -17,7 +17,7 @@ Models = list[dict[str, Any]]
 def results(folder: Path) -> Models:
     """Return the models that `trained` kept in a folder, of the cache that the last one learned from."""
     models = json.loads((folder / "results.json").read_text())
-    return chosen(models, commit=models[-1]["job"]["commit"])
+    return chosen(models, begun=models[-1]["job"]["begun"])
 
 
 def chosen(models: Models, **settings: Any) -> Models:

@@ -107,8 +107,12 @@ def one_cycle(optimizer: torch.optim.Optimizer, rate: float, steps: int) -> OneC
 
 
 def of_cache(path: Path) -> Job:
-    """Return what a job says of a cache: where it is, and which commit it was. Another build makes other jobs."""
-    return {"cache": str(path), "commit": softcache.open(path).commit.transaction}
+    """Return what a job says of a cache: where it is, when it was begun, and its rows.
+
+    Another cache makes other jobs; further targets in the same cache do not.
+    """
+    begun = softcache.open(path, commit=1).commit
+    return {"cache": str(path), "begun": begun.transaction, "rows": softcache.open(path).commit.rows}
 
 
 def softened(soft: softcache.SoftTargets, temperature: float) -> torch.Tensor:

@@ -4,9 +4,11 @@
 # Build: before, while, after.
 from .assess.evaluate import evaluate as evaluate
 from .assess.forecast import plan as plan
+from .assess.recompute import recompute as recompute
 from .assess.validate import validate as validate
 from .audit.export import export as export
 from .audit.info import info as info
+from .audit.repack import repack as repack
 from .audit.status import status as status
 from .audit.verify import verify as verify
 from .builder.build import build as build
@@ -70,4 +72,5 @@ from .soft.sequences import SoftSequences as SoftSequences
 from .soft.specialists import specialists as specialists
 from .soft.targets import SoftTargets as SoftTargets
 from .store.gc import gc as gc
+from .store.signatures import sign as sign
 from .version import __version__ as __version__

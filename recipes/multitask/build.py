@@ -1,8 +1,9 @@
-"""Train a teacher of all four tasks and a teacher for each, and build the cache of their answers.
+"""Train a teacher of all four tasks, and with --alone a teacher for each, and build the cache of their answers.
 
 python recipes/multitask/build.py runs/multitask --data FOLDER
 
-Weights are kept beside the cache. Run it again after a kill: it goes on where it was.
+Weights are kept beside the cache. Run it again after a kill: it goes on where it was. Run it again with --alone, and
+the answers of the four teachers are added to the cache.
 """
 
 import argparse
@@ -56,12 +57,13 @@ def main():
     parser.add_argument("--data", default=HUB, help="a folder with the four IDX files, or a dataset on the Hub")
     parser.add_argument("--epochs", type=int, default=SETTINGS["epochs"])
     parser.add_argument("--count", type=int, default=COUNT, help="scenes; a fiftieth of them is kept of each digit")
+    parser.add_argument("--alone", action="store_true", help="add the four teachers of one task (--tables teachers)")
     options = parser.parse_args()
     folder = options.cache.with_name(f"{options.cache.name}-teachers").resolve()
     data = whole(options.data)
     jobs = {
         name: SETTINGS | {"tasks": list(tasks), "data": data, "count": options.count, "epochs": options.epochs}
-        for name, tasks in {"together": TASKS, **{task: (task,) for task in TASKS}}.items()
+        for name, tasks in {"together": TASKS, **{task: (task,) for task in TASKS if options.alone}}.items()
     }
     teachers = dict(zip(jobs, trained(list(jobs.values()), train, folder), strict=True))
     for name, found in teachers.items():
@@ -69,6 +71,8 @@ def main():
     overrides = [f"transfer_set.source.arguments={json.dumps({'path': data, 'count': options.count})}"]
     overrides += [f"transfer_set.balance.each={options.count // 50}"]
     overrides += [f"teachers.{name}.weights={json.dumps(found['weights'])}" for name, found in teachers.items()]
+    if not options.alone:
+        overrides += [change for task in TASKS for change in (f"tasks.{task}.teachers=[together]", f"~teachers.{task}")]
     built = softcache.build(Path(__file__).parent / "recipe.yaml", options.cache, overrides)
     print(f"{built.path}: {len(built.targets)} targets, {built.rows:,} views")
 

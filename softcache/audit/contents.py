@@ -25,10 +25,10 @@ from softcache.store.files import Files
 from softcache.store.index import Segment
 from softcache.store.keys import key_type, keys_digest
 from softcache.store.layout import ROWS, hash_in_path, shard_path
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import unit_key
-from softcache.store.state import read_reference
+from softcache.store.references import read_reference
 from softcache.transfer.vocabulary import VOCABULARY, vocabulary_hash
 
 
@@ -47,28 +47,28 @@ def check_condemned(commit: Commit, parent: Commit | None) -> Iterator[str]:
         yield f"its epoch is {commit.epoch}, not the number of the newest commit that condemned files"
 
 
-def check_commit(cache: Cache, live: list[LiveShard]) -> Iterator[str]:
-    """Yield how a commit's figures differ from those of its shards."""
+def check_splits(cache: Cache, rows: list[LiveShard]) -> Iterator[str]:
+    """Yield how the splits of a commit differ from those of its shards of `rows`."""
     splits: dict[str, int] = {}
-    for shard in live:
-        if shard.shard.target == ROWS:
-            splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
+    for shard in rows:
+        splits[shard.split] = splits.get(shard.split, 0) + shard.shard.rows
     if splits != cache.commit.splits:
         yield f"splits are {cache.commit.splits}; the shards have {splits}"
-    for name in {s.shard.target for s in live} - {ROWS, *cache.commit.targets}:
-        yield f"the manifest has shards of {name}, which is no target of the commit"
-    for name, target in cache.commit.targets.items():
-        if target.fingerprint != fingerprint([name, target.declaration]):
-            yield f"target {name}: its fingerprint is not that of its declaration"
-        shards = [s.shard for s in live if s.shard.target == name]
-        found = {
-            "rows": sum(s.rows for s in shards),
-            "valid": sum(s.statistics["valid"] for s in shards),
-            "bytes": sum(s.bytes for s in shards),
-        } | merge_statistics([s.statistics for s in shards])
-        said = {"rows": target.rows, "valid": target.valid, "bytes": target.bytes} | target.statistics
-        if not _close(found, said):
-            yield f"target {name} has {said}; its shards have {found}"
+
+
+def check_figures(cache: Cache, name: str, live: list[LiveShard]) -> Iterator[str]:
+    """Yield how what a commit says about a target differs from its declaration and its shards."""
+    target, shards = cache.committed(name), [s.shard for s in live]
+    if target.fingerprint != fingerprint([name, target.declaration]):
+        yield f"target {name}: its fingerprint is not that of its declaration"
+    found = {
+        "rows": sum(s.rows for s in shards),
+        "valid": sum(s.statistics["valid"] for s in shards),
+        "bytes": sum(s.bytes for s in shards),
+    } | merge_statistics([s.statistics for s in shards])
+    said = {"rows": target.rows, "valid": target.valid, "bytes": target.bytes} | target.statistics
+    if not _close(found, said):
+        yield f"target {name} has {said}; its shards have {found}"
 
 
 def check_tables(cache: Cache, name: str) -> Iterator[str]:
@@ -83,15 +83,13 @@ def check_tables(cache: Cache, name: str) -> Iterator[str]:
 
 def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard) -> Iterator[str]:
     """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
-    if live.shard.target not in {ROWS, *cache.commit.targets}:
-        return
-    form = "arrow" if live.shard.target == ROWS else cache.commit.targets[live.shard.target].declaration["format"]
+    form = "arrow" if live.shard.target == ROWS else cache.committed(live.shard.target).declaration["format"]
     if not _has_its_path(live, form):
         yield "its path is not that of its target, split, fragment and format"
         return
     batch = None
     if form == "arrow":
-        data = files.read(live.shard.files[0].path)
+        data = read_reference(files, live.shard.files[0], check=False)
         batch = arrow.load(data, live.shard.files[0].path)
         if arrow.locate(data) != live.shard.columns:
             yield "its columns do not lie where the manifest says"
@@ -101,7 +99,7 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
         yield from _check_arrow(cache, fragment, live, batch)
         return
     target = cache[live.shard.target]
-    if live.shard.unit_key != unit_key(fragment.keys_sha256, cache.commit.targets[target.name].fingerprint):
+    if live.shard.unit_key != unit_key(fragment.keys_sha256, target.provenance["fingerprint"]):
         yield "its unit key is not that of its keys and declaration"
     if batch is not None and (wrong := list(check_columns(target, batch, fragment.sample_ids.type))):
         yield from wrong
@@ -126,10 +124,10 @@ def _has_its_path(live: LiveShard, form: str) -> bool:
 
 
 def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:
-    """Yield what is wrong with the index."""
+    """Yield what is wrong with the index; `live` are the shards of `rows`."""
     kind = key_type(cache.commit.id_type)
     segments = [Segment(read_reference(files, r), kind, r.blocks, r.path) for r in cache.commit.index]
-    expected = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in live if s.shard.target == ROWS]
+    expected = [np.arange(s.first_row, s.first_row + s.shard.rows, s.views) for s in live]
     if not np.array_equal(np.sort(np.concatenate([s.rows for s in segments])), np.sort(np.concatenate(expected))):
         yield "does not hold every sample of every fragment once"
     if any((s.keys[1:] < s.keys[:-1]).any() for s in segments):
@@ -150,7 +148,7 @@ def _check_about(cache: Cache, live: LiveShard, batch: pa.RecordBatch) -> Iterat
 
 
 def _declared(cache: Cache, target: str) -> tuple[str, TargetDeclaration]:
-    declared = cache.commit.targets[target]
+    declared = cache.committed(target)
     return declared.fingerprint, declared.declaration
 
 

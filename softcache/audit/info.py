@@ -10,19 +10,22 @@ from typing import Any
 from softcache.read.cache import open as open_cache
 from softcache.read.target import Target
 from softcache.store.commits import Commit
+from softcache.store.manifest import CommittedTarget
 
 
 @dataclass(frozen=True)
 class Info:
-    """The newest commit of a cache and its targets, by name."""
+    """The newest commit of a cache, what it says about each target, and its targets by name."""
 
     path: str
     commit: Commit
+    committed: Mapping[str, CommittedTarget]
     targets: Mapping[str, Target]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the path and the commit as one object."""
-        return {"path": self.path} | self.commit.to_json()
+        """Return the path, the commit and what it says about each target as one object."""
+        targets = {name: target.to_json() for name, target in self.committed.items()}
+        return {"path": self.path} | self.commit.to_json() | {"targets": targets}
 
 
 def info(url: str | os.PathLike[str]) -> Info:
@@ -37,4 +40,4 @@ def info(url: str | os.PathLike[str]) -> Info:
         (1797, 'classification')
     """
     cache = open_cache(url)
-    return Info(cache.url, cache.commit, cache)
+    return Info(cache.url, cache.commit, {name: cache.committed(name) for name in cache.targets}, cache)

@@ -15,7 +15,7 @@ from softcache.codecs.faults import part_faults
 from softcache.read.target import Target
 from softcache.store import arrow
 from softcache.store.buffers import ListColumn
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
 
 _VIEWS = pa.int32()
 

@@ -13,7 +13,7 @@ from softcache.store import arrow
 from softcache.store.checksums import fingerprint
 from softcache.store.commits import Commit
 from softcache.store.layout import ROWS
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import unit_key
 from softcache.transfer.content import hash_rows

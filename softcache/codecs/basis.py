@@ -45,7 +45,7 @@ def encode_shape(logits: torch.Tensor, highest: torch.Tensor, basis: torch.Tenso
     squares = components.square().sum(0)
     # Subtract the highest from the products, which are small: subtracting it from the logits would copy all of them.
     found = (logits @ components - highest * components.sum(0) - mean @ components) / squares.clamp(min=_TINY)
-    scale = (found.abs().amax(1) / LARGEST).half()
+    scale = (found.abs().amax(1) / LARGEST).clamp(max=torch.finfo(torch.float16).max).half()
     steps = (found / scale.float().clamp(min=torch.finfo(torch.float16).tiny)[:, None]).round()
     return (steps.clamp(-LARGEST, LARGEST) + SHAPE_ZERO).to(torch.uint8), scale
 

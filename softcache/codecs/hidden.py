@@ -13,7 +13,7 @@ from softcache.codecs.codec import Codec, CodecTraits, check_choice, check_integ
 from softcache.codecs.columns import Column
 from softcache.codecs.decoder import Columns, Decoder
 from softcache.codecs.faults import faults_as
-from softcache.codecs.quantized import decode_affine, encode_affine
+from softcache.codecs.quantized import decode_affine, encode_affine, range_faults
 from softcache.codecs.tables import Pilot, TableSpec, columns_of
 from softcache.codecs.temperature import Temperature, temper
 from softcache.errors import CodecError
@@ -77,8 +77,10 @@ class HiddenCodec(Codec):
             yield replace(self, dtype="float16")
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        dtype = torch.float16 if self.dtype == "float16" else torch.float32
-        return faults_as(values, TaskSpec("features", (self.width,)), dtype)
+        task = TaskSpec("features", (self.width,))
+        if self.dtype == "float16":
+            return faults_as(values, task, torch.float16)
+        return range_faults(values) | faults_as(values, task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         if self.dtype == "float16":

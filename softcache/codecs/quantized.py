@@ -46,7 +46,7 @@ class QuantizedCodec(Codec):
         return replace(self, task=self.task.item)
 
     def faults(self, values: torch.Tensor) -> dict[int, str]:
-        return faults_as(values, self.task, torch.float32)
+        return range_faults(values) | faults_as(values, self.task, torch.float32)
 
     def encode(self, values: torch.Tensor) -> dict[str, torch.Tensor]:
         codes, affine = encode_affine(values.detach().float().flatten(1))
@@ -75,6 +75,19 @@ class QuantizedDecoder(Decoder):
         codes = map_items(columns["codes"])
         affine = columns["affine"].repeat_interleave(len(codes) // max(len(columns["codes"]), 1), 0)
         return replace(self, task=self.task.item), {"codes": codes, "affine": affine}
+
+
+def range_faults(values: torch.Tensor) -> dict[int, str]:
+    """Return the rows of `values` [B, ...] whose range is no float32 number, and why they cannot be stored."""
+    limit = torch.finfo(torch.float32).max
+    low, high = torch.aminmax(values.detach()) if values.numel() else (values.new_zeros(()),) * 2
+    if float(high) - float(low) <= limit:
+        return {}
+    flat = values.detach().double().flatten(1)
+    ruled_out = flat == -torch.inf
+    spread = flat.masked_fill(ruled_out, -torch.inf).amax(1) - flat.masked_fill(ruled_out, torch.inf).amin(1)
+    wide = ((spread > limit) & spread.isfinite()).nonzero()[:, 0].tolist()
+    return dict.fromkeys(wide, "values too far apart for 256 steps in float32 (store dense float32)")
 
 
 def encode_affine(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

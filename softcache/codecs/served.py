@@ -62,7 +62,7 @@ class ServedCodec(Codec):
             {
                 "a number that is no class": strange,
                 "a class twice": twice,
-                "a log-probability that is not finite": ~log_p.isfinite(),
+                "a log-probability that is not finite": ~log_p.float().isfinite(),  # as it is stored
                 "log-probabilities that add up to more than 1": (log_p.exp().sum(1) > 1 + PROBS_SUM_TOLERANCE)[:, None],
             }
         )

@@ -12,9 +12,9 @@ from softcache.errors import FormatError, TaskError
 from softcache.store import arrow
 from softcache.store.checksums import canonical_json
 from softcache.store.files import Files
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
+from softcache.store.references import read_reference
 from softcache.store.shards import StoredFile
-from softcache.store.state import read_reference
 
 
 def shards_of(shards: TargetShards, split: str | None) -> list[int]:

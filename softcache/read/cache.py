@@ -4,29 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from softcache.arrays import Array
-from softcache.errors import AlignmentError, FormatError, TaskError
+from softcache.errors import AlignmentError, TaskError
 from softcache.read import arrow_tables, hf
 from softcache.read.lookup import Keys, row_numbers
+from softcache.read.span import closed
 from softcache.read.target import Target, TargetSource
 from softcache.soft.batch import resolve_name
 from softcache.store.commits import Commit
 from softcache.store.files import Files, connect
-from softcache.store.layout import ROWS
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
+from softcache.store.manifest import CommittedTarget
 from softcache.store.state import State, read_state
 
 
 class Cache(Mapping[str, Target]):
     """One commit of a cache: a mapping of targets by name. Made by `softcache.open`.
 
-    It does not change while later commits are published. It can be pickled; the copy opens the same commit.
+    It does not change while later commits are published. It can be pickled; the copy opens the same commit. Leaving a
+    `with` statement closes it. `state` is the commit with its manifests.
 
     Examples:
         >>> cache = softcache.open("runs/digits")
@@ -37,22 +39,21 @@ class Cache(Mapping[str, Target]):
     """
 
     def __init__(
-        self, files: Files, number: int | None = None, split: str | None = None, *, check: bool = True
+        self,
+        files: Files,
+        number: int | None = None,
+        split: str | None = None,
+        *,
+        check: bool = True,
+        state: State | None = None,
     ) -> None:
-        state = read_state(files, number)
-        self._start(files, state, split, check)
-
-    def _start(self, files: Files, state: State, split: str | None, check: bool) -> None:
-        self._files, self._state, self._split, self._check = files, state, split, check
-        shards = state.manifest.targets()
-        self._shards = {name: shards[name] for name in state.commit.targets if name in shards}
-        if shards[ROWS].end != state.commit.rows:
-            raise FormatError(
-                f"{files.url}: commit {state.commit.number}: the manifest does not have the commit's rows"
-            )
-        self._rows: TargetShards = shards[ROWS]
+        """Open commit `number`, or one whose `state` has been read already."""
+        state = read_state(files, number) if state is None else state
+        self._files, self.state, self._split, self._check = files, state, split, check
+        self._rows = state.rows
         self._keys = Keys(files, state.commit, self._rows, check=check)
         self._targets: dict[str, Target] = {}
+        self._is_closed = False
 
     @property
     def url(self) -> str:
@@ -62,12 +63,19 @@ class Cache(Mapping[str, Target]):
     @property
     def commit(self) -> Commit:
         """The open commit: its number, splits, and the provenance of its transfer set and targets."""
-        return self._state.commit
+        return self.state.commit
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The names of all targets but `rows`."""
-        return tuple(self._shards)
+        return self.commit.targets
+
+    def committed(self, target: str) -> CommittedTarget:
+        """Return what the commit says about a target: its declaration, versions, statistics and skipped samples.
+
+        Raises UnknownTarget, which lists the targets; IntegrityError; FormatError.
+        """
+        return self.state.committed(resolve_name(target, self.targets))
 
     @property
     def rows(self) -> Rows:
@@ -113,9 +121,24 @@ class Cache(Mapping[str, Target]):
         """Return the same commit narrowed to one split. Raises TaskError if no split has that name."""
         if name not in self.commit.splits:
             raise TaskError(f"{self.url} has no split {name!r}; it has {', '.join(self.commit.splits)}")
-        narrowed = Cache.__new__(Cache)
-        narrowed._start(self._files, self._state, name, self._check)
-        return narrowed
+        return Cache(self._files, split=name, check=self._check, state=self.state)
+
+    def close(self) -> None:
+        """Unmap all shards. Reading from this cache or its targets then raises StorageError.
+
+        What has been looked up is a copy, and stays. A cache that is dropped unmaps its shards too, whenever Python
+        collects it.
+        """
+        self._is_closed = True
+        self._keys.close()
+        for target in self._targets.values():
+            target.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _view_rows(self, rows: Any) -> Array:
         """Return row numbers as int64. Raises TaskError or AlignmentError unless the cache has views of them."""
@@ -129,31 +152,34 @@ class Cache(Mapping[str, Target]):
     def __getitem__(self, name: str) -> Target:
         """Return a target by its name, or by its task's name if only one target answers that task.
 
-        Raises UnknownTarget, which lists the targets.
+        Raises UnknownTarget, which lists the targets; UnsupportedVersion if this version does not know its format,
+        kind or codec; IntegrityError; FormatError.
         """
-        full = resolve_name(name, self._shards)
+        full = resolve_name(name, self.targets)
+        if self._is_closed:
+            raise closed(self._files)
         if full not in self._targets:
             source = TargetSource(
                 cache=self,
                 files=self._files,
                 keys=self._keys,
-                shards=self._shards[full],
+                shards=self.state.shards(full),
                 split=self._split,
                 check=self._check,
             )
-            self._targets[full] = Target(full, self.commit.targets[full], source)
+            self._targets[full] = Target(full, self.state.committed(full), source)
         return self._targets[full]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shards)
+        return iter(self.targets)
 
     def __len__(self) -> int:
         """Number of targets. The number of rows is `len(cache.row_numbers)`."""
-        return len(self._shards)
+        return len(self.targets)
 
     def __repr__(self) -> str:
         narrowed = "" if self._split is None else f", split {self._split}"
-        return f"<Cache {self.url} commit {self.commit.number}{narrowed}: {', '.join(self._shards)}>"
+        return f"<Cache {self.url} commit {self.commit.number}{narrowed}: {', '.join(self.targets)}>"
 
     def __reduce__(self) -> Any:
         return _reopen, (self._files, self.commit.number, self._split, self._check)
@@ -184,9 +210,9 @@ class Rows:
 def open(url: str | os.PathLike[str], *, commit: int | None = None, check: bool = True) -> Cache:
     """Open a cache at a path or fsspec URL, by default its newest commit.
 
-    Only the commit and the manifest are read. With `check` (default) each block is compared with its checksum when this
-    process first reads it. Raises FormatError if there is no cache, IncompleteCache before the first commit,
-    UnsupportedVersion, IntegrityError, StorageError.
+    Only the commit and the manifest of `rows` are read; that of a target is read when it is first used. With `check`
+    (default) each block is compared with its checksum when this process first reads it. Raises FormatError if there is
+    no cache, IncompleteCache before the first commit, UnsupportedVersion, IntegrityError, StorageError.
 
     Examples:
         >>> cache = softcache.open("runs/digits")

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from softcache.codecs import Codec
 from softcache.errors import FormatError
 from softcache.store.arrow import column_array
 from softcache.store.buffers import NUMPY_DTYPES
@@ -65,6 +66,12 @@ class CodecTable:
             raise FormatError(f"{self.files.url}/{self.file.path}: has {found}; expected {dict(self.shapes)}")
         if not all(bool(column.isfinite().all()) for column in columns.values()):
             raise FormatError(f"{self.files.url}/{self.file.path}: holds numbers that are not finite")
+
+
+def with_table(codec: Codec, files: Files, tables: Mapping[str, CheckedFile]) -> Codec:
+    """Return a codec with the table that it needs, if it needs one, of a target's `tables`."""
+    spec = codec.table_spec
+    return codec if spec is None else codec.with_table(CodecTable(files, tables[spec.name], spec.shapes))
 
 
 def table_batch(columns: Mapping[str, torch.Tensor]) -> pa.RecordBatch:

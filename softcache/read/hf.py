@@ -10,7 +10,7 @@ from softcache.errors import MissingExtra
 from softcache.read.arrow_tables import checked_files
 from softcache.store.arrow import check_metadata
 from softcache.store.files import Files
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
 
 
 def to_dataset(files: Files, shards: TargetShards, split: str | None) -> Any:

@@ -19,8 +19,8 @@ from softcache.store.commits import Commit
 from softcache.store.files import Files
 from softcache.store.index import Segment, candidates
 from softcache.store.keys import id_array, index_keys, key_type
-from softcache.store.manifest import TargetShards
-from softcache.store.state import read_reference
+from softcache.store.live_shards import TargetShards
+from softcache.store.references import read_reference
 from softcache.transfer.view_checks import CHECK_BYTES
 
 
@@ -61,6 +61,10 @@ class Keys:
         for reference in self._commit.index:
             read_reference(self._files, reference)
         raise self._missing(keys, rows)
+
+    def close(self) -> None:
+        """Unmap the shards of `rows`. Reading them then raises StorageError."""
+        self._reader.close()
 
     @property
     def most_views(self) -> int:

@@ -17,7 +17,7 @@ from softcache.soft.keys import DeferredKeys, RowKeys
 from softcache.soft.sequences import SoftSequences
 from softcache.soft.targets import SoftTargets
 from softcache.store.files import Files
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
 
 Columns = dict[str, FixedColumn] | SequenceReader
 
@@ -75,6 +75,10 @@ class RowReader:
         stored = {name: column.take_runs(runs) for name, column in columns.items()}
         mask = None if valid is None else valid.take(*self._reader.locate(np.arange(begin, end))[:2])
         return self._rows(stored, mask, keys)
+
+    def close(self) -> None:
+        """Unmap all files. Reading them then raises StorageError."""
+        self._reader.close()
 
     def valid(self, rows: Array, keys: RowKeys) -> Array:
         """Return the flags `valid` as they are stored, bool [n]."""

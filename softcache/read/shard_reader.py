@@ -8,9 +8,9 @@ import numpy as np
 
 from softcache.arrays import Array
 from softcache.errors import FormatError
-from softcache.read.span import Span
+from softcache.read.span import Span, closed
 from softcache.store.files import Files
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
 
 
 class Runs(NamedTuple):
@@ -33,6 +33,7 @@ class ShardReader:
         self._rows_each = int(rows[0]) if is_even else None
         self._files, self._check = files, check
         self._spans: dict[int, Span] = {}
+        self._is_closed = False
 
     def locate(self, rows: Array) -> tuple[Array, Array, Array | None]:
         """Return the shard of each row number (int64 [n]), and the row within that shard.
@@ -61,9 +62,17 @@ class ShardReader:
 
     def span(self, file: int) -> Span:
         """Return the span of file number `file` of every shard."""
+        if self._is_closed:
+            raise closed(self._files)
         if file not in self._spans:
             self._spans[file] = Span(self._files, self.shards, file, check=self._check)
         return self._spans[file]
+
+    def close(self) -> None:
+        """Unmap all files. Reading them then raises StorageError."""
+        self._is_closed = True
+        for span in self._spans.values():
+            span.close()
 
     def bad(self, column: str, why: str) -> FormatError:
         """Return the error for a column that is damaged."""

@@ -25,7 +25,7 @@ from softcache.errors import FormatError, IntegrityError, StorageError
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
 from softcache.store.files import Files
 from softcache.store.ipc import is_compressed_stream
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
 from softcache.store.shards import own_checksum_bytes
 
 # A shard takes two of the mappings that the kernel allows a process, 65,530 by default: its file, and the gap after it.
@@ -42,13 +42,10 @@ _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 MAPPING_LOCK = threading.RLock()
 _mapped: OrderedDict[tuple[int, int], weakref.ref[Span]] = OrderedDict()
 
-
-def _new_lock_after_fork() -> None:
-    global MAPPING_LOCK
-    MAPPING_LOCK = threading.RLock()
-
-
-os.register_at_fork(after_in_child=_new_lock_after_fork)
+# No thread is in the middle of mapping when a process forks: the child would find shards half mapped.
+os.register_at_fork(
+    before=MAPPING_LOCK.acquire, after_in_parent=MAPPING_LOCK.release, after_in_child=MAPPING_LOCK.release
+)
 
 
 class Span:
@@ -65,8 +62,8 @@ class Span:
         self.starts: Array = (self._ends - blocks) * BLOCK_BYTES
         self._total = int(self._ends[-1]) * BLOCK_BYTES
         self._base = _map(None, self._total, _PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        release = weakref.finalize(self, _libc.munmap, self._base, self._total)
-        release.atexit = False  # a thread may still read while the interpreter exits; the system unmaps
+        self._release = weakref.finalize(self, _libc.munmap, self._base, self._total)
+        self._release.atexit = False  # a thread may still read while the interpreter exits; the system unmaps
         self.bytes: Array = np.ctypeslib.as_array((ctypes.c_uint8 * self._total).from_address(self._base))
         self._is_mapped = np.zeros(len(blocks), np.bool_)
         self._is_checked = np.full(int(self._ends[-1]), not check)
@@ -82,10 +79,21 @@ class Span:
         """Make the blocks from `first` to `last` (int64 [n] each, ends included) readable and checked.
 
         No range reaches beyond its file. `shards` are those that the caller is about to read; others may be unmapped.
-        Call it with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file.
+        Call it with `MAPPING_LOCK` held. Raises IntegrityError for a missing, short or altered file, StorageError after
+        `close`.
         """
+        if not self._release.alive:
+            raise closed(self._files)
         self._wanted, self._is_crowded = shards, False
         self._usable.touch(first, last, self._use_block)
+
+    def close(self) -> None:
+        """Unmap every file, for good."""
+        with MAPPING_LOCK:
+            for key in [key for key in _mapped if key[0] == id(self)]:
+                del _mapped[key]
+            self.evictions += 1  # so that whoever has touched blocks asks again
+            self._release()
 
     def last_block(self, shards: Array) -> Array:
         """Return the last block of the file of each shard, int64 [n]."""
@@ -178,6 +186,11 @@ class Span:
                 f"{self._local(shard)}); run softcache verify, and restore the file, or delete a local copy of it"
             )
         self._is_checked[block] = True
+
+
+def closed(files: Files) -> StorageError:
+    """Return the error for a cache that is read after it has been closed."""
+    return StorageError(f"{files.url}: this cache has been closed; open it again")
 
 
 def _evict(count: int, keep: tuple[int, set[int]]) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from softcache.arrays import Array
-from softcache.codecs import Codec, codec_from_json
+from softcache.codecs import codec_from_json
 from softcache.codecs.fidelity import Errors
 from softcache.errors import AlignmentError, FormatError, TaskError
 from softcache.read import arrow_tables, hf
-from softcache.read.codec_table import CodecTable
+from softcache.read.codec_table import with_table
 from softcache.read.lookup import Keys, row_numbers
 from softcache.read.row_reader import RowReader
 from softcache.read.sequences import read_spans
@@ -23,9 +23,9 @@ from softcache.soft import tables
 from softcache.soft.keys import DeferredKeys, RowKeys
 from softcache.soft.sequences import SoftSequences
 from softcache.soft.targets import SoftTargets
-from softcache.store.commits import CommittedTarget
 from softcache.store.files import Files
-from softcache.store.manifest import TargetShards
+from softcache.store.live_shards import TargetShards
+from softcache.store.manifest import CommittedTarget
 from softcache.store.shards import known_format
 from softcache.store.target_tables import open_table
 from softcache.tasks import TaskSpec
@@ -68,7 +68,8 @@ class Target:
         self._source, self._tables = source, committed.tables
         try:
             self.task = TaskSpec.from_json(committed.declaration["task"])
-            self.codec = _codec(committed, self.task, source.files)
+            codec = codec_from_json(committed.declaration["codec"], self.task)
+            self.codec = with_table(codec, source.files, committed.tables)
             self.format = known_format(committed.declaration["format"], f"{source.files.url}: target {name}")
         except (KeyError, TypeError, AttributeError) as e:
             raise FormatError(f"{source.files.url}: target {name}: not a declaration: {e!r}") from e
@@ -268,6 +269,10 @@ class Target:
         self._require_arrow()
         return hf.to_dataset(self._source.files, self._source.shards, split or self._source.split)
 
+    def close(self) -> None:
+        """Unmap its shards. Reading it then raises StorageError."""
+        self._rows.close()
+
     def __len__(self) -> int:
         """Return the number of rows that this target covers, in all splits."""
         return int(self._source.shards.rows.sum())
@@ -291,9 +296,3 @@ class Target:
     def _require_arrow(self) -> None:
         if self.format != "arrow":
             raise TaskError(f"{self.name} is stored with Zarr; use .read or .lookup, or open its shards with zarr")
-
-
-def _codec(committed: CommittedTarget, task: TaskSpec, files: Files) -> Codec:
-    codec = codec_from_json(committed.declaration["codec"], task)
-    spec = codec.table_spec
-    return codec if spec is None else codec.with_table(CodecTable(files, committed.tables[spec.name], spec.shapes))

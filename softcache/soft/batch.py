@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import overload
 
 import numpy as np
@@ -87,7 +87,7 @@ def _collate(batches: Sequence[SoftBatch], **options: object) -> SoftBatch:
 default_collate_fn_map[SoftBatch] = _collate
 
 
-def resolve_name(name: str, targets: Mapping[str, object]) -> str:
+def resolve_name(name: str, targets: Collection[str]) -> str:
     """Return the full name of a target: `name`, or the only `name@...`. Raises UnknownTarget listing the targets."""
     if name in targets:
         return name

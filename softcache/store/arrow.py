@@ -59,7 +59,9 @@ def column_array(values: Array | ListColumn) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=pa.list_(item, size))
 
 
-def dump(arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | None = None) -> memoryview:
+def dump(
+    arrays: Mapping[str, pa.Array], metadata: Mapping[str, str] | Mapping[bytes, bytes] | None = None
+) -> memoryview:
     """Return columns, which have no nulls, as the bytes of a stream of one record batch."""
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     schema = pa.schema(fields, metadata=dict(metadata or {}) or None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
 from typing import Any
 
 from softcache.errors import FormatError
 from softcache.store.card_parts import with_parts
-from softcache.store.commits import Commit
 from softcache.store.files import Files
-from softcache.store.layout import CARD
-from softcache.store.manifest import LiveShard
+from softcache.store.layout import CARD, check_path
+from softcache.store.live_shards import TargetShards
+from softcache.store.state import State
 
 log = logging.getLogger("softcache")
 
@@ -27,8 +26,8 @@ def write_first_card(files: Files) -> None:
         files.replace(CARD, with_parts("", {"configs": _EMPTY}, text).encode())
 
 
-def write_card(files: Files, commit: Commit, shards: Iterable[LiveShard]) -> None:
-    """Make the card that of `commit`, unless it is already; what others wrote into it stays.
+def write_card(files: Files, state: State) -> None:
+    """Make the card that of a commit, unless it is already; what others wrote into it stays.
 
     A card that cannot be read as one is left alone, with a warning.
     """
@@ -40,27 +39,26 @@ def write_card(files: Files, commit: Commit, shards: Iterable[LiveShard]) -> Non
         log.warning("%s; it is left as it is", e)
         return
     try:
-        card = render(there, commit, shards)
+        card = render(there, state)
     except FormatError as e:
-        log.warning("%s/%s: %s; it is left as it is, and does not show commit %d", files.url, CARD, e, commit.number)
+        number = state.commit.number
+        log.warning("%s/%s: %s; it is left as it is, and does not show commit %d", files.url, CARD, e, number)
         return
     if card != there:
         files.replace(CARD, card)
 
 
-def render(there: bytes, commit: Commit, shards: Iterable[LiveShard]) -> bytes:
+def render(there: bytes, state: State) -> bytes:
     """Return the card of a commit, with what others wrote into the card that is there.
 
     Raises FormatError if that one cannot be read as a card.
     """
-    by_target: dict[str, list[LiveShard]] = {}
-    for shard in sorted(shards, key=lambda s: (s.shard.target, s.first_row)):
-        by_target.setdefault(shard.shard.target, []).append(shard)
-    arrow = {name: found for name, found in by_target.items() if _is_arrow(found)}
-    zarr = {name: found for name, found in by_target.items() if name not in arrow}
-    listed = sum(map(len, arrow.values())) <= MAX_LISTED
+    shards = {name: state.shards(name) for name in sorted(state.commit.manifests)}
+    arrow = {name: found for name, found in shards.items() if found.path(0, 0).endswith(".arrow")}
+    zarr = {name: found for name, found in shards.items() if name not in arrow}
+    listed = sum(len(found.rows) for found in arrow.values()) <= MAX_LISTED
     configs = [_config(name, found) for name, found in arrow.items()] if listed else _EMPTY
-    text = "\n".join([*_head(commit), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
+    text = "\n".join([*_head(state), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
     try:
         before = there.decode()
     except UnicodeDecodeError as e:
@@ -68,15 +66,17 @@ def render(there: bytes, commit: Commit, shards: Iterable[LiveShard]) -> bytes:
     return with_parts(before, {"configs": configs}, text).encode()
 
 
-def _head(commit: Commit) -> list[str]:
+def _head(state: State) -> list[str]:
+    rows, number = state.commit.rows, state.commit.number
     lines = [
-        f"Teachers' answers to {commit.rows:,} samples, at commit {commit.number}, made by softcache. They are raw:",
+        f"Teachers' answers to {rows:,} samples, at commit {number}, made by softcache. They are raw:",
         "any temperature can be applied when they are read.",
         "",
         "| target | kind | shape | values | rows | bytes |",
         "|---|---|---|---|--:|--:|",
     ]
-    for name, target in commit.targets.items():
+    for name in state.commit.targets:
+        target = state.committed(name)
         task, codec = target.declaration["task"], target.declaration["codec"]
         values = f"{task.get('value_kind') or 'values'}, {codec.get('dtype') or codec.get('name')}"
         lines.append(
@@ -101,18 +101,14 @@ def _usage(loadable: list[str]) -> list[str]:
     return [*lines, f"Without softcache, `{load}` gives the committed rows as they are stored.", ""]
 
 
-def _zarr_line(shards: list[LiveShard]) -> str:
-    folder = shards[0].shard.files[0].path.partition(".zarr/")[0] + ".zarr"
+def _zarr_line(shards: TargetShards) -> str:
+    folder = shards.path(0, 0).partition(".zarr/")[0] + ".zarr"
     opens = f'zarr.open_group("{folder}", mode="r")'
-    return f"`{shards[0].shard.target}` is stored with Zarr, {len(shards):,} shards; the first: `{opens}`.\n"
+    return f"`{shards.target}` is stored with Zarr, {len(shards.rows):,} shards; the first: `{opens}`.\n"
 
 
-def _config(name: str, shards: list[LiveShard]) -> dict[str, Any]:
+def _config(name: str, shards: TargetShards) -> dict[str, Any]:
     splits: dict[str, list[str]] = {}
-    for shard in shards:
-        splits.setdefault(shard.split, []).append(shard.shard.files[0].path)
+    for i, split in enumerate(shards.splits.to_pylist()):
+        splits.setdefault(split, []).append(check_path(shards.path(i, 0)))
     return {"config_name": name, "data_files": [{"split": split, "path": paths} for split, paths in splits.items()]}
-
-
-def _is_arrow(shards: list[LiveShard]) -> bool:
-    return shards[0].shard.files[0].path.endswith(".arrow")

@@ -15,36 +15,15 @@ from softcache.errors import (
     StorageError,
     UnsupportedVersion,
 )
-from softcache.measures import Statistics
 from softcache.store.checksums import sha256
-from softcache.store.declarations import AugmentationRecord, ParentCommit, TargetDeclaration
+from softcache.store.declarations import AugmentationRecord, ParentCommit
 from softcache.store.documents import MAX_BYTES, dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import commit_path, is_split_name, is_target_name
+from softcache.store.layout import ROWS, commit_path, is_split_name, is_target_name
 from softcache.store.shards import CheckedFile, StoredFile
 
 FEATURES: frozenset[str] = frozenset()  # those that this version knows; format version 1 defines none
 _NAME = re.compile(r"[0-9]{20}\.json\Z")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommittedTarget:
-    """What a commit says about one target (docs/format.md, section 9)."""
-
-    declaration: TargetDeclaration
-    fingerprint: str
-    versions: dict[str, str]
-    rows: int
-    valid: int
-    bytes: int
-    statistics: Statistics
-    skipped: list[list[Any]]
-    skipped_rows: int
-    tables: dict[str, CheckedFile]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the target as commits hold it."""
-        return vars(self) | {"tables": {name: table.to_json() for name, table in self.tables.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +34,7 @@ class Commit:
     parent: ParentCommit | None
     marker_sha256: str
     plan: str
-    manifest: StoredFile
+    manifests: dict[str, StoredFile]
     index: tuple[CheckedFile, ...]
     rows: int
     id_type: str
@@ -64,7 +43,6 @@ class Commit:
     augmentation: AugmentationRecord | None
     splits: dict[str, int]
     transfer_set: dict[str, Any]
-    targets: dict[str, CommittedTarget]
     reader_features: tuple[str, ...] = ()
     writer_features: tuple[str, ...] = ()
     epoch: int = 0
@@ -74,13 +52,17 @@ class Commit:
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     sha256: str = ""
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of all targets but `rows`."""
+        return tuple(name for name in self.manifests if name != ROWS)
+
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object of the commit's file."""
         body = vars(self) | {
-            "manifest": self.manifest.to_json(),
+            "manifests": {name: manifest.to_json() for name, manifest in self.manifests.items()},
             "index": [segment.to_json() for segment in self.index],
             "condemned": [part.to_json() for part in self.condemned],
-            "targets": {name: target.to_json() for name, target in self.targets.items()},
         }
         del body["sha256"]
         return body
@@ -88,7 +70,8 @@ class Commit:
 
 def latest_number(files: Files) -> int:
     """Return the number of the newest commit, 0 if there is none. Raises FormatError if a number is missing."""
-    numbers = [int(n[:20]) for n in files.names("commits") if _NAME.match(n)]
+    names = ((path, path.rsplit("/", 1)[-1]) for path, _, _ in files.walk("commits"))
+    numbers = [int(name[:20]) for path, name in names if _NAME.match(name) and path == commit_path(int(name[:20]))]
     if numbers and len(numbers) != max(numbers):
         raise FormatError(
             f"{files.url}/commits: {len(numbers)} commits, but the highest number is {max(numbers)}; some are missing"
@@ -108,6 +91,8 @@ def read_commit(files: Files, number: int) -> Commit:
     commit = replace(parse(Commit, body, where), sha256=digest)
     if commit.number != number or commit.id_type not in ("int64", "string") or commit.rows < 1 or not commit.index:
         raise FormatError(f"{where}: contradicts itself (its number, id type, rows or index)")
+    if ROWS not in commit.manifests:
+        raise FormatError(f"{where}: it has no manifest of rows")
     for name in (n for n in commit.targets if not is_target_name(n)):
         raise FormatError(f"{where}: {name!r:.300} is not the name of a target")
     for name in (n for n in commit.splits if not is_split_name(n)):

@@ -10,8 +10,8 @@ from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.commits import Commit
 from softcache.store.files import Files
+from softcache.store.references import read_reference
 from softcache.store.shards import CheckedFile, put_file
-from softcache.store.state import read_reference
 from softcache.store.writer import Writer
 
 _TYPES = {"path": pa.string()}

@@ -65,24 +65,35 @@ def read_document(files: Files, path: str) -> tuple[dict[str, Any], str]:
 def load_document(data: bytes, path: str) -> dict[str, Any]:
     """Check and parse a file's bytes; return its object without the member `sha256`. `path` names the file in errors.
 
-    Raises IntegrityError if the file does not end with the hash of its content, FormatError if it holds too many values
-    or is not JSON as docs/format.md, section 1, has it.
+    Raises IntegrityError if the file does not end with the hash of its content, and what `load_object` raises.
     """
     ending = _ENDING.search(data[-_ENDING_BYTES:])
     if ending is None:
         raise IntegrityError(f"{path}: truncated, or not a softcache file: it does not end with its sha256")
     if sha256(memoryview(data)[:-_ENDING_BYTES]) != ending[1].decode():
         raise IntegrityError(f"{path}: its content does not match the sha256 at its end; it was changed after writing")
+    body = load_object(data, path)  # only an object can have that ending
+    del body["sha256"]
+    return body
+
+
+def load_object(data: bytes, path: str) -> dict[str, Any]:
+    """Parse a JSON object; `path` names the file in errors.
+
+    Raises FormatError if it holds too many values, or is not an object as docs/format.md, section 1, has it.
+    """
+    if len(data) > MAX_BYTES:
+        raise FormatError(f"{path}: {len(data):,} bytes of JSON; softcache reads at most {MAX_BYTES:,}")
     if (values := sum(data.count(sign) for sign in b",[{")) > MAX_VALUES:
         raise FormatError(f"{path}: up to {values:,} values; softcache reads at most {MAX_VALUES:,}")
     try:
-        # Only an object can have that ending.
-        body: dict[str, Any] = _DECODER.decode(data.decode())
+        body = _DECODER.decode(data.decode())
         if _SURROGATE.search(data):
             json.dumps(body, ensure_ascii=False).encode()  # half a pair is not text: no path or card can hold it
     except (ValueError, RecursionError) as e:
         raise FormatError(f"{path}: not JSON: {e}") from e
-    del body["sha256"]
+    if not isinstance(body, dict):
+        raise FormatError(f"{path}: not a JSON object")
     return body
 
 

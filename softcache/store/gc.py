@@ -20,12 +20,11 @@ from softcache.store.commits import Commit, check_may_write, latest_number, publ
 from softcache.store.condemned import read_condemned, write_condemned
 from softcache.store.declarations import ParentCommit
 from softcache.store.files import Files, connect
-from softcache.store.layout import CARD, MARKER, commit_path, is_collectable, is_unfinished
-from softcache.store.manifest import Manifest
+from softcache.store.layout import CARD, MARKER, ROWS, commit_path, is_collectable, is_unfinished
 from softcache.store.marker import require_marker
 from softcache.store.plan import extensions, plan_path, read_plan_chain
 from softcache.store.receipts import receipt_paths, receipts_in_force
-from softcache.store.state import read_reference
+from softcache.store.state import State, read_manifest
 from softcache.store.target_tables import tables_in_force, tables_paths
 from softcache.store.writer import Writer
 
@@ -116,7 +115,7 @@ def _condemn(files: Files, newest: Commit, paths: list[str]) -> bool:
     published = publish(files, commit)
     if published is None:
         return False
-    write_card(files, published, _manifest(files, published).live())
+    write_card(files, State(files, published))
     return True
 
 
@@ -162,16 +161,24 @@ def _needed(files: Files, newest: Commit, *, abandon: bool) -> tuple[set[str], s
     receipts = {key: [p for p in paths if p not in condemned] for key, paths in receipt_paths(files).items()}
     needed = {MARKER, CARD}
     heads: set[str | None] = {None}
+    read: set[str] = set()
     for number in range(1, newest.number + 1):
         commit = newest if number == newest.number else read_commit(files, number)
-        needed |= {commit_path(number), commit.manifest.path, *(r.path for r in (*commit.index, *commit.condemned))}
-        for target in commit.targets.values():
-            needed |= {*(table.path for table in target.tables.values()), *documents.get(target.fingerprint, ())}
+        needed |= {commit_path(number), *(r.path for r in (*commit.index, *commit.condemned))}
         if commit.plan not in heads:
             needed |= {plan_path(head) for head in read_plan_chain(files, commit.plan)}
             heads.add(commit.plan)
-        for live in _manifest(files, commit).live():
-            needed |= {*(f.path for f in live.shard.files), *receipts.pop(live.shard.unit_key, ())}
+        for name, reference in commit.manifests.items():
+            needed.add(reference.path)
+            if reference.path in read:
+                continue
+            read.add(reference.path)
+            manifest = read_manifest(files, name, reference)
+            if name != ROWS:
+                target = manifest.committed()
+                needed |= {*(table.path for table in target.tables.values()), *documents.get(target.fingerprint, ())}
+            for live in manifest.live():
+                needed |= {*(f.path for f in live.shard.files), *receipts.pop(live.shard.unit_key, ())}
     unfinished = {plan_path(head) for parent in heads for head in extensions(files, parent, condemned)}
     for path, receipt in receipts_in_force(files, receipts.values(), condemned):
         unfinished |= {path, *(f.path for f in receipt.shard.files)}
@@ -180,7 +187,3 @@ def _needed(files: Files, newest: Commit, *, abandon: bool) -> tuple[set[str], s
             unfinished |= {found[0], *(table.path for table in found[1].tables.values())}
     unfinished -= needed
     return (needed, unfinished) if abandon else (needed | unfinished, set())
-
-
-def _manifest(files: Files, commit: Commit) -> Manifest:
-    return Manifest(read_reference(files, commit.manifest), commit.manifest.path)

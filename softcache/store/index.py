@@ -11,8 +11,10 @@ from softcache.arrays import Array
 from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.checksums import BLOCK_BYTES, BlockChecks, crc32c
+from softcache.store.shards import CheckedFile
 
 MAX_SEGMENTS = 8
+_ENTRY_BYTES = 16
 
 
 class Segment:
@@ -70,6 +72,20 @@ def dump_segment(keys: Array, rows: Array) -> memoryview:
         order = np.lexsort((rows, keys))
         keys, rows = keys[order], rows[order]
     return arrow.dump({"key": pa.array(keys), "row": pa.array(rows, pa.int64())})
+
+
+def segments_to_merge(segments: Sequence[CheckedFile], entries: int) -> int:
+    """Return how many of the last segments a new one of so many entries should take in.
+
+    It takes in those that are at most twice as large as what it has by then, so that an entry is written again only as
+    often as the index doubles; and further ones until `MAX_SEGMENTS` are left, since a lookup searches them all.
+    """
+    size, count = _ENTRY_BYTES * entries, 0
+    for segment in reversed(segments):
+        if segment.bytes > 2 * size and len(segments) - count < MAX_SEGMENTS:
+            break
+        size, count = size + segment.bytes, count + 1
+    return count
 
 
 def merge(segments: Sequence[Segment]) -> tuple[Array, Array]:

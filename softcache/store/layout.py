@@ -24,14 +24,13 @@ _SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{
 _OWN = [
     re.compile(pattern + r"\Z")
     for pattern in (
-        rf"(?:plan|manifests|index|condemned|tables)/[0-9a-f]{{64}}{_EPOCH}\.arrow",
-        rf"tables/[0-9a-f]{{64}}{_EPOCH}\.json",
-        rf"receipts/[0-9a-f]{{2}}/[0-9a-f]{{64}}{_EPOCH}\.json",
+        rf"(?:plan|manifests|index|condemned|tables)/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.arrow",
+        rf"(?:tables|receipts)/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.json",
         rf"{_SHARD}(?:\.arrow|\.zarr/zarr\.json|\.zarr/[a-z0-9_]+/(?:zarr\.json|c(?:/0)*)))",
     )
 ]
 _UNFINISHED = re.compile(
-    r"(?:(?:plan|manifests|index|condemned|tables|commits|receipts/[0-9a-f]{2}|data/[^/]+/[0-9]{3,}"
+    r"(?:(?:(?:plan|manifests|index|condemned|tables|receipts)/[0-9a-f]{2}|(?:commits|signatures)/[0-9]{3,}|data/[^/]+/[0-9]{3,}"
     r"|data/[^/]+/[0-9]{3,}/[^/]+\.zarr(?:/.+)?)/)?\.tmp-[0-9a-f]{32}\Z"
 )
 
@@ -61,7 +60,22 @@ def check_path(path: str) -> str:
 
 def commit_path(number: int) -> str:
     """Return the path of commit `number`, counted from 1."""
-    return f"commits/{number:020d}.json"
+    return f"commits/{number // 1000:03d}/{number:020d}.json"
+
+
+def signatures_folder(number: int) -> str:
+    """Return the folder of the signatures of commit `number`."""
+    return f"signatures/{number // 1000:03d}"
+
+
+def signature_path(number: int, digest: str) -> str:
+    """Return the path of a signature of commit `number`; `digest` is the SHA-256 of the signature."""
+    return f"{signatures_folder(number)}/{number:020d}-{digest}.sig"
+
+
+def hashed_path(folder: str, named: str, suffix: str = "arrow") -> str:
+    """Return the path of a file that is named by a hash; `named` is the hash as it stands in names."""
+    return f"{folder}/{named[:2]}/{named}.{suffix}"
 
 
 def epoch_suffix(epoch: int) -> str:
@@ -76,10 +90,14 @@ def hash_and_epoch(name: str) -> tuple[str, int] | None:
 
 
 def newest_first(paths: Iterable[str]) -> dict[str, list[str]]:
-    """Return the paths for each hash that their names begin with, those of the highest epoch first."""
+    """Return the paths for each hash that their names begin with, those of the highest epoch first.
+
+    Paths of no hash, or in another folder than that of its first two digits, are left out.
+    """
     found: dict[str, list[str]] = {}
     for path in sorted(paths, key=epoch_in_path, reverse=True):
-        if (named := hash_and_epoch(path.rsplit("/", 1)[-1])) is not None:
+        folder, name = path.split("/")[-2:]
+        if (named := hash_and_epoch(name)) is not None and folder == named[0][:2]:
             found.setdefault(named[0], []).append(path)
     return found
 

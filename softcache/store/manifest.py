@@ -1,24 +1,28 @@
-"""The manifest: the live shards of one commit (docs/format.md, section 7)."""
+"""Manifests: a target and its live shards (docs/format.md, section 7)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from softcache.arrays import Array
 from softcache.errors import FormatError
+from softcache.measures import Statistics
 from softcache.store import arrow
 from softcache.store.buffers import DTYPES
-from softcache.store.checksums import BLOCK_BYTES
-from softcache.store.documents import parse
-from softcache.store.layout import ROWS, is_split_name, is_target_name
-from softcache.store.shards import Shard
+from softcache.store.checksums import BLOCK_BYTES, canonical_json
+from softcache.store.declarations import TargetDeclaration
+from softcache.store.documents import load_object, parse
+from softcache.store.layout import is_split_name
+from softcache.store.live_shards import LiveShard, TargetShards
+from softcache.store.shards import CheckedFile, Shard
 
+_NAME, _RECORD = b"softcache.target", b"softcache.record"
 _DIGEST = pa.binary(32)
 
 
@@ -44,7 +48,6 @@ _COLUMN = pa.struct(
     ]
 )
 _TYPES = {
-    "target": pa.string(),
     "split": pa.string(),
     "fragment": pa.int64(),
     "first_view": pa.int32(),
@@ -60,101 +63,45 @@ _TYPES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class LiveShard:
-    """A shard and its place in the cache: its split, fragment, views and first row."""
+class CommittedTarget:
+    """What a commit says about one target (docs/format.md, section 7)."""
 
-    shard: Shard
-    split: str
-    fragment: int
-    first_view: int
-    views: int
-    first_row: int
+    declaration: TargetDeclaration
+    fingerprint: str
+    versions: dict[str, str]
+    rows: int
+    valid: int
+    bytes: int
+    statistics: Statistics
+    skipped: list[list[Any]]
+    skipped_rows: int
+    tables: dict[str, CheckedFile]
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class TargetShards:
-    """All live shards of one target as arrays, ordered by first row.
-
-    For n shards with F files and K columns each: `first_row`, `rows`, `fragments`, `first_views` and `views` are int64
-    [n]; `keys` (keys hashes) and `splits` are Arrow arrays [n]; `paths` and `digests` are Arrow arrays [n * F], one
-    shard after the other; `file_bytes` is int64 [n, F]; `columns` has K entries (name, dtype, position of the file);
-    `offsets` and `sizes`, in bytes, are int64 [n, K]. The block checksums of file f of shard i are
-    `blocks[block_starts[i, f] : block_starts[i, f + 1]]`, where `block_starts` is int64 [n, F + 1].
-    """
-
-    target: str
-    first_row: Array
-    rows: Array
-    fragments: Array
-    first_views: Array
-    views: Array
-    keys: pa.Array
-    splits: pa.Array
-    paths: pa.Array
-    digests: pa.Array
-    file_bytes: Array
-    columns: tuple[tuple[str, str, int], ...]
-    offsets: Array
-    sizes: Array
-    blocks: Array
-    block_starts: Array
-
-    @property
-    def end(self) -> int:
-        """One past the last row."""
-        return int(self.first_row[-1] + self.rows[-1]) if len(self.rows) else 0
-
-    def column(self, name: str) -> int | None:
-        """Return the position of a column in `columns`, None if it is not listed."""
-        return next((k for k, (n, _, _) in enumerate(self.columns) if n == name), None)
-
-    def path(self, shard: int, file: int) -> str:
-        """Return a file's path inside the cache. The path is not checked."""
-        return str(self.paths[shard * self.file_bytes.shape[1] + file].as_py())
-
-    def digest(self, shard: int, file: int) -> str:
-        """Return a file's SHA-256."""
-        return bytes(self.digests[shard * self.file_bytes.shape[1] + file].as_py()).hex()
+    def to_json(self) -> dict[str, Any]:
+        """Return the target as its manifest holds it."""
+        return vars(self) | {"tables": {name: table.to_json() for name, table in self.tables.items()}}
 
 
 class Manifest:
     """A manifest, opened without reading its table row by row."""
 
-    def __init__(self, data: bytes | pa.Buffer, where: str) -> None:
-        """Open a manifest whose hash has been compared; `where` names it in errors. Raises FormatError."""
-        self._where = where
+    def __init__(self, data: bytes | pa.Buffer, target: str, where: str) -> None:
+        """Open a manifest whose hash has been compared; `where` names it in errors.
+
+        Raises FormatError if it is not the manifest of `target`.
+        """
+        self._target, self._where = target, where
         self._batch = arrow.load(data, where)
         types = dict(zip(self._batch.schema.names, self._batch.schema.types, strict=True))
-        if any(types.get(name) != kind for name, kind in _TYPES.items()):
+        if any(types.get(name) != kind for name, kind in _TYPES.items()) or not self._batch.num_rows:
             raise FormatError(f"{where}: not a manifest: its columns are {self._batch.schema.names}")
+        self._metadata = self._batch.schema.metadata or {}
+        if (named := self._metadata.get(_NAME, b"")) != target.encode():
+            raise FormatError(f"{where}: the manifest of {named!r:.300}, not of {target}")
 
-    def targets(self) -> dict[str, TargetShards]:
-        """Return the shards of each target by name, checked against those of `rows`. Raises FormatError."""
-        found = self._by_target()
-        rows = found.get(ROWS)
-        if rows is None or rows.first_row[0] != 0 or (rows.first_row[1:] != rows.first_row[:-1] + rows.rows[:-1]).any():
-            raise FormatError(f"{self._where}: the shards of rows do not cover all rows from 0 without gap or overlap")
-        for shards in found.values():
-            self._check_place(shards, rows)
-        return found
-
-    def shards_of(self, target: str) -> TargetShards:
-        """Return the shards of one target, not checked against those of `rows`."""
-        return self._by_target()[target]
-
-    def _by_target(self) -> dict[str, TargetShards]:
-        names = self._batch["target"]
-        if not len(names):
-            return {}
-        ends = np.flatnonzero(np.diff(arrow.numbers(names.dictionary_encode().indices))) + 1
-        bounds = [0, *ends.tolist(), len(names)]
-        found: dict[str, TargetShards] = {}
-        for low, high in pairwise(bounds):
-            name = names[low].as_py()
-            if name in found:
-                raise FormatError(f"{self._where}: the shards of {name} are not together")
-            found[name] = self._target(name, self._batch.slice(low, high - low))
-        return found
+    def committed(self) -> CommittedTarget:
+        """Return what the commit says about the target, which is not `rows`. Raises FormatError."""
+        return parse(CommittedTarget, load_object(self._metadata.get(_RECORD, b"{}"), self._where), self._where)
 
     def unit_keys(self) -> set[str]:
         """Return the unit keys of all live shards."""
@@ -165,7 +112,7 @@ class Manifest:
         try:
             for row in self._batch.to_pylist():
                 described = {
-                    "target": row["target"],
+                    "target": self._target,
                     "unit_key": row["unit_key"].hex(),
                     "keys_sha256": row["keys_sha256"].hex(),
                     "rows": row["rows"],
@@ -178,11 +125,11 @@ class Manifest:
         except (TypeError, ValueError, RecursionError) as e:
             raise FormatError(f"{self._where}: not a manifest: {e!r}") from e
 
-    def _target(self, name: str, batch: pa.RecordBatch) -> TargetShards:
-        if name != ROWS and not is_target_name(name):
-            raise FormatError(f"{self._where}: {name!r:.300} is not the name of a target")
+    def shards(self) -> TargetShards:
+        """Return the shards as arrays. Raises FormatError."""
+        batch = self._batch
         if bad := [split for split in batch["split"].unique().to_pylist() if not is_split_name(split)]:
-            raise self._bad(name, f"{bad[0]!r:.300} is not the name of a split")
+            raise self._bad(f"{bad[0]!r:.300} is not the name of a split")
         n = batch.num_rows
         files, entries = batch["files"].flatten(), batch["columns"].flatten()
         per_file, per_column = len(files) // n, len(entries) // n
@@ -192,19 +139,19 @@ class Manifest:
             and per_file > 0
         )
         if not uniform:
-            raise self._bad(name, "its shards do not have the same files and columns")
+            raise self._bad("its shards do not have the same files and columns")
         columns = tuple((c["name"], c["dtype"], c["file"]) for c in entries[:per_column].to_pylist())
         others = len(entries) - per_column
         for part in (entries.field(name) for name in ("name", "dtype", "file")):
             if not part.slice(0, others).equals(part.slice(per_column)):
-                raise self._bad(name, "its shards do not have the same columns")
+                raise self._bad("its shards do not have the same columns")
         if any(dtype not in DTYPES or not 0 <= file < per_file for _, dtype, file in columns):
-            raise self._bad(name, "a column has an unknown dtype or file")
+            raise self._bad("a column has an unknown dtype or file")
         lists = files.field("blocks")
         starts = arrow.numbers(lists.offsets).astype(np.int64) - lists.offsets[0].as_py()
         counts = np.diff(starts).reshape(n, per_file)
         shards = TargetShards(
-            target=name,
+            target=self._target,
             first_row=arrow.numbers(batch["first_row"]),
             rows=arrow.numbers(batch["rows"]),
             fragments=arrow.numbers(batch["fragment"]),
@@ -226,40 +173,56 @@ class Manifest:
 
     def _check(self, s: TargetShards, counts: Array) -> None:
         if (s.rows < 1).any() or (s.first_row < 0).any() or (s.rows > 2**48).any() or (s.first_row > 2**48).any():
-            raise self._bad(s.target, "row numbers out of range")
+            raise self._bad("row numbers out of range")
         if (s.first_row[1:] < s.first_row[:-1] + s.rows[:-1]).any():
-            raise self._bad(s.target, "shards overlap or are out of order")
+            raise self._bad("shards overlap or are out of order")
         if (s.first_views < 0).any() or (s.views < 1).any() or (s.rows % s.views).any():
-            raise self._bad(s.target, "views out of range")
+            raise self._bad("views out of range")
         if (s.file_bytes < 0).any() or (s.file_bytes > 2**50).any():
-            raise self._bad(s.target, "file sizes out of range")
+            raise self._bad("file sizes out of range")
         if (s.rows > 8 * s.file_bytes.sum(1)).any():
-            raise self._bad(s.target, "more rows than its files have bits")
+            raise self._bad("more rows than its files have bits")
         if (counts != -(-s.file_bytes // BLOCK_BYTES)).any():
-            raise self._bad(s.target, "a file does not have one checksum per block")
+            raise self._bad("a file does not have one checksum per block")
         for k, (column, _, file) in enumerate(s.columns):
             offset, size = s.offsets[:, k], s.sizes[:, k]
             if (offset < 0).any() or (size < 0).any() or (offset > s.file_bytes[:, file] - size).any():
-                raise self._bad(s.target, f"column {column} lies outside its file")
+                raise self._bad(f"column {column} lies outside its file")
 
-    def _check_place(self, s: TargetShards, rows: TargetShards) -> None:
-        """Raise FormatError unless each shard has the rows, keys and split of its fragment."""
-        at = np.searchsorted(rows.first_row, s.first_row).clip(max=len(rows.first_row) - 1)
-        same = (rows.first_row[at] == s.first_row) & (rows.rows[at] == s.rows) & (rows.fragments[at] == s.fragments)
-        places = pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)])
-        if not same.all() or not rows.keys.take(places).equals(s.keys) or not rows.splits.take(places).equals(s.splits):
-            raise self._bad(s.target, "a shard does not have the rows, keys or split of its fragment")
-
-    def _bad(self, target: str, why: str) -> FormatError:
-        return FormatError(f"{self._where}: target {target}: {why}")
+    def _bad(self, why: str) -> FormatError:
+        return FormatError(f"{self._where}: target {self._target}: {why}")
 
 
-def dump_manifest(shards: Sequence[LiveShard]) -> memoryview:
-    """Return the bytes of the manifest file of `shards`."""
-    ordered = sorted(shards, key=lambda s: (s.shard.target, s.first_row))
+def check_rows(rows: TargetShards, where: str) -> None:
+    """Raise FormatError unless the shards of `rows` cover all rows."""
+    if rows.first_row[0] != 0 or (rows.first_row[1:] != rows.first_row[:-1] + rows.rows[:-1]).any():
+        raise FormatError(f"{where}: the shards of rows do not cover all rows from 0 without gap or overlap")
+
+
+def check_places(shards: TargetShards, rows: TargetShards, where: str) -> None:
+    """Raise FormatError unless each shard has the rows, keys and split of its fragment."""
+    at = np.searchsorted(rows.first_row, shards.first_row).clip(max=len(rows.first_row) - 1)
+    same = (
+        (rows.first_row[at] == shards.first_row)
+        & (rows.rows[at] == shards.rows)
+        & (rows.fragments[at] == shards.fragments)
+    )
+    places = pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)])
+    keys, splits = rows.keys.take(places), rows.splits.take(places)
+    if not same.all() or not keys.equals(shards.keys) or not splits.equals(shards.splits):
+        raise FormatError(
+            f"{where}: target {shards.target}: a shard does not have the rows, keys or split of its fragment"
+        )
+
+
+def dump_manifest(target: str, shards: Sequence[LiveShard], said: CommittedTarget | None = None) -> memoryview:
+    """Return the bytes of the manifest file of a target.
+
+    `said` is what the commit says about the target, None for `rows`.
+    """
+    ordered = sorted(shards, key=lambda s: s.first_row)
     rows = [
         {
-            "target": s.shard.target,
             "split": s.split,
             "fragment": s.fragment,
             "first_view": s.first_view,
@@ -274,4 +237,5 @@ def dump_manifest(shards: Sequence[LiveShard]) -> memoryview:
         }
         for s in ordered
     ]
-    return arrow.dump({name: pa.array([r[name] for r in rows], kind) for name, kind in _TYPES.items()})
+    metadata = {_NAME: target.encode()} | ({} if said is None else {_RECORD: canonical_json(said.to_json())})
+    return arrow.dump({name: pa.array([r[name] for r in rows], kind) for name, kind in _TYPES.items()}, metadata)

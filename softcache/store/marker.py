@@ -15,6 +15,7 @@ from softcache.store.layout import MARKER, VERSION
 class Marker:
     """A marker that has been checked; `sha256` is the hash of its file."""
 
+    cache_id: str
     sha256: str
 
 
@@ -35,7 +36,7 @@ def read_marker(files: Files) -> Marker | None:
         raise UnsupportedVersion(
             f"{where}: needs format version {version!r}; this softcache supports version {VERSION}: install a newer one"
         )
-    return Marker(digest)
+    return Marker(body["cache_id"], digest)
 
 
 def require_marker(files: Files) -> Marker:

@@ -15,7 +15,7 @@ from softcache.store import arrow
 from softcache.store.checksums import canonical_json, sha256
 from softcache.store.files import Files
 from softcache.store.keys import keys_digest
-from softcache.store.layout import hash_and_epoch
+from softcache.store.layout import hash_and_epoch, hashed_path
 from softcache.store.writer import Writer
 
 
@@ -155,7 +155,7 @@ def read_plan_chain(files: Files, head: str) -> dict[str, PlanFile]:
 
 def plan_path(head: str) -> str:
     """Return the path of the plan with a name."""
-    return f"plan/{head}.arrow"
+    return hashed_path("plan", head)
 
 
 def extensions(files: Files, parent: str | None, condemned: Collection[str]) -> list[str]:
@@ -164,10 +164,10 @@ def extensions(files: Files, parent: str | None, condemned: Collection[str]) -> 
     Those that garbage collection has `condemned` do not count.
     """
     found = []
-    for name in files.names("plan"):
-        if hash_and_epoch(name) is None or not name.endswith(".arrow") or f"plan/{name}" in condemned:
+    for path in sorted(path for path, _, _ in files.walk("plan")):
+        head = path.rsplit("/", 1)[-1].removesuffix(".arrow")
+        if path in condemned or path != plan_path(head) or hash_and_epoch(f"{head}.arrow") is None:
             continue
-        head = name.removesuffix(".arrow")
         try:
             extends = _read_one(files, head).parent == parent
         except FileNotFoundError:  # condemned since
@@ -201,7 +201,7 @@ def _dump(fragments: Sequence[Fragment], parent: str | None, content: Sequence[s
 
 def _read_one(files: Files, head: str) -> PlanFile:
     path = plan_path(head)
-    where, named = f"{files.url}/{path}", hash_and_epoch(path.removeprefix("plan/"))
+    where, named = f"{files.url}/{path}", hash_and_epoch(f"{head}.arrow")
     if named is None:
         raise FormatError(f"{where}: not the name of a plan")
     data = files.read(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from softcache.store.checksums import fingerprint
 from softcache.store.declarations import Declaration, short_declaration
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import hash_and_epoch, newest_first
+from softcache.store.layout import hash_and_epoch, hashed_path, newest_first
 from softcache.store.shards import Shard
 from softcache.store.writer import Writer
 
@@ -64,7 +63,7 @@ def write_receipt(out: Writer, receipt: Receipt) -> Receipt:
 
 def receipt_path(out: Writer, key: str) -> str:
     """Return the path of a new receipt for a unit key."""
-    return f"receipts/{key[:2]}/{out.named(key)}.json"
+    return hashed_path("receipts", out.named(key), "json")
 
 
 def read_receipt(files: Files, path: str) -> Receipt:
@@ -82,9 +81,7 @@ def read_receipt(files: Files, path: str) -> Receipt:
 
 def receipt_paths(files: Files) -> dict[str, list[str]]:
     """Return the paths of the receipts for each unit key, those of the highest epoch first."""
-    there = (path for path, _, _ in files.walk("receipts"))
-    placed = (path for path in there if re.fullmatch(r"receipts/([0-9a-f]{2})/\1[^/]*", path))
-    return newest_first(placed)
+    return newest_first(path for path, _, _ in files.walk("receipts"))
 
 
 def receipts_in_force(

@@ -15,7 +15,7 @@ from softcache.store import arrow, zarr
 from softcache.store.about import arrow_metadata, zarr_attributes
 from softcache.store.buffers import Buffer, ListColumn
 from softcache.store.checksums import Bytes, block_checksums, sha256
-from softcache.store.layout import check_path, shard_path
+from softcache.store.layout import check_path, hashed_path, shard_path
 from softcache.store.writer import Writer
 
 FORMATS = ("arrow", "zarr")
@@ -139,7 +139,7 @@ def put_shard(out: Writer, place: ShardPlace, data: Bytes) -> CheckedFile:
 def put_file(out: Writer, folder: str, data: Bytes) -> CheckedFile:
     """Write an Arrow file durably to a folder, under the hash of its content."""
     digest = sha256(data)
-    return _put(out, f"{folder}/{out.named(digest)}.arrow", digest, data)
+    return _put(out, hashed_path(folder, out.named(digest)), digest, data)
 
 
 def _put(out: Writer, path: str, digest: str, data: Bytes) -> CheckedFile:

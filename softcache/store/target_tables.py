@@ -11,9 +11,9 @@ from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
-from softcache.store.layout import hash_and_epoch, newest_first
+from softcache.store.layout import hash_and_epoch, hashed_path, newest_first
+from softcache.store.references import read_reference
 from softcache.store.shards import CheckedFile, put_file
-from softcache.store.state import read_reference
 from softcache.store.writer import Writer
 
 
@@ -37,7 +37,7 @@ def write_tables(out: Writer, target: str, fingerprint: str, tables: Mapping[str
         "fingerprint": fingerprint,
         "tables": {name: file.to_json() for name, file in stored.items()},
     }
-    path = f"tables/{out.named(fingerprint)}.json"
+    path = hashed_path("tables", out.named(fingerprint), "json")
     if out.files.create(path, dump_document(body)):
         return TargetTables(target, fingerprint, stored)
     in_force = read_tables(out.files, path)
@@ -62,7 +62,7 @@ def keep_tables(files: Files, target: str, tables: Iterable[CheckedFile], docume
 
 def tables_paths(files: Files) -> dict[str, list[str]]:
     """Return the paths of the documents that name tables, by target fingerprint, those of the highest epoch first."""
-    return newest_first(f"tables/{name}" for name in files.names("tables") if name.endswith(".json"))
+    return newest_first(path for path, _, _ in files.walk("tables") if path.endswith(".json"))
 
 
 def tables_in_force(files: Files, paths: Iterable[str], condemned: Collection[str]) -> tuple[str, TargetTables] | None:

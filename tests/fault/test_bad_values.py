@@ -62,7 +62,7 @@ def planted(workshop: Workshop) -> dict[str, set[str]]:
 
 def test_all_are_listed(workshop: Workshop, planted: dict[str, set[str]]) -> None:
     workshop.build("build.on_bad_sample=skip")
-    target = workshop.open().commit.targets["cls@t"]
+    target = workshop.open().committed("cls@t")
     for kind, ids in planted.items():
         assert {sample for sample, _, reason in target.skipped if kind in reason} == ids
     everyone = set().union(*planted.values())

@@ -121,9 +121,9 @@ def check_history(path: Path, commits: int) -> None:
         data = files.read(commit_path(number))
         body = load_document(data, commit_path(number))
         assert body["parent"] == parent
-        assert targets < body["targets"].keys()
-        assert len(body["targets"]) == number
-        parent, targets = {"number": number, "sha256": sha256(data)}, set(body["targets"])
+        assert targets < body["manifests"].keys()
+        assert len(body["manifests"]) == number + 1
+        parent, targets = {"number": number, "sha256": sha256(data)}, set(body["manifests"])
 
 
 def test_other_weights_under_one_name(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_one_fragment_with_other_bytes(tmp_path: Path, at_once: bool) -> None:
     written = {path.relative_to(workshop.cache).as_posix() for path in shards}
     assert len(written) == 4, "both have written a shard of each of the two fragments"
     target = workshop.open()["cls"]
-    committed = read_state(connect(workshop.cache)).manifest.targets()["cls@t"]
+    committed = read_state(connect(workshop.cache)).shards("cls@t")
     assert {str(path) for path in committed.paths} == written & before.keys()
     assert torch.allclose(target.lookup(IDS).values.double(), workshop.answers(), atol=0.01)
     assert softcache.verify(workshop.cache).ok

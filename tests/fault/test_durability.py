@@ -21,7 +21,7 @@ from softcache.errors import FormatError, IncompleteCache
 from softcache.store.documents import load_document
 from softcache.store.files import connect
 from softcache.store.layout import CARD, MARKER, TEMPORARY, commit_path
-from softcache.store.plan import read_plan_chain
+from softcache.store.plan import plan_path, read_plan_chain
 from softcache.store.state import read_state
 
 ROOT = "new/folder/cache"
@@ -105,14 +105,14 @@ def named_by(path: Path, number: int) -> set[str]:
     """All that a commit needs."""
     files = connect(path)
     state = read_state(files, number)
-    commit, live = state.commit, list(state.manifest.live())
+    commit, live = state.commit, list(state.live())
     named = {
         MARKER,
-        commit.manifest.path,
+        *(manifest.path for manifest in commit.manifests.values()),
         *(f.path for f in commit.index),
         *(f.path for s in live for f in s.shard.files),
     }
-    named |= {f"plan/{head}.arrow" for head in read_plan_chain(files, commit.plan)}
+    named |= {plan_path(head) for head in read_plan_chain(files, commit.plan)}
     keys = [s.shard.unit_key for s in live]
     return named | {f"receipts/{key[:2]}/{key}.json" for key in keys} | {commit_path(n) for n in range(1, number)}
 
@@ -124,7 +124,7 @@ def undurable(disk: Disk, events: list[Event], cache: Path) -> Iterator[str]:
         needed: set[str] = set()
         if event.what == "link" and folder.startswith("receipts/"):
             needed = {f["path"] for f in load_document((cache / folder / name).read_bytes(), name)["files"]} | {MARKER}
-        elif event.what == "link" and folder == "commits":
+        elif event.what == "link" and folder.startswith("commits/"):
             needed = named_by(cache, int(name[:20]))
         elif event.what == "replace" and name == CARD:
             card = disk.names[event.path][-1].contents[-1]

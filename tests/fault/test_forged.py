@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MODEL, Workshop
+from manifests import change_record, put, with_shards
 
 import softcache
 from softcache.errors import AlignmentError, CommitStateUnknown, FormatError, IntegrityError, StorageError, TeacherError
@@ -24,8 +25,10 @@ from softcache.store.commits import StoredFile, commit_path, publish, read_commi
 from softcache.store.documents import dump_document, load_document, read_document
 from softcache.store.files import connect
 from softcache.store.files.local import LocalFiles
+from softcache.store.live_shards import LiveShard
 from softcache.store.receipts import read_receipt
-from softcache.store.state import read_reference, read_state
+from softcache.store.references import read_reference
+from softcache.store.state import read_state
 
 COMMIT = commit_path(1)
 ODD = "(HERE / 'odd').read_text().split()"
@@ -100,16 +103,42 @@ def test_marker(cache: Path, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("change", [{"number": 7}, {"id_type": "int32"}, {"rows": 0}, {"index": []}, {"rows": 19}])
 def test_commit(cache: Path, change: dict[str, Any]) -> None:
     forge(cache / COMMIT, lambda body: body.update(change))
-    with pytest.raises(
-        FormatError, match="does not have the commit's rows" if change == {"rows": 19} else "contradicts"
-    ):
+    with pytest.raises(FormatError, match="commit 1 says 19" if change == {"rows": 19} else "contradicts"):
         softcache.open(cache) if change == {"rows": 19} else read_commit(connect(cache), 1)
 
 
+def test_rows_with_a_gap(cache: Path) -> None:
+    forge_shards(cache, "rows", lambda one: replace(one, first_row=one.first_row + 1))
+    with pytest.raises(FormatError, match="do not cover all rows"):
+        softcache.open(cache)
+
+
+def test_a_target_that_lies_elsewhere(cache: Path) -> None:
+    forge_shards(cache, "cls@t", lambda one: replace(one, split="test"))
+    opened = softcache.open(cache)
+    with pytest.raises(FormatError, match="does not have the rows, keys or split of its fragment"):
+        opened["cls"]
+
+
+def forge_shards(cache: Path, target: str, change: Callable[[LiveShard], LiveShard]) -> None:
+    """Change a target's shards, as the first commit names them."""
+    body = load_document((cache / COMMIT).read_bytes(), "x")
+    data = (cache / body["manifests"][target]["path"]).read_bytes()
+    forge(
+        cache / COMMIT, lambda body: body["manifests"].update({target: put(cache, with_shards(data, target, change))})
+    )
+
+
+def test_a_commit_without_rows(cache: Path) -> None:
+    forge(cache / COMMIT, lambda body: body["manifests"].pop("rows"))
+    with pytest.raises(FormatError, match="no manifest of rows"):
+        softcache.open(cache)
+
+
 def test_declaration(cache: Path) -> None:
-    forge(cache / COMMIT, lambda body: body["targets"]["cls@t"]["declaration"].pop("task"))
+    change_record(cache, COMMIT, "cls@t", lambda record: record["declaration"].pop("task"))
     with pytest.raises(FormatError, match=r"declaration\.task: Field required"):
-        read_commit(connect(cache), 1)
+        softcache.open(cache)["cls"]
 
 
 @pytest.mark.parametrize("number", [0, 2, -1])
@@ -171,7 +200,7 @@ def test_column_entry(wrong: dict[str, Any]) -> None:
 
 
 def test_window(cache: Path) -> None:
-    reader = ShardReader(connect(cache), read_state(connect(cache)).manifest.targets()["cls@t"])
+    reader = ShardReader(connect(cache), read_state(connect(cache)).shards("cls@t"))
     with pytest.raises(FormatError, match="is not there as float16"):
         FixedColumn(reader, "values", "float16", (5,))
     with pytest.raises(FormatError, match="is smaller than its rows' 6"):
@@ -181,7 +210,7 @@ def test_window(cache: Path) -> None:
 @pytest.mark.parametrize(("place", "value"), [(0, -1), (1, -5), (1, 50), (1, 200), (-1, 0xFF)])
 def test_text_outside_its_data(cache: Path, place: int, value: int) -> None:
     files = connect(cache)
-    shards = read_state(files).manifest.targets()["rows"]
+    shards = read_state(files).rows
     offsets, data = (
         shards.columns.index((f"sample_id.{n}", k, 0)) for n, k in (("offsets", "int32"), ("data", "bytes"))
     )
@@ -199,7 +228,7 @@ def test_text_outside_its_data(cache: Path, place: int, value: int) -> None:
 
 
 def test_content_hashes_of_another_length(cache: Path) -> None:
-    shards = read_state(connect(cache)).manifest.targets()["rows"]
+    shards = read_state(connect(cache)).shards("rows")
     begin = int(shards.offsets[0, shards.columns.index(("content.offsets", "int32", 0))])
     path = cache / shards.path(0, 0)
     forged = bytearray(path.read_bytes())

@@ -114,7 +114,7 @@ def test_vocabulary(language: Language, monkeypatch: pytest.MonkeyPatch) -> None
 def test_tables_of_another_target(language: Language) -> None:
     """What names a target's tables must be of its name."""
     language.build()
-    (document,) = (language.cache / "tables").glob("*.json")
+    (document,) = (language.cache / "tables").rglob("*.json")
     body = load_document(document.read_bytes(), "here")
     body["fingerprint"] = "0" * 64
     document.write_bytes(dump_document(body))

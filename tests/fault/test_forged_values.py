@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import Workshop
-from forgery import sign_commits
 from test_forged_verify import Forger, changed, of
 
 import softcache
@@ -81,13 +80,12 @@ def declare(change: Callable[[dict[str, Any]], None], *, sign: bool) -> Callable
     """Return what changes the declaration of top@t in both commits, and perhaps its fingerprint."""
 
     def forge(forger: Forger) -> None:
-        def edit(body: dict[str, Any]) -> None:
-            target = body["targets"]["top@t"]
-            change(target["declaration"])
+        def edit(record: dict[str, Any]) -> None:
+            change(record["declaration"])
             if sign:
-                target["fingerprint"] = fingerprint(["top@t", target["declaration"]])
+                record["fingerprint"] = fingerprint(["top@t", record["declaration"]])
 
-        sign_commits(forger.files, edit)
+        forger.record("top@t", edit)
 
     return forge
 

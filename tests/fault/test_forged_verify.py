@@ -12,13 +12,16 @@ import pyarrow as pa
 import pytest
 from conftest import Workshop
 from forgery import sign_commits
+from manifests import read_record, with_record, with_shards
 from mutants import write
 
 import softcache
 from softcache.store import arrow
 from softcache.store.checksums import sha256
 from softcache.store.documents import dump_document, load_document
-from softcache.store.manifest import LiveShard, Manifest, dump_manifest
+from softcache.store.layout import hashed_path
+from softcache.store.live_shards import LiveShard
+from softcache.store.plan import plan_path
 from softcache.store.shards import describe_file
 
 Change = Callable[[LiveShard], LiveShard]
@@ -43,10 +46,19 @@ class Forger:
 
     def shards(self, change: Change, number: int = 2) -> None:
         def name_it(body: dict[str, Any]) -> None:
-            if body["number"] == number:
-                old = body["manifest"]["path"]
-                data = dump_manifest([change(live) for live in Manifest(self.files[old], old).live()])
-                body["manifest"] = self._put("manifests/", data)
+            for name, old in body["manifests"].items() if body["number"] == number else ():
+                body["manifests"][name] = self._put("manifests", with_shards(self.files[old["path"]], name, change))
+
+        sign_commits(self.files, name_it)
+
+    def record(self, target: str, change: Callable[[dict[str, Any]], object]) -> None:
+        """Change what the commits say about a target."""
+
+        def name_it(body: dict[str, Any]) -> None:
+            data = self.files[body["manifests"][target]["path"]]
+            record = read_record(data)
+            change(record)
+            body["manifests"][target] = self._put("manifests", with_record(data, record))
 
         sign_commits(self.files, name_it)
 
@@ -55,9 +67,9 @@ class Forger:
 
         def name_it(body: dict[str, Any]) -> None:
             if body["number"] == 2:
-                old = f"plan/{body['plan']}.arrow" if kind == "plan" else body["index"][-1]["path"]
+                old = plan_path(body["plan"]) if kind == "plan" else body["index"][-1]["path"]
                 data = changed(self.files[old], change)
-                made = self._put(f"{kind}/", data)
+                made = self._put(kind, data)
                 if kind == "plan":
                     body["plan"] = sha256(data)
                 else:
@@ -97,12 +109,13 @@ class Forger:
         self.shards(change, number)
 
     def _put(self, folder: str, data: bytes) -> dict[str, Any]:
-        path = f"{folder}{sha256(data)}.arrow"
+        path = hashed_path(folder, sha256(data))
         self.files[path] = data
         return {"path": path, "bytes": len(data), "sha256": sha256(data)}
 
     def said(self, level: str) -> list[str]:
         for path, data in self.files.items():
+            (self.cache / path).parent.mkdir(parents=True, exist_ok=True)
             (self.cache / path).write_bytes(data)
         return [problem.what for problem in softcache.verify(self.cache, level).problems]
 

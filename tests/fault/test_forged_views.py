@@ -184,4 +184,4 @@ def test_two_builders_that_make_other_views(tmp_path: Path, monkeypatch: pytest.
         return
     with pytest.raises(CommitConflict, match="another builder has recorded other views of fragment 0"):
         workshop.build()
-    assert not any((workshop.cache / "commits").glob("*.json"))
+    assert not any((workshop.cache / "commits").rglob("*.json"))

@@ -42,10 +42,10 @@ def test_only_what_a_cache_wrote_is_garbage(workshop: Workshop) -> None:
         str(shard.relative_to(workshop.cache)).replace(shard.stem[-8:], "0" * 8),
         str(chunk.relative_to(workshop.cache)).replace(folder.stem[-8:], "0" * 8),
         f"{shard.parent.relative_to(workshop.cache)}/.tmp-{'0' * 32}",
-        f"manifests/{'0' * 64}.arrow",
-        f"index/{'0' * 64}-e12.arrow",
-        f"condemned/{'0' * 64}.arrow",
-        f"commits/.tmp-{'0' * 32}",
+        f"manifests/00/{'0' * 64}.arrow",
+        f"index/00/{'0' * 64}-e12.arrow",
+        f"condemned/00/{'0' * 64}.arrow",
+        f"commits/000/.tmp-{'0' * 32}",
         f".tmp-{'0' * 32}",
     ]
     own = [
@@ -58,6 +58,8 @@ def test_only_what_a_cache_wrote_is_garbage(workshop: Workshop) -> None:
         "manifests/mine.arrow",
         "plan/.gitkeep",
         f"receipts/{'0' * 64}.json",
+        f"manifests/01/{'0' * 64}.arrow",
+        f"commits/.tmp-{'0' * 32}",
         f"commits/{'0' * 64}.arrow",
         f"{folder.relative_to(workshop.cache)}/notes/mine.txt",
         ".git/objects/.tmp-1",
@@ -82,8 +84,8 @@ def test_unfinished_work_is_kept_until_given_up(workshop: Workshop) -> None:
     workshop.build(limit=10)
     files_before = all_files(workshop)
     workshop.build()
-    (workshop.cache / "commits/00000000000000000002.json").unlink()
-    unnamed = set((workshop.cache / "manifests").iterdir()) | set((workshop.cache / "index").iterdir())
+    (workshop.cache / "commits/000/00000000000000000002.json").unlink()
+    unnamed = set((workshop.cache / "manifests").rglob("*.arrow")) | set((workshop.cache / "index").rglob("*.arrow"))
     assert {workshop.cache / n for n in names(workshop, min_age=0)} == unnamed - files_before
     collect(connect(workshop.cache), abandon=True)
     added = {p.relative_to(workshop.cache).parts[0] for p in all_files(workshop) - files_before}
@@ -100,7 +102,7 @@ def all_files(workshop: Workshop) -> set[Path]:
 
 def test_before_the_first_commit(workshop: Workshop) -> None:
     workshop.build()
-    (workshop.cache / "commits/00000000000000000001.json").unlink()
+    (workshop.cache / "commits/000/00000000000000000001.json").unlink()
     before = all_files(workshop)
     for abandon in (False, True):
         with pytest.raises(IncompleteCache, match=r"nothing is committed yet.*delete the folder to give it up"):
@@ -112,13 +114,14 @@ def test_deleting_is_a_commit_that_changes_nothing_else(workshop: Workshop) -> N
     """What it condemns is gone for good: a collector that was killed leaves it to the next one."""
     workshop.build()
     before = workshop.open()
-    orphan = workshop.cache / f"manifests/{'0' * 64}.arrow"
+    orphan = workshop.cache / f"manifests/00/{'0' * 64}.arrow"
+    orphan.parent.mkdir(exist_ok=True)
     orphan.write_bytes(b"x")
-    assert [g.path for g in collect(connect(workshop.cache), min_age=0)] == [f"manifests/{orphan.name}"]
+    assert [g.path for g in collect(connect(workshop.cache), min_age=0)] == [f"manifests/00/{orphan.name}"]
     after = workshop.open()
     assert (after.commit.number, after.commit.epoch) == (2, 2)
     assert after.commit.targets == before.commit.targets
-    assert after.commit.manifest == before.commit.manifest
+    assert after.commit.manifests == before.commit.manifests
     orphan.write_bytes(b"x")  # as if it had not been deleted
     (garbage,) = collect(connect(workshop.cache))
     assert garbage.why == "condemned before, and not yet deleted"
@@ -132,7 +135,7 @@ def test_what_is_condemned_counts_for_nothing(workshop: Workshop) -> None:
     """A build does its units again, in files of other names, though receipts and shards are still there."""
     workshop.build(limit=10)
     workshop.build()
-    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    (workshop.cache / "commits/000/00000000000000000002.json").unlink()
     saved = {path: path.read_bytes() for path in all_files(workshop)}
     assert collect(connect(workshop.cache), min_age=0, abandon=True)
     for path, data in saved.items():
@@ -142,7 +145,7 @@ def test_what_is_condemned_counts_for_nothing(workshop: Workshop) -> None:
     workshop.calls()
     assert softcache.status(workshop.cache).complete
     assert workshop.build().answered == 30
-    named = [f.path for live in read_state(connect(workshop.cache)).manifest.live() for f in live.shard.files]
+    named = [f.path for live in read_state(connect(workshop.cache)).live() for f in live.shard.files]
     assert sum("-e2." in path for path in named) > len(named) / 2
     assert softcache.verify(workshop.cache).ok
     gone = {g.path for g in collect(connect(workshop.cache))}
@@ -156,7 +159,7 @@ def test_a_receipt_that_loses_its_shard(workshop: Workshop) -> None:
     """Its writer slept between the shard and the receipt while the shard was condemned: the unit is done again."""
     workshop.build(limit=10)
     workshop.build()
-    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    (workshop.cache / "commits/000/00000000000000000002.json").unlink()
     receipts = [p for p in (workshop.cache / "receipts").rglob("*.json") if b'"target": "cls@t"' in p.read_bytes()]
     (receipt, *_) = sorted(receipts, key=lambda p: p.stat().st_mtime_ns, reverse=True)
     data = receipt.read_bytes()
@@ -199,7 +202,7 @@ def test_gc_leaves_files_that_a_build_reuses(workshop: Workshop) -> None:
     workshop.build(limit=10)
     named = all_files(workshop)
     workshop.build()
-    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    (workshop.cache / "commits/000/00000000000000000002.json").unlink()
     for path in all_files(workshop) - named:
         if path.parts[-3] == "receipts":
             path.unlink()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tools.turns import Actor, take_turns
 
 import softcache
-from softcache.audit import verify
+from softcache.audit import verifier, verify
 from softcache.builder.prepare import prepared
 from softcache.errors import SoftcacheError
 from softcache.store.files import connect
@@ -31,7 +31,7 @@ def half_built(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     workshop.recipe["build"] = {"batch_size": 4, "fragment_rows": 2}
     workshop.build(limit=4)
     workshop.build()
-    (workshop.cache / "commits/00000000000000000002.json").unlink()
+    (workshop.cache / "commits/000/00000000000000000002.json").unlink()
     last = sorted((workshop.cache / "receipts").rglob("*.json"), key=lambda p: p.stat().st_mtime_ns)[-1]
     last.unlink()  # so that its shard is garbage, which a build makes again
     return workshop
@@ -100,7 +100,7 @@ def test_a_builder_sleeps_through_a_collection(half_built: Workshop, given_files
     half_built.save()
     sleeper = Actor("build", cache, builder(half_built, [1.0]))
     sleeper.settle()
-    while sleeper.next != ("create", "commits/00000000000000000002.json"):
+    while sleeper.next != ("create", "commits/000/00000000000000000002.json"):
         sleeper.step()
     deleted = [g.path for g in collect(connect(cache), min_age=0)]
     assert {path.partition("/")[0] for path in deleted} == {"manifests", "index"}
@@ -110,13 +110,13 @@ def test_a_builder_sleeps_through_a_collection(half_built: Workshop, given_files
     assert not softcache.verify(cache).problems
     commit = softcache.open(cache).commit
     assert (commit.number, commit.epoch, commit.rows) == (3, 2, 8)
-    assert commit.manifest.path.endswith("-e2.arrow")
+    assert commit.manifests["rows"].path.endswith("-e2.arrow")
 
 
 def verified(files: LocalFiles) -> None:
     """Verify again and again while others work."""
     for _ in range(3):
-        for level in verify.LEVELS:
+        for level in ("quick", "full"):
             found = verify.verify(files, level)  # type: ignore[arg-type]
             # A builder that sleeps between its commit and the card is as one that was killed there.
             problems = [p for p in found.problems if p.path != CARD]
@@ -133,7 +133,7 @@ def test_verifying_beside_writers(
     turns: list[int],
 ) -> None:
     """What is whole is never called damaged, whoever writes and deletes meanwhile."""
-    monkeypatch.setattr(verify, "CARD_WAITS", (0,))
+    monkeypatch.setattr(verifier, "CARD_WAITS", (0,))
     monkeypatch.setattr(verify, "connect", lambda url: url if hasattr(url, "root") else connect(url))
     cache = tmp_path_factory.mktemp("turns") / "cache"
     shutil.copytree(half_built.cache, cache)

@@ -85,13 +85,47 @@ def test_signals_finish_what_has_begun(workshop: Workshop, number: int) -> None:
 
 
 def workshop_receipts(workshop: Workshop) -> int:
-    folder = workshop.cache / "receipts"
-    return len(list(folder.iterdir())) if folder.exists() else 0
+    return len(list((workshop.cache / "receipts").rglob("*.json")))
+
+
+def test_a_second_signal_ends_a_build_that_hangs(workshop: Workshop) -> None:
+    """A user's `preprocess` waits for ever in the thread that reads: nothing waits for it."""
+    hangs = (
+        (workshop.folder / "model.py")
+        .read_text()
+        .replace(
+            "def preprocess(sample):\n",
+            "def preprocess(sample):\n"
+            "    if (HERE / 'hang').exists():\n"
+            "        (HERE / 'hangs').touch()\n"
+            "        time.sleep(1e6)\n",
+        )
+    )
+    (workshop.folder / "model.py").write_text(hangs)
+    (workshop.folder / "hang").touch()
+    process = subprocess.Popen(
+        [*COMMAND, "build", str(workshop.save()), "-o", str(workshop.cache)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (workshop.folder / "hangs").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, "the first one lets what has begun finish"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3, errors
+    assert "interrupted; run the same command again" in errors
+    (workshop.folder / "hang").unlink()
+    assert workshop.build().answered == 40
 
 
 def test_fragment_rows_changed_in_an_unfinished_build(workshop: Workshop) -> None:
     workshop.build()
-    for path in (workshop.cache / "commits").iterdir():
+    for path in (workshop.cache / "commits").rglob("*.json"):
         path.unlink()
     workshop.calls()
     assert workshop.build("build.fragment_rows=7").answered == 0

@@ -1,13 +1,17 @@
 """Caches that a later version wrote: refused where they must be, read where they can be."""
 
 import json
+from typing import Any
 
 from click.testing import CliRunner
 from conftest import Workshop
+from manifests import change_record
 
 import softcache
 from softcache.cli import main
 from softcache.store.documents import dump_document, load_document
+
+COMMIT = "commits/000/00000000000000000001.json"
 
 
 def test_a_newer_format_is_incompatible_not_a_mismatch(workshop: Workshop) -> None:
@@ -20,22 +24,21 @@ def test_a_newer_format_is_incompatible_not_a_mismatch(workshop: Workshop) -> No
 
 def test_unknown_members_are_ignored(workshop: Workshop) -> None:
     workshop.build()
-    path = workshop.cache / "commits/00000000000000000001.json"
-    body = load_document(path.read_bytes(), "x")
-    body["note"] = "from the future"
-    body["targets"]["cls@t"]["note"] = 1
-    path.write_bytes(dump_document(body))
+    path = workshop.cache / COMMIT
+    path.write_bytes(dump_document(load_document(path.read_bytes(), "x") | {"note": "from the future"}))
+    change_record(workshop.cache, COMMIT, "cls@t", lambda record: record.update(note=1))
     assert len(workshop.open()["cls"].lookup([1])) == 1
     assert softcache.verify(workshop.cache).ok
 
 
 def test_unknown_statistics_outlive_a_build(workshop: Workshop) -> None:
     workshop.build()
-    path = workshop.cache / "commits/00000000000000000001.json"
-    body = load_document(path.read_bytes(), "x")
-    figures = body["targets"]["cls@t"]["statistics"]
-    figures["note"] = figures["errors"]["note"] = "from the future"
-    path.write_bytes(dump_document(body))
+
+    def note(record: dict[str, Any]) -> None:
+        figures = record["statistics"]
+        figures["note"] = figures["errors"]["note"] = "from the future"
+
+    change_record(workshop.cache, COMMIT, "cls@t", note)
     workshop.build("tasks.more={kind: features, teachers: [t], output: feat, shape: [3]}")
     found = workshop.open()
     assert "more@t" in found.targets
@@ -46,10 +49,12 @@ def test_unknown_statistics_outlive_a_build(workshop: Workshop) -> None:
 
 def test_unknown_codecs_do_not_hide_the_commit(workshop: Workshop) -> None:
     workshop.build()
-    path = workshop.cache / "commits/00000000000000000001.json"
-    body = load_document(path.read_bytes(), "x")
-    body["targets"]["cls@t"]["declaration"]["codec"] = {"name": "entropy"}
-    path.write_bytes(dump_document(body))
+    change_record(
+        workshop.cache, COMMIT, "cls@t", lambda record: record["declaration"].update(codec={"name": "entropy"})
+    )
     shown = CliRunner().invoke(main, ["info", str(workshop.cache), "--json"])
     assert shown.exit_code == 0, shown.output
     assert json.loads(shown.output)["targets"]["cls@t"]["declaration"]["codec"] == {"name": "entropy"}
+    (problem,) = (p for p in softcache.verify(workshop.cache).problems if p.path != "README.md")
+    assert "'entropy'" in problem.what
+    assert len(workshop.open()["feat"].lookup([1])) == 1

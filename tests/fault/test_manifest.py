@@ -8,7 +8,8 @@ import pytest
 from softcache.errors import FormatError
 from softcache.store import arrow
 from softcache.store.buffers import Buffer
-from softcache.store.manifest import LiveShard, Manifest, dump_manifest
+from softcache.store.live_shards import LiveShard
+from softcache.store.manifest import Manifest, check_places, check_rows, dump_manifest
 from softcache.store.shards import CheckedFile, Shard
 
 
@@ -47,15 +48,34 @@ def rows(first_row: int, count: int = 10, **change: Any) -> LiveShard:
     return live(first_row, count, target="rows", fragment=first_row // 10, **change)
 
 
+def opened(shards: list[LiveShard]) -> Manifest:
+    name = shards[0].shard.target
+    return Manifest(dump_manifest(name, shards), name, "m")
+
+
 def test_good() -> None:
-    shards = [live(10, fragment=1), live(0), live(0, target="c@d", name="other"), rows(0), rows(10)]
-    manifest = Manifest(dump_manifest(shards), "m")
-    targets = manifest.targets()
-    assert list(targets) == ["a@b", "c@d", "rows"]
-    assert targets["a@b"].first_row.tolist() == [0, 10]
-    assert targets["a@b"].path(1, 0) == "data/10"
-    assert targets["c@d"].columns == (("other", "float16", 0),)
-    assert [s.first_row for s in manifest.live()] == [0, 10, 0, 0, 10]
+    manifest = opened([live(10, fragment=1), live(0)])
+    shards, of_rows = manifest.shards(), opened([rows(0), rows(10)]).shards()
+    assert shards.first_row.tolist() == [0, 10]
+    assert shards.path(1, 0) == "data/10"
+    assert shards.columns == (("values", "float16", 0),)
+    assert [s.first_row for s in manifest.live()] == [0, 10]
+    check_rows(of_rows, "m")
+    check_places(shards, of_rows, "m")
+
+
+def test_the_manifest_of_another_target() -> None:
+    with pytest.raises(FormatError, match="m: the manifest of b'a@b', not of c@d"):
+        Manifest(dump_manifest("a@b", [live(0)]), "c@d", "m")
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"rows": NaN}', b'{"rows": 1, "rows": 2}', b"{}", b"[" * 100_000])
+def test_a_record_that_is_refused(record: bytes) -> None:
+    batch = arrow.load(dump_manifest("a@b", [live(0)]), "m")
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    data = arrow.dump(columns, {b"softcache.target": b"a@b", b"softcache.record": record})
+    with pytest.raises(FormatError, match=r"^m: "):
+        Manifest(data, "a@b", "m").committed()
 
 
 def test_unknown_statistics_are_kept() -> None:
@@ -63,7 +83,7 @@ def test_unknown_statistics_are_kept() -> None:
         "errors": {"rows": 1, "wide": 0, "at": {"1.0": {"tv": [0.2, 0.1], "new": [1.0, None]}}, "more": 1},
         "median": 2,
     }
-    (shard,) = Manifest(dump_manifest([live(statistics=given)]), "m").live()
+    (shard,) = opened([live(statistics=given)]).live()
     assert shard.shard.statistics == {"valid": 10} | given
 
 
@@ -79,20 +99,13 @@ def test_unknown_statistics_are_kept() -> None:
 )
 def test_statistics_that_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(FormatError, match=r"^m: statistics"):
-        list(Manifest(dump_manifest([live(statistics=given)]), "m").live())
+        list(opened([live(statistics=given)]).live())
 
 
-@pytest.mark.parametrize(
-    "shards",
-    [
-        [live(0)],
-        [rows(10)],
-        [rows(0), rows(20)],
-    ],
-)
+@pytest.mark.parametrize("shards", [[rows(10)], [rows(0), rows(20)]])
 def test_rows_cover_everything(shards: list[LiveShard]) -> None:
     with pytest.raises(FormatError, match="do not cover"):
-        Manifest(dump_manifest(shards), "m").targets()
+        check_rows(opened(shards).shards(), "m")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +124,7 @@ def test_rows_cover_everything(shards: list[LiveShard]) -> None:
 def test_a_shard_has_the_place_of_its_fragment(wrong: LiveShard) -> None:
     """Otherwise another sample's answers would be read for a row."""
     with pytest.raises(FormatError, match="of its fragment"):
-        Manifest(dump_manifest([rows(0), rows(10), wrong]), "m").targets()
+        check_places(opened([wrong]).shards(), opened([rows(0), rows(10)]).shards(), "m")
 
 
 @pytest.mark.parametrize(
@@ -142,16 +155,16 @@ def test_a_shard_has_the_place_of_its_fragment(wrong: LiveShard) -> None:
 )
 def test_refused(shards: list[LiveShard], said: str) -> None:
     with pytest.raises(FormatError, match=said):
-        Manifest(dump_manifest(shards), "m").targets()
+        opened(shards).shards()
 
 
-@pytest.mark.parametrize("data", [b"", b"ARROW1", arrow.dump({"target": pa.array(["a"])})])
+@pytest.mark.parametrize("data", [b"", b"ARROW1", arrow.dump({"split": pa.array(["a"])}), dump_manifest("a@b", [])])
 def test_not_a_manifest(data: bytes) -> None:
     with pytest.raises(FormatError):
-        Manifest(data, "m")
+        Manifest(data, "a@b", "m")
 
 
 @pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "s3://x/y", "a/../../b", "a\x00b"])
 def test_paths_are_checked_before_use(path: str) -> None:
     with pytest.raises(FormatError, match="not a path inside a cache"):
-        list(Manifest(dump_manifest([live(path=path)]), "m").live())
+        list(opened([live(path=path)]).live())

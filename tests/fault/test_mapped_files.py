@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import Workshop
 
-from softcache.errors import IntegrityError, SoftcacheError
+from softcache.errors import IntegrityError, SoftcacheError, StorageError
 from softcache.read import span
+from softcache.store.commits import commit_path
 from softcache.store.files import connect
 from softcache.store.state import read_state
 
@@ -57,10 +58,16 @@ def test_pipes_do_not_hang_readers(workshop: Workshop) -> None:
         workshop.open()["cls"].lookup([1])
     with pytest.raises(IntegrityError, match="not a regular file"):
         workshop.open()["cls"].table()
-    for folder, act in (("index", lambda cache: cache["feat"].lookup([1])), ("manifests", repr), ("commits", repr)):
-        (path,) = (workshop.cache / folder).iterdir()
-        path.unlink()
-        os.mkfifo(path)
+    commit = workshop.open().commit
+    feat = commit.manifests["feat@t"].path
+    for path, act in (
+        (feat, lambda cache: cache["feat"]),
+        (commit.index[0].path, lambda cache: cache["cls"].lookup([1])),
+        (commit.manifests["rows"].path, repr),
+        (commit_path(1), repr),
+    ):
+        (workshop.cache / path).unlink()
+        os.mkfifo(workshop.cache / path)
         with pytest.raises(SoftcacheError, match="not a regular file"):
             act(workshop.open())
 
@@ -83,7 +90,7 @@ def test_a_corrupt_local_copy_is_fetched_again(
         assert torch.allclose(found, workshop.answers(name), atol=1e-2)
     assert ("a damaged copy of a file of memory://" in caplog.text) == (how == "flipped")
     files = connect(workshop.cache)
-    manifest = read_state(files).commit.manifest
+    manifest = read_state(files).commit.manifests["rows"]
     files.replace(manifest.path, bytes(byte ^ 1 for byte in files.read(manifest.path)))
     files.forget_local(manifest.sha256)
     with pytest.raises(IntegrityError, match=r"manifests/.* its sha256 is not"):
@@ -114,3 +121,48 @@ def test_mappings_stay_below_their_limit(workshop: Workshop, monkeypatch: pytest
                 assert torch.allclose(found, workshop.answers(name)[ids], atol=1e-2)
     assert 45 <= max(most) <= 50
     assert len(caches[0]["cls"].lookup(range(60))) == 60, "a batch of more is mapped all the same"
+
+
+def test_closed(workshop: Workshop) -> None:
+    """What was looked up stays; whatever is read afterwards is an error, not a fault of the process."""
+    workshop.recipe["tasks"]["late"] = workshop.recipe["tasks"]["feat"] | {"output": "feat"}
+    workshop.build()
+    with workshop.open() as cache:
+        found, target = cache["cls"].lookup(range(40)), cache["cls"]
+        cache["feat"]
+        part = cache.split("train")
+    assert torch.allclose(found.values.double(), workshop.answers(), atol=1e-3)
+    for act in (
+        lambda: target.lookup([1]),
+        lambda: cache["feat"].lookup([1]),
+        lambda: cache["late"],
+        lambda: cache.check_contents([1], np.zeros((1, 32), np.uint8)),
+    ):
+        with pytest.raises(StorageError, match="has been closed; open it again"):
+            act()
+    assert part["cls"].lookup([1]).values.equal(found[[1]].values), "another Cache of the same files"
+    assert workshop.open()["cls"].lookup([1]).values.equal(found[[1]].values)
+    cache.close()
+
+
+def test_forks_while_another_thread_maps(workshop: Workshop) -> None:
+    """A child is never forked between a shard's mapping and the note of it: it would read what is not mapped."""
+    workshop.build("build.fragment_rows=1")
+    run = python(
+        "import os, threading, softcache, softcache.read.span as s, numpy as np; s.MAX_MAPPINGS = 5\n"
+        f"t = softcache.open({str(workshop.cache)!r})['cls']; whole = t.read(list(range(40))).values\n"
+        "def loop():\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    while True:\n"
+        "        t.read(rng.integers(0, 40, 7))\n"
+        "threading.Thread(target=loop, daemon=True).start()\n"
+        "for i in range(100):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        same = all(t.read([row]).values.equal(whole[[row]]) for row in range(40))\n"
+        "        os._exit(0 if same else 1)\n"
+        "    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "    assert code == 0, code\n"
+        "os._exit(0)"
+    )
+    assert run.returncode == 0, run.stderr

@@ -14,10 +14,10 @@ from softcache.errors import (
 def test_the_list_follows_the_samples(workshop: Workshop) -> None:
     workshop.samples(40, change=lambda x: x.__setitem__(3, np.nan))
     workshop.build("build.on_bad_sample=skip")
-    assert workshop.open().commit.targets["cls@t"].skipped == [[3, 0, "NaN"]]
+    assert workshop.open().committed("cls@t").skipped == [[3, 0, "NaN"]]
     workshop.samples(40)
     workshop.build("build.on_bad_sample=skip")
-    target = workshop.open().commit.targets["cls@t"]
+    target = workshop.open().committed("cls@t")
     assert (target.skipped, target.skipped_rows) == ([], 0)
 
 
@@ -41,7 +41,7 @@ def test_bad_samples_can_be_skipped(workshop: Workshop) -> None:
     assert torch.isnan(soft.values[bad]).all()
     assert torch.isfinite(soft.values[~bad]).all()
     assert torch.allclose(soft.values[~bad].double(), workshop.answers()[~bad], atol=1e-5)
-    skipped = cache.commit.targets["cls@t"].skipped
+    skipped = cache.committed("cls@t").skipped
     assert [s[0] for s in skipped] == [7, 12, 33]
     assert "broken" in skipped[0][2]
     assert "NaN" in skipped[1][2]

@@ -76,11 +76,8 @@ def test_a_terminal_is_not_told_what_to_do(workshop: Workshop) -> None:
     workshop.build()
     forger = Forger(workshop.cache)
 
-    def escape(body: dict) -> None:  # type: ignore[type-arg]
-        body["created"] = "\x1b[2J\x9b31m\u202e"
-        body["targets"]["cls@t"]["versions"] = {"torch\x1b]0;x\x07": "\r\x1b[1A2.0"}
-
-    sign_commits(forger.files, escape)
+    sign_commits(forger.files, lambda body: body.update(created="\x1b[2J\x9b31m\u202e"))
+    forger.record("cls@t", lambda record: record.update(versions={"torch\x1b]0;x\x07": "\r\x1b[1A2.0"}))
     forger.said("quick")
     shown = CliRunner().invoke(main, ["info", str(workshop.cache)])
     assert shown.exit_code == 0, shown.output

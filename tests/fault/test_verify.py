@@ -12,18 +12,22 @@ import datasets
 import pyarrow as pa
 import pytest
 from conftest import Workshop
+from manifests import change_record, put, with_shards
 
 import softcache
 from softcache.errors import FormatError, IncompleteCache, IntegrityError, SoftcacheError, UnsupportedVersion
 from softcache.store import arrow
 from softcache.store.card import write_first_card
 from softcache.store.card_parts import BEGIN
-from softcache.store.checksums import crc32c, sha256
+from softcache.store.checksums import crc32c
 from softcache.store.documents import dump_document, load_document
 from softcache.store.files import connect
 from softcache.store.layout import CARD
-from softcache.store.manifest import LiveShard, Manifest, dump_manifest
+from softcache.store.live_shards import LiveShard
 from softcache.store.shards import describe_file
+from softcache.store.state import read_state
+
+COMMIT = "commits/000/00000000000000000002.json"
 
 
 @pytest.fixture(scope="module")
@@ -142,13 +146,13 @@ def test_swapped_shards(cache: Path) -> None:
 
 
 def test_a_lost_commit_is_noticed(cache: Path) -> None:
-    (cache / "commits/00000000000000000001.json").unlink()
+    (cache / "commits/000/00000000000000000001.json").unlink()
     with pytest.raises(FormatError, match="some are missing"):
         softcache.open(cache)
 
 
 def test_a_commit_of_another_parent(cache: Path) -> None:
-    first = cache / "commits/00000000000000000001.json"
+    first = cache / "commits/000/00000000000000000001.json"
     body = load_document(first.read_bytes(), "x")
     first.write_bytes(dump_document(body | {"created": "2000-01-01T00:00:00+00:00"}))
     with pytest.raises(IntegrityError, match="parent"):
@@ -173,7 +177,7 @@ def test_a_newer_format_is_refused(cache: Path) -> None:
 
 
 def test_a_commit_with_unknown_reader_features_is_refused_alone(cache: Path) -> None:
-    commit = cache / "commits/00000000000000000002.json"
+    commit = cache / COMMIT
     body = load_document(commit.read_bytes(), "x")
     commit.write_bytes(dump_document(body | {"reader_features": ["new-thing"]}))
     for act in (softcache.open, softcache.verify, softcache.gc):
@@ -186,7 +190,7 @@ def test_a_commit_with_unknown_reader_features_is_refused_alone(cache: Path) -> 
 
 
 def test_writer_features_do_not_keep_readers_out(cache: Path, workshop: Workshop) -> None:
-    commit = cache / "commits/00000000000000000002.json"
+    commit = cache / COMMIT
     body = load_document(commit.read_bytes(), "x")
     commit.write_bytes(dump_document(body | {"writer_features": ["new-thing"]}))
     assert len(softcache.open(cache)["cls"].lookup([1, 2])) == 2
@@ -196,10 +200,7 @@ def test_writer_features_do_not_keep_readers_out(cache: Path, workshop: Workshop
 
 
 def test_an_unknown_codec_keeps_only_its_target_out(cache: Path) -> None:
-    commit = cache / "commits/00000000000000000002.json"
-    body = load_document(commit.read_bytes(), "x")
-    body["targets"]["cls@t"]["declaration"]["codec"]["name"] = "holographic"
-    commit.write_bytes(dump_document(body))
+    change_record(cache, COMMIT, "cls@t", lambda record: record["declaration"]["codec"].update(name="holographic"))
     opened = softcache.open(cache)
     assert len(opened["feat"].lookup([1, 2])) == 2
     with pytest.raises(UnsupportedVersion, match="holographic"):
@@ -214,10 +215,7 @@ def test_an_unknown_codec_keeps_only_its_target_out(cache: Path) -> None:
     ],
 )
 def test_what_a_target_has_that_is_not_known_keeps_it_out(cache: Path, change: dict, named: str) -> None:
-    commit = cache / "commits/00000000000000000002.json"
-    body = load_document(commit.read_bytes(), "x")
-    body["targets"]["cls@t"]["declaration"] |= change
-    commit.write_bytes(dump_document(body))
+    change_record(cache, COMMIT, "cls@t", lambda record: record["declaration"].update(change))
     opened = softcache.open(cache)
     assert len(opened["feat"].lookup([1, 2])) == 2
     with pytest.raises(UnsupportedVersion, match=f"{named}.* not known here"):
@@ -234,7 +232,7 @@ def test_not_a_cache(tmp_path: Path) -> None:
 
 def test_before_the_first_commit(workshop: Workshop) -> None:
     workshop.build()
-    for path in (workshop.cache / "commits").iterdir():
+    for path in (workshop.cache / "commits").rglob("*.json"):
         path.unlink()
     (workshop.cache / "README.md").unlink()
     write_first_card(connect(workshop.cache))
@@ -253,7 +251,7 @@ def test_what_a_crash_leaves_is_not_loaded(cache: Path) -> None:
     shutil.copy(shard, shard.with_name("train-000099-" + "0" * 64 + ".arrow"))
     (shard.parent / ".tmp-1234").write_bytes(b"half")
     (cache / "receipts/.tmp-99").write_bytes(b"half")
-    (cache / "commits/.tmp-99").write_bytes(b"half")
+    (cache / "commits/000/.tmp-99").write_bytes(b"half")
     found = datasets.load_dataset(str(cache), "cls@t", cache_dir=str(cache.parent / "hf"))["train"]
     assert found["sample_id"][:] == list(range(40))
     assert softcache.verify(cache).ok
@@ -261,7 +259,7 @@ def test_what_a_crash_leaves_is_not_loaded(cache: Path) -> None:
 
 def test_damaged_index_never_answers_with_another_row(cache: Path) -> None:
     """With its rows shuffled, a lookup raises: its blocks are compared with the commit's checksums."""
-    for path in (cache / "index").iterdir():
+    for path in (cache / "index").rglob("*.arrow"):
         segment = arrow.load(path.read_bytes(), "x")
         rows = segment["row"].to_numpy().copy()
         rows[: len(rows) // 2] = rows[: len(rows) // 2][::-1]
@@ -273,15 +271,15 @@ def test_damaged_index_never_answers_with_another_row(cache: Path) -> None:
 
 
 def test_a_forged_commit_is_compared_with_its_shards(cache: Path) -> None:
-    path = cache / "commits/00000000000000000002.json"
-    body = load_document(path.read_bytes(), "x")
-    for change in (
-        {"splits": {"train": 39, "test": 1}},
-        {"targets": body["targets"] | {"cls@t": body["targets"]["cls@t"] | {"valid": 39}}},
-        {"targets": body["targets"] | {"cls@t": body["targets"]["cls@t"] | {"bytes": 1}}},
-    ):
-        path.write_bytes(dump_document(body | change))
-        assert [p.path for p in softcache.verify(cache).problems if p.path != "README.md"] == [f"commits/{path.name}"]
+    path = cache / COMMIT
+    pristine = path.read_bytes()
+    path.write_bytes(dump_document(load_document(pristine, "x") | {"splits": {"train": 39, "test": 1}}))
+    assert [p.path for p in softcache.verify(cache).problems if p.path != "README.md"] == [COMMIT]
+    for change in ({"valid": 39}, {"bytes": 1}):
+        path.write_bytes(pristine)
+        change_record(cache, COMMIT, "cls@t", lambda record, change=change: record.update(change))
+        named = load_document(path.read_bytes(), "x")["manifests"]["cls@t"]["path"]
+        assert [p.path for p in softcache.verify(cache).problems if p.path != "README.md"] == [named]
 
 
 @pytest.mark.parametrize("array", ["sample_id", "view"])
@@ -302,17 +300,17 @@ def test_a_zarr_shard_of_other_samples(cache: Path, array: str) -> None:
 
 
 def latest_shards(cache: Path) -> list[LiveShard]:
-    body = load_document((cache / "commits/00000000000000000002.json").read_bytes(), "x")
-    return list(Manifest((cache / body["manifest"]["path"]).read_bytes(), "x").live())
+    return list(read_state(connect(cache)).live())
 
 
 def publish_forged(cache: Path, live: list[LiveShard]) -> None:
-    """Rewrite the newest commit with another manifest, every hash made to fit."""
-    data = dump_manifest(live)
-    path = cache / f"manifests/{sha256(data)}.arrow"
-    path.write_bytes(data)
-    commit = cache / "commits/00000000000000000002.json"
-    reference = {"path": f"manifests/{path.name}", "bytes": len(data), "sha256": sha256(data)}
-    commit.write_bytes(dump_document(load_document(commit.read_bytes(), "x") | {"manifest": reference}))
+    """Rewrite the newest commit with other manifests, every hash made to fit."""
+    commit = cache / COMMIT
+    body = load_document(commit.read_bytes(), "x")
+    for name, old in body["manifests"].items():
+        shards = {s.fragment: s for s in live if s.shard.target == name}
+        data = with_shards((cache / old["path"]).read_bytes(), name, lambda s, shards=shards: shards[s.fragment])
+        body["manifests"][name] = put(cache, data)
+    commit.write_bytes(dump_document(body))
     for receipt in (cache / "receipts").rglob("*.json"):
         receipt.unlink()

@@ -33,7 +33,7 @@ def test_values() -> None:
     check_kinds(cache)
     assert torch.equal(cache["maps"].lookup(IDS[:4]).values, VALUES[:, None].expand(-1, 2, -1))
     assert cache["cls"].task.labels == ("x", "y", "z")
-    assert cache.commit.targets["cls@g"].skipped == [["42", 0, "NaN"]]
+    assert cache.committed("cls@g").skipped == [["42", 0, "NaN"]]
     assert softcache.open(GOLDEN, commit=1).commit.rows == 3
 
 
@@ -136,13 +136,13 @@ def test_the_same_bytes_are_written_today(tmp_path: Path, name: str, write: Call
 
 
 def manifests(root: Path) -> list[list[tuple[dict, dict[str, float]]]]:
-    """The rows of each commit's manifest, and apart from each row the errors that were measured."""
+    """The rows of each commit's manifests, and apart from each row the errors that were measured."""
     found = []
-    for commit in sorted((root / "commits").iterdir()):
-        path = root / json.loads(commit.read_text())["manifest"]["path"]
-        with pa.ipc.open_stream(path.read_bytes()) as stream:
-            rows = stream.read_next_batch().to_pylist()
-        found.append([without_errors(row) for row in rows])
+    for commit in sorted((root / "commits").rglob("*.json")):
+        for reference in json.loads(commit.read_text())["manifests"].values():
+            with pa.ipc.open_stream((root / reference["path"]).read_bytes()) as stream:
+                rows = stream.read_next_batch().to_pylist()
+            found.append([without_errors(row) for row in rows])
     return found
 
 
@@ -211,7 +211,7 @@ def test_verify(level: str, name: str) -> None:
 def test_an_arrow_shard_by_hand() -> None:
     """The values lie where the manifest says, as plain little-endian numbers."""
     cache = softcache.open(GOLDEN)
-    live = next(s for s in cache._state.manifest.live() if s.shard.target == "cls@g")
+    live = next(s for s in cache.state.live() if s.shard.target == "cls@g")
     column = next(c for c in live.shard.columns if c.name == "values")
     data = (GOLDEN / live.shard.files[0].path).read_bytes()
     found = np.frombuffer(data[column.offset : column.offset + column.bytes], "<f2").reshape(-1, 3)

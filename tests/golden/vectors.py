@@ -113,10 +113,10 @@ def _cache(name: str) -> dict[str, Any]:
             {
                 "target": live.shard.target,
                 "keys_sha256": live.shard.keys_sha256,
-                "fingerprint": cache.commit.targets[live.shard.target].fingerprint,
+                "fingerprint": cache.committed(live.shard.target).fingerprint,
                 "unit_key": live.shard.unit_key,
             }
-            for live in read_state(connect(HERE / name)).manifest.live()
+            for live in read_state(connect(HERE / name)).live()
             if live.shard.target != ROWS
         ],
         "targets": {target: _target(cache[target], len(ids)) for target in cache.targets},

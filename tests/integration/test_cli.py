@@ -40,7 +40,8 @@ def test_build_status_info_verify(workshop: Workshop) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["build", "plan", "validate", "evaluate", "init", "status", "info", "verify", "gc", "export"]
+    "command",
+    ["build", "plan", "validate", "evaluate", "init", "status", "info", "verify", "sign", "gc", "export", "repack"],
 )
 def test_help_has_an_example(command: str) -> None:
     result = run(command, "--help")
@@ -93,7 +94,7 @@ def test_exit_codes(workshop: Workshop, tmp_path: Path) -> None:
     assert code("build", recipe, "-o", "/dev/null/x")[0] == 5
     assert code("build", recipe, "-o", "/proc/softcache")[0] == 5
     assert code("build", recipe, "-o", workshop.cache)[0] == 0
-    for path in (workshop.cache / "commits").iterdir():
+    for path in (workshop.cache / "commits").rglob("*.json"):
         path.unlink()
     assert code("status", workshop.cache)[0] == 3
     assert code("info", workshop.cache)[0] == 3

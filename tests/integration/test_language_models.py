@@ -245,7 +245,7 @@ def test_bad_samples(language: Language) -> None:
     with pytest.raises(TransferSetError, match=r"1 sample \(6\).*at least one.*1 sample \(7\).*the model takes 128"):
         language.build("build.batch_size=9", "build.fragment_rows=9")
     target = language.build("build.on_bad_sample=skip")["full"]
-    committed = softcache.open(language.cache).commit.targets["full@t"]
+    committed = softcache.open(language.cache).committed("full@t")
     assert [sample for sample, _, _ in committed.skipped] == [6, 7]
     soft = target.lookup([6, 0, 8, 7])
     assert soft.mask.any(1).tolist() == [False, True, False, False]

@@ -20,6 +20,8 @@ def test_teachers_and_students_of_four_tasks(tmp_path: Path) -> None:
     recipe, cache = copied(tmp_path, "multitask"), tmp_path / "cache"
     settings = ("--data", "digits", "--count", 500)
     run(recipe, "build.py", cache, *settings, "--epochs", 1)
+    assert {name.split("@")[1] for name in softcache.open(cache).targets} == {"together"}
+    run(recipe, "build.py", cache, *settings, "--epochs", 1, "--alone")
     opened = softcache.open(cache)
     assert {name.split("@")[0] for name in opened.targets} == {"digit", "mask", "box", "angle", "trunk"}
     table = opened.rows.table()

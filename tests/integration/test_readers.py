@@ -17,7 +17,7 @@ from golden_caches import V1, VALUES
 
 import softcache
 from softcache.store.files import connect
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
 from softcache.store.state import read_state
 
 HALF = VALUES.half().float().tolist()
@@ -31,7 +31,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shards(target: str) -> list[LiveShard]:
-    return [live for live in read_state(connect(V1)).manifest.live() if live.shard.target == target]
+    return [live for live in read_state(connect(V1)).live() if live.shard.target == target]
 
 
 def paths(target: str) -> list[Path]:

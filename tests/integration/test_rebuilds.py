@@ -24,7 +24,7 @@ def test_answers_are_kept_when_a_later_sample_fails(workshop: Workshop) -> None:
 
 def test_a_split_changed_in_an_unfinished_build(workshop: Workshop) -> None:
     workshop.build()
-    next((workshop.cache / "commits").iterdir()).unlink()
+    next((workshop.cache / "commits").rglob("*.json")).unlink()
     workshop.build("transfer_set.split=test")
     assert workshop.open().commit.splits == {"test": 40}
     assert workshop.open().rows.table()["split"].unique().to_pylist() == ["test"]

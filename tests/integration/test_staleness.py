@@ -95,7 +95,7 @@ def changes(workshop: Workshop) -> dict[str, Any]:
 def test_nothing_stale(workshop: Workshop, what: str, committed: bool) -> None:
     workshop.build()
     if not committed:
-        for path in (workshop.cache / "commits").iterdir():
+        for path in (workshop.cache / "commits").rglob("*.json"):
             path.unlink()
     change, said = changes(workshop)[what]
     change()

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 import softcache
 from softcache.errors import CodecError, IntegrityError, RecipeError, TeacherError
 from softcache.read import codec_table
-from softcache.store.files import connect
+from softcache.store.files import Files, connect
 from softcache.store.gc import collect, find_garbage
 from softcache.store.state import read_state
 from softcache.store.target_tables import open_table, write_tables
@@ -102,28 +102,32 @@ def test_tables_do_not_travel(language: Language) -> None:
         assert torch.isfinite(batch["soft"]["near"].log_probs(2.0)).any()
 
 
+def names_of_tables(files: Files) -> set[str]:
+    return {path for path, _, _ in files.walk("tables")}
+
+
 def test_tables_are_kept(language: Language) -> None:
     """What an unfinished build's shards were made with is used again, and belongs to it."""
     files, tasks = connect(language.cache), language.recipe["tasks"]
     language.recipe["tasks"] = {"even": tasks["even"]}
     language.build()
-    before = set(files.names("tables"))
+    before = names_of_tables(files)
     language.recipe["tasks"] = tasks
     language.build()
-    tables = {name for name in files.names("tables") if name.endswith(".arrow")}
+    tables = {name for name in names_of_tables(files) if name.endswith(".arrow")}
     assert len(tables) == 3, "one vocabulary and one last layer for all, and a basis"
     assert not [g for g in find_garbage(files, min_age=0) if g.path.startswith("tables/")]
-    newest = language.cache / "commits/00000000000000000002.json"
+    newest = language.cache / "commits/000/00000000000000000002.json"
     newest.unlink()
     lose_one_shard(language, "near@t")
     assert not [g for g in find_garbage(files, min_age=0) if g.path.startswith("tables/")]
     again = language.build()
-    assert {name for name in files.names("tables") if name.endswith(".arrow")} == tables
+    assert {name for name in names_of_tables(files) if name.endswith(".arrow")} == tables
     assert divergence(language, again["near"].lookup([0, 1, 2]), 1.0) < 1e-4
     assert softcache.verify(language.cache).ok
     newest.unlink()
     collect(files, min_age=0, abandon=True)
-    assert set(files.names("tables")) == before
+    assert names_of_tables(files) == before
     assert divergence(language, language.build()["near"].lookup([0, 1, 2]), 1.0) < 1e-4
     assert softcache.verify(language.cache).ok
 
@@ -134,8 +138,8 @@ def test_tables_of_a_later_epoch(language: Language) -> None:
     language.recipe["tasks"] = {"even": tasks["even"]}
     language.build()
     language.recipe["tasks"] = tasks
-    shaped = language.build().commit.targets["shaped@t"]
-    (language.cache / "commits/00000000000000000002.json").unlink()
+    shaped = language.build().committed("shaped@t")
+    (language.cache / "commits/000/00000000000000000002.json").unlink()
     files = connect(language.cache)
     collect(files, min_age=0)  # condemns a manifest, but no tables
     basis = open_table(files, shaped.tables["basis"])
@@ -143,29 +147,31 @@ def test_tables_of_a_later_epoch(language: Language) -> None:
     vocabulary = open_table(files, shaped.tables["vocabulary"])
     write_tables(Writer(files, 2), "shaped@t", shaped.fingerprint, {"basis": mixed, "vocabulary": vocabulary})
     again = language.build()
-    made = again.commit.targets["shaped@t"]
+    made = again.committed("shaped@t")
     assert all(table.path.endswith("-e2.arrow") for table in made.tables.values())
-    named = [s.shard for s in read_state(files).manifest.live() if s.shard.target == "shaped@t"]
+    named = [s.shard for s in read_state(files).live() if s.shard.target == "shaped@t"]
     assert all("-e2." in file.path for shard in named for file in shard.files)
     assert softcache.verify(language.cache).ok
 
 
 def test_lost_and_damaged(language: Language) -> None:
     language.build()
-    (table,) = (f for f in (language.cache / "tables").iterdir() if f.stat().st_size > 30_000 and f.suffix == ".arrow")
+    (table,) = (
+        f for f in (language.cache / "tables").rglob("*.*") if f.stat().st_size > 30_000 and f.suffix == ".arrow"
+    )
     whole = table.read_bytes()
     table.write_bytes(whole[:-8000] + bytes([whole[-8000] ^ 1]) + whole[-7999:])
-    assert [p.path for p in softcache.verify(language.cache).problems] == [f"tables/{table.name}"]
+    assert [p.path for p in softcache.verify(language.cache).problems] == [table.relative_to(language.cache).as_posix()]
     codec_table._loaded.clear()
     with pytest.raises(IntegrityError, match="sha256 is not the one in the commit"):
         softcache.open(language.cache)["near"].lookup([0]).log_probs()
     table.unlink()
     with pytest.raises(IntegrityError, match="missing"):
         softcache.open(language.cache)["near"].lookup([1]).log_probs()
-    assert {p.path for p in softcache.verify(language.cache).problems} == {f"tables/{table.name}"}
-    for commit in (language.cache / "commits").iterdir():
+    assert {p.path for p in softcache.verify(language.cache).problems} == {table.relative_to(language.cache).as_posix()}
+    for commit in (language.cache / "commits").rglob("*.json"):
         commit.unlink()
-    for document in (language.cache / "tables").glob("*.json"):
+    for document in (language.cache / "tables").rglob("*.json"):
         document.unlink()
     lose_one_shard(language, "near@t")
     with pytest.raises(IntegrityError, match="the tables of near@t are lost"):

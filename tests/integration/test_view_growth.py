@@ -131,7 +131,7 @@ def test_skipped_views_are_listed_once(augmented: Augmented) -> None:
     for views in (2, 4):
         workshop.recipe["augmentation"]["views"] = views
         workshop.build("build.on_bad_sample=skip")
-    skipped = workshop.open().commit.targets["cls@t"].skipped
+    skipped = workshop.open().committed("cls@t").skipped
     assert sorted(key[:2] for key in skipped) == [[5, 0], [5, 1], [5, 2], [5, 3]]
 
 

@@ -72,13 +72,12 @@ def test_resumed_with_fewer_views(shop: Workshop, monkeypatch: pytest.MonkeyPatc
     ready = shop.cache.with_name("ready")
     shutil.copytree(shop.cache, ready)
     shop.build("augmentation.views=4")
-    plans = {p.name for p in (shop.cache / "plan").iterdir()}
-    for path in (shop.cache / "plan").iterdir():
-        shutil.copy(path, ready / "plan" / path.name)
+    plans = {p.name for p in (shop.cache / "plan").rglob("*.*")}
+    shutil.copytree(shop.cache / "plan", ready / "plan", dirs_exist_ok=True)
     shop.cache = ready  # as a build that was killed right after it had planned
     shop.build("augmentation.views=3")
     cache = shop.open()
-    assert plans < {p.name for p in (ready / "plan").iterdir()}
+    assert plans < {p.name for p in (ready / "plan").rglob("*.*")}
     assert cache.commit.views == 3
     assert cache.commit.rows == 180
     data = softcache.views(students(shop), cache, transform("noisy"), id="id", check="always")

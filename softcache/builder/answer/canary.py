@@ -11,17 +11,12 @@ from softcache.arrays import Array
 from softcache.builder.answer.jobs import Job
 from softcache.builder.answer.predictor import Predictor
 from softcache.builder.answer.sampling import answer_rows
+from softcache.builder.answer.stored_answers import StoredShard, compared
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.builder.prepare.units import Unit
 from softcache.errors import TeacherError, name_some
-from softcache.read.columns import FlagColumn
-from softcache.read.row_reader import open_columns
-from softcache.read.sequences import SequenceReader
-from softcache.read.shard_reader import ShardReader
-from softcache.soft.keys import KnownKeys
 from softcache.store.files import Files
-from softcache.store.manifest import LiveShard, Manifest, dump_manifest
 from softcache.store.shards import Shard
 
 CANARY_ROWS = 2
@@ -48,7 +43,7 @@ def check_canaries(
 
 
 def _check_fragment(files: Files, predictor: Predictor, target: BuildTarget, job: Job, shard: Shard) -> None:
-    stored = _StoredShard(files, shard, target)
+    stored = StoredShard(files, shard, target)
     answered = np.flatnonzero(stored.valid)
     rows = np.unique(answered[np.linspace(0, len(answered) - 1, CANARY_ROWS).astype(int)])
     answers = answer_rows(predictor, job, rows.tolist())[target.name]
@@ -67,7 +62,7 @@ def _check_fragment(files: Files, predictor: Predictor, target: BuildTarget, job
         row = int(owners[item])
         old = {name: column[[item]] for name, column in columns.items()}
         new = {name: now[name][[item]] for name in columns}
-        _check_item(target, job, row, _compared(target, old, new, stored.eps), is_bad=row in answers.bad)
+        _check_item(target, job, row, compared(target, old, new, stored.eps), is_bad=row in answers.bad)
 
 
 def _check_item(
@@ -89,37 +84,3 @@ def _check_item(
                 f"{target.name}: {what} for sample {sample!r} differs from what is stored (by {worst:.3g}; "
                 f"{allowed:.3g} is allowed), though nothing declared has changed; list what did under teachers.*.code"
             )
-
-
-def _compared(
-    target: BuildTarget, old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Tensor], eps: float
-) -> Iterator[tuple[str, torch.Tensor, torch.Tensor, float]]:
-    """Yield what is compared of an item, each on its own scale: its values, and each of its parts.
-
-    Each comes with the stored and the new numbers, float64 [n], and the relative step of the stored dtype.
-    """
-    values = target.codec.decoder.compared
-    yield "the answer", values(old).double().flatten(), values(new).double().flatten(), eps
-    for name in (part.name for part in target.task.stored_parts):
-        yield name, old[name].double().flatten(), new[name].double().flatten(), 0.0
-
-
-class _StoredShard:
-    """The values and `valid` of one shard, committed or not, read with its blocks checked."""
-
-    def __init__(self, files: Files, shard: Shard, target: BuildTarget) -> None:
-        live = LiveShard(shard=shard, split="train", fragment=0, first_view=0, views=1, first_row=0)
-        self._reader = ShardReader(files, Manifest(dump_manifest([live]), shard.unit_key).shards_of(target.name))
-        self._target, self._shard_numbers = target, np.zeros(shard.rows, np.int64)
-        self.valid = FlagColumn(self._reader, "valid").take(self._shard_numbers, np.arange(shard.rows))
-        empty = target.codec.decoder.compared(target.codec.missing(1))
-        self.eps = torch.finfo(empty.dtype).eps
-
-    def items(self, rows: Array) -> tuple[dict[str, torch.Tensor], Array]:
-        """Return the codec's columns of some rows, one item for each row or position, and the row of each item."""
-        columns, shards = open_columns(self._reader, self._target.codec), self._shard_numbers[rows]
-        if isinstance(columns, SequenceReader):
-            keys = KnownKeys(rows, np.zeros_like(rows))
-            found = columns.take(shards, rows, None, keys, None)
-            return dict(found.columns), rows[found.row.numpy()]
-        return {name: column.take(shards, rows) for name, column in columns.items()}, rows

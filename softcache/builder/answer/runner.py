@@ -6,10 +6,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from functools import partial
 from typing import TypeVar
 
+from softcache.builder.answer.ahead import Ahead
 from softcache.builder.answer.answers import Answers
 from softcache.builder.answer.jobs import Batch, Job
 from softcache.builder.answer.predictor import Predictor
@@ -17,7 +16,6 @@ from softcache.builder.answer.row_answers import RowAnswers
 from softcache.builder.answer.sequence_answers import SequenceAnswers
 
 Written = TypeVar("Written")
-BATCHES_AHEAD = 4
 SHARDS_BEHIND = 4
 
 
@@ -33,28 +31,22 @@ def run_jobs(
     When `stop` is set, fragments that have begun are finished and no other begins. `progress` is called with the number
     of samples answered since.
     """
-    with ExitStack() as stack:
-        reader = stack.enter_context(ThreadPoolExecutor(1, "softcache-read"))
-        writer = stack.enter_context(ThreadPoolExecutor(1, "softcache-write"))
+    # What is answered is still written on leaving; what has not been read yet is not begun.
+    with ThreadPoolExecutor(1, "softcache-write") as writer, Ahead(_batches(predictor, jobs, stop)) as batches:
         writing: deque[Future[Written]] = deque()
         written: list[Written] = []
         answers: dict[str, Answers] = {}
-        try:
-            for batch, is_last in _ahead(reader, _loads(predictor, jobs, stop), BATCHES_AHEAD):
-                answers = answers or no_answers(batch.job)
-                add_answers(predictor, batch, answers)
-                progress(batch.size)
-                if is_last:
-                    for done in answers.values():
-                        while len(writing) >= SHARDS_BEHIND:
-                            written.append(writing.popleft().result())
-                        writing.append(writer.submit(write, batch.job, done))
-                    answers = {}
-            return written + [future.result() for future in writing]
-        except BaseException:
-            # What is answered is still written on leaving; what has not been read yet is not begun.
-            reader.shutdown(wait=False, cancel_futures=True)
-            raise
+        for batch, is_last in batches:
+            answers = answers or no_answers(batch.job)
+            add_answers(predictor, batch, answers)
+            progress(batch.size)
+            if is_last:
+                for done in answers.values():
+                    while len(writing) >= SHARDS_BEHIND:
+                        written.append(writing.popleft().result())
+                    writing.append(writer.submit(write, batch.job, done))
+                answers = {}
+        return written + [future.result() for future in writing]
 
 
 def no_answers(job: Job) -> dict[str, Answers]:
@@ -77,29 +69,10 @@ def add_answers(predictor: Predictor, batch: Batch, answers: dict[str, Answers])
         kind.add_output(together, outputs[name], batch, skip_bad=predictor.skip_bad)
 
 
-def _loads(
-    predictor: Predictor, jobs: Sequence[Job], stop: threading.Event
-) -> Iterator[Callable[[], tuple[Batch, bool]]]:
-    """Yield a call for each batch, which loads it and says whether it is the last of its job."""
+def _batches(predictor: Predictor, jobs: Sequence[Job], stop: threading.Event) -> Iterator[tuple[Batch, bool]]:
+    """Load each batch; yield it, and whether it is the last of its job."""
     for job in jobs:
         if stop.is_set():
             return
         for rows in predictor.cuts(job):
-            yield partial(_load, predictor, job, rows)
-
-
-def _load(predictor: Predictor, job: Job, rows: list[int]) -> tuple[Batch, bool]:
-    return predictor.load(job, rows), rows[-1] == job.fragment.rows - 1
-
-
-def _ahead(
-    pool: ThreadPoolExecutor, calls: Iterator[Callable[[], tuple[Batch, bool]]], depth: int
-) -> Iterator[tuple[Batch, bool]]:
-    """Yield the results of calls in order, keeping `depth` of them under way."""
-    pending: deque[Future[tuple[Batch, bool]]] = deque()
-    for call in calls:
-        pending.append(pool.submit(call))
-        if len(pending) >= depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+            yield predictor.load(job, rows), rows[-1] == job.fragment.rows - 1

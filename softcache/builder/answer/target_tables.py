@@ -14,7 +14,7 @@ from softcache.builder.answer.sampling import sample_values
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.errors import IntegrityError, TeacherError
-from softcache.read.codec_table import CodecTable, table_batch
+from softcache.read.codec_table import table_batch, with_table
 from softcache.store.files import Files
 from softcache.store.shards import CheckedFile
 from softcache.store.target_tables import keep_tables, tables_in_force, tables_paths, write_tables
@@ -54,10 +54,7 @@ def publish_tables(
     if in_force is None:
         made = _made(target, TeacherPilot(predictor, target, jobs))
         in_force = write_tables(out, target.name, target.fingerprint, target.tables | made).tables
-    spec = target.codec.table_spec
-    if spec is None:
-        return target
-    return replace(target, codec=target.codec.with_table(CodecTable(out.files, in_force[spec.name], spec.shapes)))
+    return replace(target, codec=with_table(target.codec, out.files, in_force))
 
 
 def published_tables(files: Files, target: BuildTarget, inventory: Inventory) -> dict[str, CheckedFile] | None:
@@ -67,7 +64,7 @@ def published_tables(files: Files, target: BuildTarget, inventory: Inventory) ->
     """
     if not target.has_tables:
         return {}
-    committed = inventory.committed.get(target.name)
+    committed = inventory.committed(target.name)
     if committed is not None and committed.fingerprint == target.fingerprint:
         keep_tables(files, target.name, committed.tables.values())
         return committed.tables

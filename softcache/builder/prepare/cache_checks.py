@@ -10,9 +10,9 @@ from typing import Any
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.errors import IncompatibleTarget
-from softcache.store.commits import CommittedTarget
 from softcache.store.declarations import AugmentationDeclaration, Declaration, short_declaration
 from softcache.store.files import Files
+from softcache.store.manifest import CommittedTarget
 from softcache.store.receipts import Receipt
 from softcache.store.state import State, committed_unit_keys
 from softcache.transfer.libraries import versions
@@ -26,7 +26,7 @@ def check_targets(files: Files, inventory: Inventory, targets: Sequence[BuildTar
     Raises IncompatibleTarget showing every difference between declarations. Other library versions are only a warning.
     """
     unfinished = _unfinished_receipts(files, inventory, targets)
-    problems = [line for target in targets for line in _differences(target, inventory.committed, unfinished)]
+    problems = [line for target in targets for line in _differences(target, inventory, unfinished)]
     if problems:
         raise IncompatibleTarget(
             "the recipe describes these targets differently from what is stored:\n"
@@ -50,7 +50,7 @@ def _unfinished_receipts(files: Files, inventory: Inventory, targets: Sequence[B
 
     A commit decides what a target is: a builder that lost against it may have left receipts of another target.
     """
-    open_names = {t.name for t in targets} - set(inventory.committed)
+    open_names = {t.name for t in targets} - set(inventory.manifests)
     receipts = [r for r in inventory.receipts.values() if r.shard.target in open_names]
     wanted = {t.fingerprint for t in targets}
     if inventory.state is None or all(r.fingerprint in wanted for r in receipts):
@@ -60,11 +60,9 @@ def _unfinished_receipts(files: Files, inventory: Inventory, targets: Sequence[B
     return [r for r in receipts if r.shard.unit_key not in history]
 
 
-def _differences(
-    target: BuildTarget, committed: Mapping[str, CommittedTarget], unfinished: Sequence[Receipt]
-) -> list[str]:
+def _differences(target: BuildTarget, inventory: Inventory, unfinished: Sequence[Receipt]) -> list[str]:
     """Return how a target differs from what is stored under its name, nothing if it does not."""
-    for record in _records(target.name, committed, unfinished):
+    for record in _records(target.name, inventory.committed(target.name), unfinished):
         if record.fingerprint != target.fingerprint:
             old, new = short_declaration(record.declaration), short_declaration(target.declaration)
             return [
@@ -79,9 +77,9 @@ def _differences(
     return []
 
 
-def _records(name: str, committed: Mapping[str, CommittedTarget], unfinished: Sequence[Receipt]) -> list[_Record]:
+def _records(name: str, committed: CommittedTarget | None, unfinished: Sequence[Receipt]) -> list[_Record]:
     """Return what is recorded under a target's name: the commit first, then receipts."""
-    found: list[CommittedTarget | Receipt] = [committed[name]] if name in committed else []
+    found: list[CommittedTarget | Receipt] = [] if committed is None else [committed]
     found += [r for r in unfinished if r.shard.target == name]
     return [_Record(r.fingerprint, r.declaration, r.versions) for r in found]
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
-from softcache.store.commits import CommittedTarget, check_may_write, latest_number
+from softcache.store.commits import check_may_write, latest_number
 from softcache.store.condemned import read_condemned
 from softcache.store.files import Files
 from softcache.store.layout import ROWS, epoch_in_path, hash_and_epoch
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
+from softcache.store.manifest import CommittedTarget
 from softcache.store.marker import read_marker
 from softcache.store.receipts import Receipt, receipt_paths, receipts_in_force
-from softcache.store.shards import Shard
+from softcache.store.shards import Shard, StoredFile
 from softcache.store.state import State, read_state
 from softcache.store.target_tables import tables_in_force, tables_paths
 
@@ -25,17 +26,16 @@ class Inventory:
 
     Attributes:
         state: the newest commit, None before the first.
-        live: its shards, by target and fragment.
         receipts: by unit key, the receipts that the newest commit does not name.
         sizes: the size of every file in `data`, by path.
         condemned: the paths that the newest commit, or one before it, condemns.
     """
 
     state: State | None
-    live: dict[tuple[str, int], LiveShard]
     receipts: dict[str, Receipt]
     sizes: dict[str, int]
     condemned: frozenset[str]
+    _live: dict[str, dict[int, LiveShard]] = field(default_factory=dict)
 
     @property
     def epoch(self) -> int:
@@ -55,13 +55,25 @@ class Inventory:
         return None if self.state is None else self.state.commit.plan
 
     @property
-    def committed(self) -> Mapping[str, CommittedTarget]:
-        """What the newest commit says about each target."""
-        return {} if self.state is None else self.state.commit.targets
+    def manifests(self) -> Mapping[str, StoredFile]:
+        """The manifest of each target of the newest commit, `rows` included."""
+        return {} if self.state is None else self.state.commit.manifests
+
+    def committed(self, target: str) -> CommittedTarget | None:
+        """Return what the newest commit says about a target, None if it has no such target."""
+        return self.state.committed(target) if self.state is not None and target in self.manifests else None
+
+    def shards(self, target: str) -> dict[int, LiveShard]:
+        """Return the newest commit's shards of a target, by fragment."""
+        if target not in self._live:
+            known = self.state is not None and target in self.manifests
+            live = self.state.manifest(target).live() if self.state is not None and known else ()
+            self._live[target] = {one.fragment: one for one in live}
+        return self._live[target]
 
     def shard(self, name: str, fragment: int, unit_key: str) -> Shard | None:
         """Return a unit's shard if it is recorded and its files exist with their sizes."""
-        live = self.live.get((name, fragment))
+        live = self.shards(name).get(fragment)
         if unit_key in self.receipts:
             shard = self.receipts[unit_key].shard
         elif live is not None and live.shard.unit_key == unit_key:
@@ -89,32 +101,28 @@ def read_inventory(files: Files) -> Inventory:
     state = read_state(files) if has_commit else None
     if state is not None:
         check_may_write(files, state.commit)
-    live = {} if state is None else {(s.shard.target, s.fragment): s for s in state.manifest.live()}
     condemned = frozenset[str]() if state is None else read_condemned(files, state.commit)
-    committed = {s.shard.unit_key for s in live.values()}
+    committed = set[str]() if state is None else state.unit_keys()
     paths = [of_unit for key, of_unit in sorted(receipt_paths(files).items()) if key not in committed]
     receipts = [receipt for _, receipt in receipts_in_force(files, paths, condemned)]
+    rows = () if state is None else state.manifest(ROWS).live()
     return Inventory(
         state=state,
-        live=live,
-        receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, live.values(), condemned)},
+        receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, rows, condemned)},
         sizes={path: size for path, size, _ in files.walk("data")},
         condemned=condemned,
     )
 
 
 def _with_their_base(
-    files: Files, receipts: list[Receipt], live: Iterable[LiveShard], condemned: Collection[str]
+    files: Files, receipts: list[Receipt], live_rows: Iterable[LiveShard], condemned: Collection[str]
 ) -> list[Receipt]:
     """Leave out receipts of targets whose tables, or the views that their teacher saw, are others now, or none.
 
     Tables and views may have been made again in a later epoch than a receipt's, and may then differ.
     """
     rows = [r for r in receipts if r.shard.target == ROWS]
-    views: dict[str, float] = {}
-    for one in live:
-        if one.shard.target == ROWS:
-            views[one.shard.keys_sha256] = epoch_in_path(one.shard.files[0].path)
+    views: dict[str, float] = {s.shard.keys_sha256: epoch_in_path(s.shard.files[0].path) for s in live_rows}
     for r in rows:
         views[r.shard.keys_sha256] = max(r.epoch, views.get(r.shard.keys_sha256, 0))
     tables = _epochs_of_tables(files, condemned)
@@ -131,7 +139,7 @@ def _epochs_of_tables(files: Files, condemned: Collection[str]) -> dict[str, flo
     """Return the epoch of the tables in force of each target that has had some, by fingerprint; infinite if none."""
     documents = tables_paths(files)
     condemned_documents = {p for p in condemned if p.startswith("tables/") and p.endswith(".json")}
-    for named in filter(None, (hash_and_epoch(path.removeprefix("tables/")) for path in condemned_documents)):
+    for named in filter(None, (hash_and_epoch(path.rsplit("/", 1)[-1]) for path in condemned_documents)):
         documents.setdefault(named[0], [])
     found: dict[str, float] = {}
     for fingerprint, paths in documents.items():

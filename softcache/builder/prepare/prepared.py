@@ -23,6 +23,7 @@ from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.declarations import RowsDeclaration
 from softcache.store.files import Files, connect
+from softcache.store.layout import ROWS
 from softcache.store.marker import check_output, ensure_marker
 from softcache.store.writer import Writer
 from softcache.transfer import Scan, TransferSet
@@ -104,7 +105,7 @@ def prepare(
         write_first_card(files)
     work = plan_fragments(files, inventory, transfer_set, scan, recipe.build.fragment_rows, recipe.views, write=write)
     if augmentation is not None and augmentation.mixes and work.changed:
-        check_partners(files, inventory.live.values(), work.changed)
+        check_partners(files, inventory.shards(ROWS).values(), work.changed)
     return PreparedBuild(
         recipe=recipe,
         files=files,

@@ -19,11 +19,11 @@ from softcache.store import arrow
 from softcache.store.declarations import AugmentationDeclaration
 from softcache.store.files import Files
 from softcache.store.layout import ROWS
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import Receipt
+from softcache.store.references import read_reference
 from softcache.store.shards import Shard
-from softcache.store.state import read_reference
 from softcache.transfer.augmentation import PARTNER, Parameters
 from softcache.transfer.libraries import versions_here
 from softcache.transfer.view_checks import CHECK_BYTES
@@ -71,7 +71,7 @@ class ViewRecords:
         receipts = [r for r in inventory.receipts.values() if r.declaration.get("augmentation") == declared]
         committed = _committed_versions(inventory)
         shards = [(r.shard, r.versions) for r in receipts]
-        shards += [(live.shard, committed) for live in inventory.live.values()]
+        shards += [(live.shard, committed) for live in inventory.shards(ROWS).values()]
         shards.sort(key=lambda each: inventory.has_files(each[0]))
         # All shards with one keys hash record the same views. One whose file is there is preferred: the last one wins.
         self._shards = {shard.keys_sha256: (shard, made_by) for shard, made_by in shards if shard.target == ROWS}

@@ -1,8 +1,8 @@
-"""Publishing a build: one manifest, one index segment, one commit, then the card."""
+"""Publishing a build: the manifests that change, one index segment, one commit, then the card."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -11,16 +11,17 @@ from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.builder.prepare.units import Unit
 from softcache.builder.publish.committed_targets import committed_targets
-from softcache.builder.publish.live import Cell, live_shards, split_rows, write_index
+from softcache.builder.publish.live import Shards, changed_shards, split_rows, write_index
 from softcache.errors import IncompleteCache, TeacherError, counted
 from softcache.store.card import write_card
 from softcache.store.commits import Commit, publish
 from softcache.store.declarations import AugmentationRecord, ParentCommit, RowsDeclaration
-from softcache.store.layout import ROWS
-from softcache.store.manifest import LiveShard, dump_manifest
+from softcache.store.layout import ROWS, commit_path
+from softcache.store.manifest import CommittedTarget, dump_manifest
 from softcache.store.marker import Marker
 from softcache.store.plan import Plan
 from softcache.store.shards import CheckedFile, StoredFile, put_file
+from softcache.store.state import State
 from softcache.store.writer import Writer
 
 
@@ -69,19 +70,20 @@ def publish_build(out: Writer, build: Publication, inventory: Inventory) -> Outc
             f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
     used = {f"receipts/{unit.key[:2]}" for unit in build.units if unit.key in inventory.receipts}
-    for folder in ("receipts", *sorted(used), "commits"):
-        files.settle(folder)
-    live, dropped = live_shards(build.plan, build.units, inventory)
     previous = None if inventory.state is None else inventory.state.commit
-    if previous is not None and previous.plan == head and live == inventory.live:
-        write_card(files, previous, live.values())
+    commits = set() if previous is None else {commit_path(previous.number).rpartition("/")[0]}
+    for folder in ("receipts", *sorted(used), "commits", *commits):
+        files.settle(folder)
+    changed, dropped = changed_shards(build.plan, build.units, inventory)
+    if inventory.state is not None and inventory.state.commit.plan == head and not changed:
+        write_card(files, inventory.state)
         return Outcome.UP_TO_DATE
-    commit = _commit(out, build, inventory, head, live, dropped)
-    _check_answers(commit, inventory)
+    commit = _commit(out, build, inventory, head, changed, dropped)
     published = publish(files, commit)
     if published is None:
         return Outcome.OVERTAKEN
-    write_card(files, published, live.values())
+    before = inventory.state
+    write_card(files, State(files, published) if before is None else before.after(published))
     return Outcome.PUBLISHED
 
 
@@ -90,31 +92,44 @@ def _commit(
     build: Publication,
     inventory: Inventory,
     head: str,
-    live: dict[Cell, LiveShard],
+    changed: dict[str, Shards],
     dropped: list[list[str | int]],
 ) -> Commit:
-    """Write the manifest and the index, and return the commit that names them, not yet published."""
+    """Write what changes of the manifests and the index; return the commit that names them, not yet published."""
     previous = None if inventory.state is None else inventory.state.commit
-    manifest = put_file(out, "manifests", dump_manifest(list(live.values())))
+    targets = committed_targets(build.plan, build.units, build.targets, build.tables, inventory, changed)
+    _check_answers(targets, inventory)
+    rows = list(changed.get(ROWS, inventory.shards(ROWS)).values())
     return Commit(
         number=1 if previous is None else previous.number + 1,
         parent=None if previous is None else ParentCommit(number=previous.number, sha256=previous.sha256),
         marker_sha256=build.marker.sha256,
         plan=head,
-        manifest=StoredFile(manifest.path, manifest.bytes, manifest.sha256),
-        index=write_index(out, build.plan, live, previous),
-        rows=sum(s.shard.rows for s in live.values() if s.shard.target == ROWS),
+        manifests=_manifests(out, inventory, changed, targets),
+        index=write_index(out, build.plan, rows, previous),
+        rows=sum(s.shard.rows for s in rows),
         id_type=str(build.plan.id_type),
         keep=build.rows["keep"],
         views=max(f.first_view + f.views for f in build.plan.fragments.values()),
         augmentation=_augmentation(build, inventory),
-        splits=split_rows(live),
+        splits=split_rows(rows),
         transfer_set=build.transfer_set,
-        targets=committed_targets(build.plan, build.units, build.targets, build.tables, inventory, live),
         epoch=out.epoch,
         condemned=() if previous is None else previous.condemned,
         dropped=dropped,
     )
+
+
+def _manifests(
+    out: Writer, inventory: Inventory, changed: Mapping[str, Shards], targets: Mapping[str, CommittedTarget]
+) -> dict[str, StoredFile]:
+    """Write the manifests of the targets that change; return those of all targets, by name."""
+    found = {name: manifest for name, manifest in inventory.manifests.items() if name not in changed}
+    for name, shards in changed.items():
+        if shards:
+            file = put_file(out, "manifests", dump_manifest(name, list(shards.values()), targets.get(name)))
+            found[name] = StoredFile(file.path, file.bytes, file.sha256)
+    return dict(sorted(found.items()))
 
 
 def _augmentation(build: Publication, inventory: Inventory) -> AugmentationRecord | None:
@@ -131,9 +146,9 @@ def _augmentation(build: Publication, inventory: Inventory) -> AugmentationRecor
     return {"declaration": declaration, "versions": used}
 
 
-def _check_answers(commit: Commit, inventory: Inventory) -> None:
+def _check_answers(targets: Mapping[str, CommittedTarget], inventory: Inventory) -> None:
     """Raise TeacherError if a target has no answer at all."""
-    empty = [name for name, target in commit.targets.items() if target.valid == 0]
+    empty = [name for name, target in targets.items() if target.valid == 0]
     if empty:
         raise TeacherError(
             f"{', '.join(empty)}: no sample has an answer, so nothing is published; to see why, "

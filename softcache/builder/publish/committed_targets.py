@@ -8,11 +8,11 @@ from typing import Any
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.builder.prepare.units import Unit
-from softcache.builder.publish.live import Cell
+from softcache.builder.publish.live import Shards
 from softcache.codecs.statistics import merge_statistics
-from softcache.store.commits import CommittedTarget
 from softcache.store.layout import ROWS
-from softcache.store.manifest import LiveShard
+from softcache.store.live_shards import LiveShard
+from softcache.store.manifest import CommittedTarget
 from softcache.store.plan import Plan
 from softcache.store.receipts import Receipt
 from softcache.store.shards import CheckedFile
@@ -26,28 +26,28 @@ def committed_targets(
     targets: Sequence[BuildTarget],
     tables: Mapping[str, dict[str, CheckedFile]],
     inventory: Inventory,
-    live: Mapping[Cell, LiveShard],
+    changed: Mapping[str, Shards],
 ) -> dict[str, CommittedTarget]:
-    """Return what the new commit says about each target, by name.
+    """Return what the new commit says about each target that it changes, by name.
 
-    `tables` are the built targets' tables by target name, `live` the shards of the new commit. A target whose shards
-    have not changed is taken over from the commit before as it is.
+    `tables` are the built targets' tables by target name, `changed` the shards of the new commit. Targets without
+    shards are left out.
     """
-    shards = _by_target(live)
-    changed = _changed_targets(inventory.live, live)
-    found = {name: old for name, old in inventory.committed.items() if name in shards and name not in changed}
+    found = {}
     built = {target.name: target for target in targets}
     receipts = _new_receipts(units, inventory)
-    for name in changed & shards.keys():
-        old, own, new = inventory.committed.get(name), shards[name], receipts.get(name, {})
-        untouched = {s.fragment for s in own} - new.keys()
+    for name, shards in changed.items():
+        if name == ROWS or not shards:
+            continue
+        old, own, new = inventory.committed(name), list(shards.values()), receipts.get(name, {})
+        untouched = shards.keys() - new.keys()
         skipped = _still_skipped(old, plan, untouched) + [list(s) for r in new.values() for s in r.skipped]
         if name in built:
             found[name] = _built(built[name], tables[name], old, own, list(new.values()), skipped)
         else:
             assert old is not None, f"{name} has shards but was neither built nor committed"
             found[name] = _shrunk(old, own, skipped)
-    return dict(sorted(found.items()))
+    return found
 
 
 def _built(
@@ -92,20 +92,6 @@ def _figures(shards: Sequence[LiveShard], skipped: list[list[Any]]) -> dict[str,
         "skipped": skipped[:SKIPPED_LISTED],
         "skipped_rows": rows - valid,
     }
-
-
-def _by_target(live: Mapping[Cell, LiveShard]) -> dict[str, list[LiveShard]]:
-    found: dict[str, list[LiveShard]] = {}
-    for (name, _), shard in live.items():
-        if name != ROWS:
-            found.setdefault(name, []).append(shard)
-    return found
-
-
-def _changed_targets(before: Mapping[Cell, LiveShard], after: Mapping[Cell, LiveShard]) -> set[str]:
-    """Return the targets that have a shard that was added, replaced or dropped."""
-    same = {cell for cell, shard in after.items() if shard is before.get(cell)}
-    return {name for name, _ in (before.keys() | after.keys()) - same}
 
 
 def _new_receipts(units: Sequence[Unit], inventory: Inventory) -> dict[str, dict[int, Receipt]]:

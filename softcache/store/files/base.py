@@ -26,6 +26,10 @@ class Files(ABC):
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, None if it does not exist."""
 
+    def is_link(self, path: str) -> bool:
+        """Whether a file, or a folder that it is in, is a symbolic link."""
+        return False
+
     @abstractmethod
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder ("": the root), sorted; none if the folder does not exist."""

@@ -39,6 +39,10 @@ class LocalFiles(Files):
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def is_link(self, path: str) -> bool:
+        place = self._at(path)
+        return any(p.is_symlink() for p in (place, *place.parents) if self.root in p.parents)
+
     def names(self, folder: str) -> list[str]:
         with self._storage(folder):
             try:

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from manifests import with_shards
 from mutants import Mutator, write
 
 from softcache.store import arrow, zarr
 from softcache.store.checksums import block_checksums, crc32c, sha256
 from softcache.store.documents import dump_document, load_document
-from softcache.store.layout import CARD, MARKER
-from softcache.store.manifest import LiveShard, Manifest, dump_manifest
+from softcache.store.layout import CARD, MARKER, hashed_path
+from softcache.store.live_shards import LiveShard
+from softcache.store.plan import plan_path
 from softcache.store.shards import describe_file
 
 KINDS = ("marker", "commits", "receipts", "card", "manifests", "plan", "index", "data")
@@ -59,15 +61,15 @@ class Forgery:
     def _rename(self, old: str, data: bytes) -> None:
         """Put a file that is named by its hash in another's place."""
         folder, digest = old.split("/")[0], sha256(data)
-        path = f"{folder}/{digest}.arrow"
+        path = hashed_path(folder, digest)
         self.files[path] = data
         if folder == "plan":
-            self._rename_children(old[5:-6], digest)
+            self._rename_children(old[8:-6], digest)
 
         def name_it(body: dict[str, Any]) -> None:
-            if f"plan/{body['plan']}.arrow" == old:
+            if plan_path(body["plan"]) == old:
                 body["plan"] = digest
-            for entry in (body["manifest"], *body["index"]):
+            for entry in (*body["manifests"].values(), *body["index"]):
                 if entry["path"] == old:
                     entry |= {"path": path, "bytes": len(data), "sha256": digest}
                     if "blocks" in entry:
@@ -91,8 +93,10 @@ class Forgery:
             body = self._mutator.mangled(data[:-4])
             data = body + struct.pack("<I", crc32c(body))
         for path in sorted(p for p in self.files if p.startswith("manifests/")):
-            live = [self._with_file(s, data) for s in Manifest(self.files[path], path).live()]
-            self._rename(path, dump_manifest(live))
+            target = arrow.load(self.files[path], path).schema.metadata[b"softcache.target"].decode()
+            made = with_shards(self.files[path], target, lambda one: self._with_file(one, data))
+            if made != self.files[path]:
+                self._rename(path, made)
 
     def _with_file(self, live: LiveShard, data: bytes) -> LiveShard:
         """The shard, with `data` instead of the file at `self.path`, if it has that."""

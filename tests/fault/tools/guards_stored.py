@@ -10,7 +10,7 @@ GUARDS = [
     Guard("audit/contents.py", "if said != expected:", "if False:", VALUES),
     Guard(
         "audit/contents.py",
-        "live.shard.unit_key != unit_key(fragment.keys_sha256, cache.commit.targets[target.name].fingerprint)",
+        'live.shard.unit_key != unit_key(fragment.keys_sha256, target.provenance["fingerprint"])',
         "False",
         VALUES,
     ),

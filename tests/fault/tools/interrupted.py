@@ -197,7 +197,7 @@ def resume(workshop: Workshop, whole: Whole) -> None:
     assert [p for p in last if p not in own and lasting(p, last[p]) != lasting(p, whole.files[p])] == []
 
     assert check_commit(workshop.cache, whole.reads) == len(whole.reads)
-    live = [(s.shard.target, s.fragment) for s in read_state(connect(workshop.cache)).manifest.live()]
+    live = [(s.shard.target, s.fragment) for s in read_state(connect(workshop.cache)).live()]
     assert len(live) == len(set(live)) == len(receipts(whole.files))
     verified = softcache.verify(workshop.cache)
     assert verified.ok, verified.problems

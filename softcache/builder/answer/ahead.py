@@ -1,0 +1,55 @@
+"""Batches that another thread reads ahead."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+DEPTH = 4
+_END = object()
+
+
+class Ahead(Generic[T]):
+    """Runs an iterator in another thread, a few items ahead of whoever iterates over this.
+
+    It is a context manager: on leaving, the thread finishes its item and no other begins. After Ctrl-C nobody waits for
+    that, since a user's `preprocess` may hang; nor does the interpreter when it exits.
+    """
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items, self._is_over = items, threading.Event()
+        self._ready: queue.Queue[tuple[T | object, BaseException | None]] = queue.Queue(DEPTH)
+        self._thread = threading.Thread(target=self._run, name="softcache-read", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._is_over.set()
+        while self._thread.is_alive() and kind is not KeyboardInterrupt:
+            while not self._ready.empty():
+                self._ready.get_nowait()
+            self._thread.join(0.01)
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item, error = self._ready.get()
+            if error is not None:
+                raise error
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+    def _run(self) -> None:
+        try:
+            for item in self._items:
+                self._ready.put((item, None))
+                if self._is_over.is_set():
+                    return
+            self._ready.put((_END, None))
+        except BaseException as e:  # noqa: BLE001 - raised again where the items are used
+            self._ready.put((_END, e))
