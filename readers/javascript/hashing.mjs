@@ -1,0 +1,433 @@
+/**
+ * JSON, checksums and hashes of the softcache format: sections 1, 3, 3.1 and 8 of docs/format.md.
+ * Everything here is a pure function of its arguments.
+ */
+import { createHash } from 'node:crypto';
+
+/** What a cache is refused with. Every check of this reader throws it. */
+export class CacheError extends Error {
+  name = 'CacheError';
+}
+
+/** Throw a CacheError unless `condition` holds. @param {unknown} condition @param {string} message */
+export function check(condition, message) {
+  if (!condition) throw new CacheError(message);
+}
+
+/** @param {...(Uint8Array | string)} parts strings as UTF-8 @returns {string} 64 hexadecimal digits */
+export function sha256(...parts) {
+  const hash = createHash('sha256');
+  for (const part of parts) hash.update(part);
+  return hash.digest('hex');
+}
+
+// ---------------------------------------------------------------------------------- JSON
+
+/** A number that JSON writes as a float64. JavaScript alone cannot tell 1.0 from 1, hashes do. */
+export class Float {
+  /** @param {number} value */
+  constructor(value) {
+    this.value = value;
+  }
+}
+
+const NUMBER = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
+const SPACE = /[ \t\n\r]*/y;
+/** Lists and objects in one another; more would overflow the stack. */
+const DEPTH = 1000;
+
+/**
+ * Parse JSON strictly: no member twice, no NaN or Infinity, no byte order mark.
+ * @param {string} text
+ * @param {boolean} [exact] keep floats as `Float`, so that the value can be written canonically
+ * @returns {any} objects have no prototype; integers beyond 2^53 are BigInt
+ */
+export function parseJson(text, exact = false) {
+  let at = 0;
+  const match = (pattern) => {
+    pattern.lastIndex = at;
+    const found = pattern.exec(text);
+    if (found) at = pattern.lastIndex;
+    return found;
+  };
+  const take = (token) => {
+    match(SPACE);
+    const found = text.startsWith(token, at);
+    if (found) at += token.length;
+    return found;
+  };
+  const need = (condition) => check(condition, `not JSON at character ${at}`);
+  const string = () => {
+    match(SPACE);
+    need(text[at] === '"');
+    let end = at + 1;
+    while (end < text.length && text[end] !== '"') end += text[end] === '\\' ? 2 : 1;
+    const token = text.slice(at, end + 1);
+    try {
+      at = end + 1;
+      return JSON.parse(token);
+    } catch (error) {
+      throw new CacheError(`not JSON before character ${at}`, { cause: error });
+    }
+  };
+  const number = () => {
+    const found = match(NUMBER);
+    need(found);
+    if (found[1] === undefined && found[2] === undefined) {
+      const value = Number(found[0]);
+      return Number.isSafeInteger(value) ? value + 0 : BigInt(found[0]);
+    }
+    const value = Number(found[0]);
+    check(Number.isFinite(value), `${found[0]} is not a float64`);
+    return exact ? new Float(value) : value;
+  };
+  const value = (depth) => {
+    check(depth < DEPTH, 'nested too deeply');
+    if (take('{')) {
+      const members = Object.create(null);
+      if (take('}')) return members;
+      do {
+        const name = string();
+        check(!(name in members), `the member ${name} occurs twice`);
+        need(take(':'));
+        members[name] = value(depth + 1);
+      } while (take(','));
+      need(take('}'));
+      return members;
+    }
+    if (take('[')) {
+      const items = [];
+      if (take(']')) return items;
+      do items.push(value(depth + 1));
+      while (take(','));
+      need(take(']'));
+      return items;
+    }
+    if (take('true')) return true;
+    if (take('false')) return false;
+    if (take('null')) return null;
+    return text[at] === '"' ? string() : number();
+  };
+  const whole = value(0);
+  match(SPACE);
+  need(at === text.length);
+  return whole;
+}
+
+/** UTF-8 to text; a byte order mark stays, so that the parser refuses it. @param {Uint8Array} bytes */
+export function utf8(bytes) {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch (error) {
+    throw new CacheError('not UTF-8', { cause: error });
+  }
+}
+
+/** Order by code point, which is also the order of the UTF-8 bytes (but not of UTF-16). */
+export function byCodePoint(a, b) {
+  return Buffer.compare(Buffer.from(a), Buffer.from(b));
+}
+
+/** A float64 as Python writes it. @param {number} x finite @returns {string} */
+export function floatText(x) {
+  if (x === 0) return Object.is(x, -0) ? '-0.0' : '0.0';
+  const [, sign, first, rest = '', power] = /^(-?)(\d)(?:\.(\d+))?e([+-]\d+)$/.exec(x.toExponential());
+  const exponent = Number(power);
+  const digits = first + rest;
+  if (exponent < -4 || exponent >= 16) {
+    const size = String(Math.abs(exponent)).padStart(2, '0');
+    return `${sign}${first}${rest && '.'}${rest}e${exponent < 0 ? '-' : '+'}${size}`;
+  }
+  if (exponent < 0) return `${sign}0.${'0'.repeat(-exponent - 1)}${digits}`;
+  const whole = digits.slice(0, exponent + 1).padEnd(exponent + 1, '0');
+  return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`;
+}
+
+/**
+ * Canonical JSON. Numbers are taken as integers, `Float` as float64.
+ * @param {any} value as `parseJson(text, true)` gives it @returns {string}
+ */
+export function canonicalJson(value) {
+  if (value instanceof Float) return floatText(value.value);
+  if (typeof value === 'number') check(Number.isSafeInteger(value), 'a float64 must be given as Float');
+  // -0 can only come from the integer text "-0", which is 0.
+  if (typeof value === 'number' || typeof value === 'bigint') return String(value);
+  if (value === null || typeof value === 'boolean') return String(value);
+  // JSON.stringify escapes strings exactly as the page says, as long as no surrogate is alone.
+  if (typeof value === 'string') return JSON.stringify(value);
+  if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
+  const names = Object.keys(value).sort(byCodePoint);
+  return `{${names.map((name) => `${JSON.stringify(name)}:${canonicalJson(value[name])}`).join(',')}}`;
+}
+
+// ----------------------------------------------------------------------------- checksums
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = byte & 1 ? (byte >>> 1) ^ 0x82f63b78 : byte >>> 1;
+  return byte;
+});
+
+/** CRC-32C (Castagnoli). @param {Uint8Array} bytes @returns {number} uint32 */
+export function crc32c(bytes) {
+  let crc = 0xffffffff;
+  for (let i = 0; i < bytes.length; i++) crc = CRC_TABLE[(crc ^ bytes[i]) & 0xff] ^ (crc >>> 8);
+  return ~crc >>> 0;
+}
+
+/** Bytes of a block whose CRC-32C is recorded (section 6). */
+export const BLOCK = 262144;
+
+/** The CRC-32C of each block. @param {Uint8Array} bytes @returns {number[]} */
+export function blockChecksums(bytes) {
+  const blocks = [];
+  for (let at = 0; at < bytes.length; at += BLOCK) blocks.push(crc32c(bytes.subarray(at, at + BLOCK)));
+  return blocks;
+}
+
+/** The hash in the name of a Zarr shard. @param {{path: string, sha256: string}[]} files paths inside it */
+export function listingHash(files) {
+  const sorted = [...files].sort((a, b) => byCodePoint(a.path, b.path));
+  return sha256(sorted.map((file) => `${file.sha256}  ${file.path}\n`).join(''));
+}
+
+// --------------------------------------------------------------------------- float16, ints
+
+/** @param {number} bits uint16 @returns {number} the float16 of these bits */
+export function fromHalf(bits) {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 0x1f;
+  const fraction = bits & 0x3ff;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1024 + fraction) * 2 ** (exponent - 25);
+}
+
+/** @param {number} x @returns {number} uint16, the bits of the nearest float16 (halves to even) */
+export function toHalf(x) {
+  if (Number.isNaN(x)) return 0x7e00;
+  const sign = x < 0 || Object.is(x, -0) ? 0x8000 : 0;
+  const size = Math.abs(x);
+  if (size >= 65520) return sign | 0x7c00;
+  const exponent = Math.max(-14, Math.floor(Math.log2(size)));
+  // A fraction that rounds up to 2048 runs over into the exponent, which is what it should do.
+  return sign + (((exponent + 14) << 10) + roundEven(size * 2 ** (10 - exponent)));
+}
+
+/** Round halves to even. @param {number} x @returns {number} */
+export function roundEven(x) {
+  const down = Math.floor(x);
+  if (x - down !== 0.5) return Math.round(x);
+  return down % 2 === 0 ? down : down + 1;
+}
+
+const MASK = (1n << 64n) - 1n;
+
+/** @param {bigint | number} value int64 or uint64 @returns {Buffer} its 8 bytes */
+export function word(value) {
+  const bytes = Buffer.alloc(8);
+  bytes.writeBigUInt64LE(BigInt(value) & MASK);
+  return bytes;
+}
+
+/** @param {number} value int32 @returns {Buffer} */
+function int32(value) {
+  const bytes = Buffer.alloc(4);
+  bytes.writeInt32LE(value);
+  return bytes;
+}
+
+const WRITERS = {
+  int8: [1, (view, at, x) => view.setInt8(at, Number(x))],
+  int16: [2, (view, at, x) => view.setInt16(at, Number(x), true)],
+  int32: [4, (view, at, x) => view.setInt32(at, Number(x), true)],
+  int64: [8, (view, at, x) => view.setBigInt64(at, BigInt(x), true)],
+  uint8: [1, (view, at, x) => view.setUint8(at, Number(x))],
+  uint16: [2, (view, at, x) => view.setUint16(at, Number(x), true)],
+  uint32: [4, (view, at, x) => view.setUint32(at, Number(x), true)],
+  uint64: [8, (view, at, x) => view.setBigUint64(at, BigInt(x), true)],
+  float16: [2, (view, at, x) => view.setUint16(at, toHalf(x), true)],
+  float32: [4, (view, at, x) => view.setFloat32(at, x, true)],
+  float64: [8, (view, at, x) => view.setFloat64(at, x, true)],
+};
+
+/** @param {string} dtype @param {ArrayLike<number | bigint>} values @returns {Buffer} */
+function numberBytes(dtype, values) {
+  const [size, write] = WRITERS[dtype];
+  const bytes = Buffer.alloc(size * values.length);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  for (let i = 0; i < values.length; i++) write(view, i * size, values[i]);
+  return bytes;
+}
+
+// -------------------------------------------------------------------------- content hashes
+
+/**
+ * The type of a value that is hashed. `kind` is `bool`, `string`, `bytes`, `stored` (a date or time,
+ * given as the integer of its storage type), `list`, `struct`, or a numeric dtype.
+ * @typedef {{kind: string, item?: Type, length?: number, fields?: {name: string, type: Type}[]}} Type
+ */
+
+/** A string without the `s` of a string value: its length and UTF-8. @param {string} text */
+export function stringBytes(text) {
+  const bytes = Buffer.from(text);
+  return Buffer.concat([word(bytes.length), bytes]);
+}
+
+/** An array: dtype, dimensions, values. @param {string} dtype @param {number[]} shape @param {Buffer} values */
+function arrayBytes(dtype, shape, values) {
+  return Buffer.concat([
+    Buffer.from('a'),
+    stringBytes(dtype),
+    word(shape.length),
+    ...shape.map(word),
+    values,
+  ]);
+}
+
+/** The innermost type and the shape of a list, with null for a length that varies. @param {Type} type */
+function dimensions(type) {
+  if (type.kind !== 'list') return { shape: [], dtype: type.kind };
+  const inner = dimensions(type.item);
+  return { shape: [type.length ?? null, ...inner.shape], dtype: inner.dtype };
+}
+
+/** A value as a content hash takes it. @param {Type} type @param {any} value @returns {Buffer} */
+export function encodeValue(type, value) {
+  if (value === null || value === undefined) return Buffer.from('n');
+  const tagged = (tag, ...rest) => Buffer.concat([Buffer.from(tag), ...rest]);
+  if (type.kind === 'bool') return tagged('b', Buffer.from([value ? 1 : 0]));
+  if (type.kind === 'string') return tagged('s', stringBytes(value));
+  if (type.kind === 'bytes') return tagged('y', word(value.length), value);
+  if (type.kind === 'stored') return tagged('i', word(value));
+  if (type.kind.startsWith('float')) {
+    const bytes = numberBytes(type.kind, [value]);
+    return tagged('f', Buffer.from([bytes.length]), bytes);
+  }
+  if (type.kind in WRITERS) return tagged(BigInt(value) >= 1n << 63n ? 'u' : 'i', word(value));
+  if (type.kind === 'struct') {
+    const fields = [...type.fields].sort((a, b) => byCodePoint(a.name, b.name));
+    const parts = fields.map((f) => Buffer.concat([stringBytes(f.name), encodeValue(f.type, value[f.name])]));
+    return tagged('d', word(fields.length), ...parts);
+  }
+  check(type.kind === 'list', `${type.kind} has no encoding`);
+  const { shape, dtype } = dimensions(type);
+  if (dtype in WRITERS && !shape.slice(1).includes(null)) {
+    const numbers = value.flat(shape.length - 1);
+    const missing = numbers.some((x) => x === null || x === undefined);
+    if (!missing) return arrayBytes(dtype, [value.length, ...shape.slice(1)], numberBytes(dtype, numbers));
+  }
+  return tagged('l', word(value.length), ...value.map((item) => encodeValue(type.item, item)));
+}
+
+/** @param {Record<string, [Type, any]>} columns @returns {string} the content hash of one sample */
+export function contentHash(columns) {
+  const names = Object.keys(columns).sort(byCodePoint);
+  return sha256(...names.flatMap((name) => [stringBytes(name), encodeValue(...columns[name])]));
+}
+
+/** A sample id as the keys hash takes it. @param {bigint | string} id */
+function idBytes(id) {
+  if (typeof id === 'string') return Buffer.concat([Buffer.from('s'), stringBytes(id)]);
+  return Buffer.concat([Buffer.from('i'), word(id)]);
+}
+
+/**
+ * The keys hash of a fragment.
+ * @param {{id: bigint | string, content: Uint8Array}[]} samples in order
+ * @param {number} firstView @param {number} views how many @returns {string}
+ */
+export function keysHash(samples, firstView, views) {
+  const parts = [];
+  for (const { id, content } of samples) {
+    for (let view = firstView; view < firstView + views; view++)
+      parts.push(idBytes(id), int32(view), content);
+  }
+  return sha256(Buffer.concat(parts));
+}
+
+/** @param {string} name of a target @param {any} declaration parsed exactly @returns {string} */
+export function targetFingerprint(name, declaration) {
+  return sha256(canonicalJson([name, declaration]));
+}
+
+/**
+ * @param {string} keys the keys hash @param {string} fingerprint
+ * @param {{kept: string[], split: string}} [rows] for the target `rows`: kept hashes, and the split
+ * @returns {string} the unit key of a shard
+ */
+export function unitKey(keys, fingerprint, rows) {
+  const more = rows ? [sha256(Buffer.from(rows.kept.join(''), 'hex')), rows.split] : [];
+  return sha256(canonicalJson(['softcache', 1, keys, fingerprint, ...more]));
+}
+
+// -------------------------------------------------------------------------- index, views
+
+const G = 0x9e3779b97f4a7c15n;
+
+/** @param {bigint} x uint64 @returns {bigint} uint64 */
+export function mix(x) {
+  x &= MASK;
+  x ^= x >> 30n;
+  x = (x * 0xbf58476d1ce4e5b9n) & MASK;
+  x ^= x >> 27n;
+  x = (x * 0x94d049bb133111ebn) & MASK;
+  return x ^ (x >> 31n);
+}
+
+/** The key of a string id in the index. @param {string} id @returns {bigint} uint64 */
+export function indexKey(id) {
+  const bytes = Buffer.from(id);
+  const padded = Buffer.alloc(Math.ceil(bytes.length / 8) * 8);
+  bytes.copy(padded);
+  let h = mix(BigInt(bytes.length) + G);
+  for (let at = 0; at < padded.length; at += 8) h = mix((h ^ padded.readBigUInt64LE(at)) + G);
+  return h;
+}
+
+/** @param {number | bigint} seed int64 @param {bigint | string} id @param {number} view @returns {bigint} */
+export function viewSeed(seed, id, view) {
+  const hash = sha256(word(seed), idBytes(id), int32(view));
+  return Buffer.from(hash, 'hex').readBigUInt64LE(0);
+}
+
+/**
+ * One named part of a view: an array, or a string.
+ * @typedef {{name: string, text?: string, dtype?: string, shape?: number[], values?: number[]}} Part
+ */
+
+/** The check of a view. @param {Part[]} parts @returns {Buffer} 8 bytes */
+export function viewCheck(parts) {
+  const sorted = [...parts].sort((a, b) => byCodePoint(a.name, b.name));
+  const encode = (withValues) => {
+    const pieces = sorted.map((part) => {
+      const values = withValues && part.values ? numberBytes(part.dtype, part.values) : Buffer.alloc(0);
+      const value = part.values
+        ? arrayBytes(part.dtype, part.shape, values)
+        : encodeValue({ kind: 'string' }, part.text);
+      return Buffer.concat([stringBytes(part.name), value]);
+    });
+    return Buffer.concat([Buffer.from('view'), ...pieces]);
+  };
+  const result = Buffer.alloc(8);
+  result.writeUInt32LE(crc32c(encode(true)), 0);
+  result.writeUInt32LE(crc32c(encode(false)), 4);
+  const arrays = sorted.filter((part) => part.values);
+  const x = arrays.flatMap((part) => part.values.map((v) => (Number.isFinite(Number(v)) ? Number(v) : 0)));
+  const whole = arrays.every((part) => !part.dtype.startsWith('float'));
+  const unit = whole ? 1 : x.reduce((most, v) => Math.max(most, Math.abs(v)), 0) / 255;
+  if (x.length === 0 || unit === 0) return result;
+  const signs = x.map((_, i) => mix(BigInt(i) + G));
+  for (let j = 0; j < 4; j++) {
+    const terms = x.map((v, i) => ((signs[i] >> BigInt(j)) & 1n ? -v : v) / (unit * Math.sqrt(x.length)));
+    const sum = roundEven(terms.reduce((a, b) => a + b, 0)) + roundEven((128 - 13 * j) * Math.log2(unit));
+    result[4 + j] = (((result[4 + j] + sum) % 256) + 256) % 256;
+  }
+  return result;
+}
+
+/** Whether the sketches of two checks tell apart no more than rounding. @param {Uint8Array} a @param {Uint8Array} b */
+export function closeViews(a, b) {
+  return [4, 5, 6, 7].every((i) => {
+    const apart = Math.abs(a[i] - b[i]);
+    return Math.min(apart, 256 - apart) <= 3;
+  });
+}
