@@ -50,7 +50,7 @@ class Cache(Mapping[str, Target]):
         """Open commit `number`, or one whose `state` has been read already."""
         state = read_state(files, number) if state is None else state
         self._files, self.state, self._split, self._check = files, state, split, check
-        self._rows = state.rows
+        self._rows, self._names = state.rows, state.commit.targets
         self._keys = Keys(files, state.commit, self._rows, check=check)
         self._targets: dict[str, Target] = {}
         self._is_closed = False
@@ -68,7 +68,7 @@ class Cache(Mapping[str, Target]):
     @property
     def targets(self) -> tuple[str, ...]:
         """The names of all targets but `rows`."""
-        return self.commit.targets
+        return self._names
 
     def committed(self, target: str) -> CommittedTarget:
         """Return what the commit says about a target: its declaration, versions, statistics and skipped samples.

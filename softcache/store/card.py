@@ -8,8 +8,7 @@ from typing import Any
 from softcache.errors import FormatError
 from softcache.store.card_parts import with_parts
 from softcache.store.files import Files
-from softcache.store.layout import CARD, check_path
-from softcache.store.live_shards import TargetShards
+from softcache.store.layout import CARD
 from softcache.store.state import State
 
 log = logging.getLogger("softcache")
@@ -53,12 +52,14 @@ def render(there: bytes, state: State) -> bytes:
 
     Raises FormatError if that one cannot be read as a card.
     """
-    shards = {name: state.shards(name) for name in sorted(state.commit.manifests)}
-    arrow = {name: found for name, found in shards.items() if found.path(0, 0).endswith(".arrow")}
+    shards = {name: state.manifest(name).first_files() for name in sorted(state.commit.manifests)}
+    arrow = {name: found for name, found in shards.items() if found[0][1].endswith(".arrow")}
     zarr = {name: found for name, found in shards.items() if name not in arrow}
-    listed = sum(len(found.rows) for found in arrow.values()) <= MAX_LISTED
+    listed = sum(map(len, arrow.values())) <= MAX_LISTED
     configs = [_config(name, found) for name, found in arrow.items()] if listed else _EMPTY
-    text = "\n".join([*_head(state), *_usage(list(arrow) if listed else []), *map(_zarr_line, zarr.values())])
+    text = "\n".join(
+        [*_head(state), *_usage(list(arrow) if listed else []), *(_zarr_line(*each) for each in zarr.items())]
+    )
     try:
         before = there.decode()
     except UnicodeDecodeError as e:
@@ -101,14 +102,14 @@ def _usage(loadable: list[str]) -> list[str]:
     return [*lines, f"Without softcache, `{load}` gives the committed rows as they are stored.", ""]
 
 
-def _zarr_line(shards: TargetShards) -> str:
-    folder = shards.path(0, 0).partition(".zarr/")[0] + ".zarr"
+def _zarr_line(name: str, shards: list[tuple[str, str]]) -> str:
+    folder = shards[0][1].partition(".zarr/")[0] + ".zarr"
     opens = f'zarr.open_group("{folder}", mode="r")'
-    return f"`{shards.target}` is stored with Zarr, {len(shards.rows):,} shards; the first: `{opens}`.\n"
+    return f"`{name}` is stored with Zarr, {len(shards):,} shards; the first: `{opens}`.\n"
 
 
-def _config(name: str, shards: TargetShards) -> dict[str, Any]:
+def _config(name: str, shards: list[tuple[str, str]]) -> dict[str, Any]:
     splits: dict[str, list[str]] = {}
-    for i, split in enumerate(shards.splits.to_pylist()):
-        splits.setdefault(split, []).append(check_path(shards.path(i, 0)))
+    for split, path in shards:
+        splits.setdefault(split, []).append(path)
     return {"config_name": name, "data_files": [{"split": split, "path": paths} for split, paths in splits.items()]}

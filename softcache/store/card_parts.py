@@ -69,8 +69,8 @@ def _entries(front: str) -> list[tuple[str, int]]:
             if documents > 1 or (depth == 0 and isinstance(event, yaml.NodeEvent) and not mapping):
                 raise FormatError(_NO_MAPPING)
             if depth == 1 and is_key and isinstance(event, yaml.NodeEvent):
-                line = event.start_mark.line if event.start_mark is not None else 0
-                if not isinstance(event, yaml.ScalarEvent) or (found and line <= found[-1][1]):
+                line, column = (0, 0) if event.start_mark is None else (event.start_mark.line, event.start_mark.column)
+                if not isinstance(event, yaml.ScalarEvent) or column or (found and line <= found[-1][1]):
                     raise FormatError(_NO_MAPPING)
                 found.append((str(event.value), line))
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

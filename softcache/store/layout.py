@@ -20,18 +20,19 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:%?#*\[\]]")
 _EPOCH = r"(?:-e(?P<epoch>[1-9][0-9]{0,18}))?"
 _HASHED = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json)\Z")
 _IN_PATH = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow\Z|json\Z|zarr(?:/|\Z))")
-_SHARD = rf"data/(?:{ROWS}|{_PART}@{_PART})/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
+_NAME = rf"(?:{ROWS}|{_PART}@{_PART})"
+_SHARD = rf"data/{_NAME}/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
 _OWN = [
     re.compile(pattern + r"\Z")
     for pattern in (
         rf"(?:plan|manifests|index|condemned|tables)/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.arrow",
-        rf"(?:tables|receipts)/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.json",
+        rf"(?:tables|receipts/{_NAME})/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.json",
         rf"{_SHARD}(?:\.arrow|\.zarr/zarr\.json|\.zarr/[a-z0-9_]+/(?:zarr\.json|c(?:/0)*)))",
     )
 ]
 _UNFINISHED = re.compile(
-    r"(?:(?:(?:plan|manifests|index|condemned|tables|receipts)/[0-9a-f]{2}|(?:commits|signatures)/[0-9]{3,}|data/[^/]+/[0-9]{3,}"
-    r"|data/[^/]+/[0-9]{3,}/[^/]+\.zarr(?:/.+)?)/)?\.tmp-[0-9a-f]{32}\Z"
+    r"(?:(?:(?:plan|manifests|index|condemned|tables|receipts/[^/]+)/[0-9a-f]{2}|(?:commits|signatures)/[0-9]{3,}"
+    r"|data/[^/]+/[0-9]{3,}(?:/[^/]+\.zarr(?:/.+)?)?)/)?\.tmp-[0-9a-f]{32}\Z"
 )
 
 

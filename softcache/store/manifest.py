@@ -18,7 +18,7 @@ from softcache.store.buffers import DTYPES
 from softcache.store.checksums import BLOCK_BYTES, canonical_json
 from softcache.store.declarations import TargetDeclaration
 from softcache.store.documents import load_object, parse
-from softcache.store.layout import is_split_name
+from softcache.store.layout import check_path, is_split_name
 from softcache.store.live_shards import LiveShard, TargetShards
 from softcache.store.shards import CheckedFile, Shard
 
@@ -102,6 +102,18 @@ class Manifest:
     def committed(self) -> CommittedTarget:
         """Return what the commit says about the target, which is not `rows`. Raises FormatError."""
         return parse(CommittedTarget, load_object(self._metadata.get(_RECORD, b"{}"), self._where), self._where)
+
+    def first_files(self) -> list[tuple[str, str]]:
+        """Return the split of each shard, and the path of its first file. Raises FormatError for bad ones."""
+        files = self._batch["files"]
+        begins, counts = arrow.numbers(files.offsets)[:-1], np.diff(arrow.numbers(files.offsets))
+        if not counts.all():
+            raise self._bad("a shard has no files")
+        paths = files.values.field("path").take(pa.array(begins)).to_pylist()
+        splits = self._batch["split"].to_pylist()
+        if bad := [split for split in set(splits) if not is_split_name(split)]:
+            raise self._bad(f"{bad[0]!r:.300} is not the name of a split")
+        return [(split, check_path(path)) for split, path in zip(splits, paths, strict=True)]
 
     def unit_keys(self) -> set[str]:
         """Return the unit keys of all live shards."""

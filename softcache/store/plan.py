@@ -16,6 +16,8 @@ from softcache.store.checksums import canonical_json, sha256
 from softcache.store.files import Files
 from softcache.store.keys import keys_digest
 from softcache.store.layout import hash_and_epoch, hashed_path
+from softcache.store.references import read_reference
+from softcache.store.shards import StoredFile
 from softcache.store.writer import Writer
 
 
@@ -204,8 +206,11 @@ def _read_one(files: Files, head: str) -> PlanFile:
     where, named = f"{files.url}/{path}", hash_and_epoch(f"{head}.arrow")
     if named is None:
         raise FormatError(f"{where}: not the name of a plan")
-    data = files.read(path)
-    if sha256(data) != named[0]:
+    size = files.size(path)
+    if size is None:
+        raise FileNotFoundError(path)
+    data = read_reference(files, StoredFile(path, size, named[0]), check=False)
+    if sha256(memoryview(data)) != named[0]:
         raise IntegrityError(f"{where}: its sha256 is not its name; it was changed after writing")
     batch = arrow.load(data, where)
     types = dict(zip(batch.schema.names, batch.schema.types, strict=True))

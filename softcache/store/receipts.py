@@ -55,15 +55,15 @@ def write_receipt(out: Writer, receipt: Receipt) -> Receipt:
         "skipped": [list(s) for s in receipt.skipped],
         "versions": receipt.versions,
     }
-    path = receipt_path(out, shard.unit_key)
+    path = receipt_path(out, shard.target, shard.unit_key)
     if out.files.create(path, dump_document(body)):
         return receipt
     return read_receipt(out.files, path)
 
 
-def receipt_path(out: Writer, key: str) -> str:
-    """Return the path of a new receipt for a unit key."""
-    return hashed_path("receipts", out.named(key), "json")
+def receipt_path(out: Writer, target: str, key: str) -> str:
+    """Return the path of a new receipt for a unit key of a target."""
+    return hashed_path(f"receipts/{target}", out.named(key), "json")
 
 
 def read_receipt(files: Files, path: str) -> Receipt:
@@ -74,14 +74,18 @@ def read_receipt(files: Files, path: str) -> Receipt:
     body, _ = read_document(files, path)
     members = ("fingerprint", "declaration", "skipped", "versions")
     receipt = parse(Receipt, {"shard": body, "epoch": epoch} | {name: body.get(name) for name in members}, where)
-    if receipt.shard.unit_key != key:
-        raise FormatError(f"{where}: holds the receipt of another unit, {receipt.shard.unit_key}")
+    if receipt.shard.unit_key != key or receipt.shard.target != path.split("/")[1]:
+        raise FormatError(
+            f"{where}: holds the receipt of another unit, {receipt.shard.unit_key} of {receipt.shard.target}"
+        )
     return receipt
 
 
-def receipt_paths(files: Files) -> dict[str, list[str]]:
-    """Return the paths of the receipts for each unit key, those of the highest epoch first."""
-    return newest_first(path for path, _, _ in files.walk("receipts"))
+def receipt_paths(files: Files, targets: Iterable[str] | None = None) -> dict[str, list[str]]:
+    """Return the paths of the receipts for each unit key, those of the highest epoch first; perhaps of some targets."""
+    folders = ["receipts"] if targets is None else [f"receipts/{target}" for target in targets]
+    paths = (path for folder in folders for path, _, _ in files.walk(folder))
+    return newest_first(path for path in paths if path.count("/") == 3)
 
 
 def receipts_in_force(

@@ -33,7 +33,7 @@ def sign(url: str | os.PathLike[str], key: str | os.PathLike[str], *, commit: in
     Raises FormatError if there is no such commit, StorageError if OpenSSH is not installed or cannot sign.
 
     Examples:
-        >>> softcache.sign("runs/digits", "me/id_ed25519")[:14]
+        >>> softcache.sign("runs/digits", "id_ed25519")[:14]
         'signatures/000'
     """
     files = connect(url)

@@ -51,10 +51,6 @@ class State:
         """Return what the commit says about a target, which is not `rows`."""
         return self.manifest(target).committed()
 
-    def unit_keys(self) -> set[str]:
-        """Return the unit keys of all live shards."""
-        return {key for name in self.commit.manifests for key in self.manifest(name).unit_keys()}
-
     def live(self) -> Iterator[LiveShard]:
         """Yield every live shard, target by target."""
         for name in self.commit.manifests:

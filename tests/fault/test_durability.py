@@ -113,8 +113,12 @@ def named_by(path: Path, number: int) -> set[str]:
         *(f.path for s in live for f in s.shard.files),
     }
     named |= {plan_path(head) for head in read_plan_chain(files, commit.plan)}
-    keys = [s.shard.unit_key for s in live]
-    return named | {f"receipts/{key[:2]}/{key}.json" for key in keys} | {commit_path(n) for n in range(1, number)}
+    keys = [(s.shard.target, s.shard.unit_key) for s in live]
+    return (
+        named
+        | {f"receipts/{target}/{key[:2]}/{key}.json" for target, key in keys}
+        | {commit_path(n) for n in range(1, number)}
+    )
 
 
 def undurable(disk: Disk, events: list[Event], cache: Path) -> Iterator[str]:

@@ -58,6 +58,7 @@ def test_only_what_a_cache_wrote_is_garbage(workshop: Workshop) -> None:
         "manifests/mine.arrow",
         "plan/.gitkeep",
         f"receipts/{'0' * 64}.json",
+        f"receipts/00/{'0' * 64}.json",
         f"manifests/01/{'0' * 64}.arrow",
         f"commits/.tmp-{'0' * 32}",
         f"commits/{'0' * 64}.arrow",
@@ -204,7 +205,7 @@ def test_gc_leaves_files_that_a_build_reuses(workshop: Workshop) -> None:
     workshop.build()
     (workshop.cache / "commits/000/00000000000000000002.json").unlink()
     for path in all_files(workshop) - named:
-        if path.parts[-3] == "receipts":
+        if path.parts[-4] == "receipts":
             path.unlink()
         else:
             age(path)
@@ -212,6 +213,6 @@ def test_gc_leaves_files_that_a_build_reuses(workshop: Workshop) -> None:
     workshop.build()
     assert find_garbage(connect(workshop.cache)) == []
     assert workshop.open().commit.epoch == 0
-    reused = [p for p in all_files(workshop) - named if p.parts[-3] != "receipts"]
+    reused = [p for p in all_files(workshop) - named if p.parts[-4] != "receipts"]
     assert len(reused) > 20
     assert all(p.stat().st_mtime > time.time() - 1000 for p in reused)

@@ -11,10 +11,12 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 from conftest import Workshop
 from manifests import change_record, put, with_shards
 
 import softcache
+from softcache.cli import main
 from softcache.errors import FormatError, IncompleteCache, IntegrityError, SoftcacheError, UnsupportedVersion
 from softcache.store import arrow
 from softcache.store.card import write_first_card
@@ -220,6 +222,22 @@ def test_what_a_target_has_that_is_not_known_keeps_it_out(cache: Path, change: d
     assert len(opened["feat"].lookup([1, 2])) == 2
     with pytest.raises(UnsupportedVersion, match=f"{named}.* not known here"):
         opened["cls"]
+
+
+def test_symbolic_links_are_named(cache: Path, tmp_path: Path) -> None:
+    """As a snapshot of the Hub has them: no problem, but whoever can change the other file can change the cache."""
+    assert softcache.verify(cache).links == []
+    shard = next((cache / "data/cls@t").rglob("*.arrow"))
+    shard.rename(tmp_path / "blob")
+    shard.symlink_to(tmp_path / "blob")
+    (cache / "index").rename(tmp_path / "index")
+    (cache / "index").symlink_to(tmp_path / "index")
+    found = softcache.verify(cache)
+    assert found.ok, found.problems
+    segments = [p.relative_to(tmp_path).as_posix() for p in (tmp_path / "index").rglob("*.arrow")]
+    assert sorted(found.links) == sorted([shard.relative_to(cache).as_posix(), *segments])
+    shown = CliRunner().invoke(main, ["verify", str(cache)])
+    assert f"{len(found.links)} files behind symbolic links" in shown.output
 
 
 def test_not_a_cache(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_same_bytes_are_written_today(tmp_path: Path, name: str, write: Call
         for (_, errors), (_, expected) in zip(ours, theirs, strict=True):
             assert errors == pytest.approx(expected, rel=0.02, abs=5e-6)
     assert {p.name for p in (tmp_path / name / "receipts").rglob("*.json")} == {
-        p.name for p in golden.glob("receipts/*/*.json")
+        p.name for p in golden.glob("receipts/*/*/*.json")
     }
     assert (tmp_path / name / "README.md").read_bytes() == (golden / "README.md").read_bytes()
 
@@ -202,10 +202,27 @@ def sign(i: int, j: int) -> int:
 
 
 @pytest.mark.parametrize("level", ["quick", "full"])
-@pytest.mark.parametrize("name", ["v1", "views"])
+@pytest.mark.parametrize("name", ["v1", "views", "words"])
 def test_verify(level: str, name: str) -> None:
     result = softcache.verify(HERE / name, level)
     assert result.ok, result.problems
+
+
+def test_words() -> None:
+    """A language model's tokens and stored positions; each codec gives what the model said, as closely as it can."""
+    samples = [json.loads(line) for line in (HERE / "words_recipe/texts.jsonl").read_text().splitlines()]
+    cache = softcache.open(HERE / "words")
+    for name in cache.targets:
+        table = cache[name].table()
+        assert table["input_ids"].to_pylist() == [each["tokens"] for each in samples]
+        stored = [[t for t, said in enumerate(each["said"][1:]) if said] for each in samples]
+        assert table["positions"].to_pylist() == stored
+    rows = [each["id"] for each in samples]
+    exact = cache["dense"].lookup(rows).packed.probs(2.0)
+    assert len(exact) == 13
+    for name, close in (("shaped", 0.15), ("small", 1e-3), ("steps", 0.02), ("near", 2e-3)):
+        found = cache[name].lookup(rows).packed.probs(2.0)
+        assert float((found - exact).abs().sum(1).max()) / 2 < close, name
 
 
 def test_an_arrow_shard_by_hand() -> None:

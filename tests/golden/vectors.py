@@ -90,7 +90,7 @@ def vectors() -> dict[str, Any]:
         "sketch_codes": [
             {"code": code, "log_sum": _number(decode_nodes(torch.tensor(code)))} for code in (0, 1, 40_000)
         ],
-        "caches": {name: _cache(name) for name in ("v1", "views")},
+        "caches": {name: _cache(name) for name in ("v1", "views", "words")},
     }
 
 
@@ -132,6 +132,8 @@ def _target(target: Any, rows: int) -> dict[str, Any]:
     if target.task.is_list:
         found["valid"] = [bool(v) for v in found["valid"]]
         found["lengths"] = soft.mask.sum(1).tolist()
+    if target.task.traits.has_tokens:
+        found |= {name: target.table()[name].to_pylist() for name in ("input_ids", "positions")}
     if not target.task.has_temperature:
         return found | {"values": _numbers(soft.values)}
     temperatures = (1.0,) if target.codec.to_json()["name"] == "served" else TEMPERATURES

@@ -52,7 +52,7 @@ def check_same(old: Path, new: Path) -> None:
     assert softcache.verify(new).problems == []
 
 
-@pytest.mark.parametrize("name", ["v1", "views"])
+@pytest.mark.parametrize("name", ["v1", "views", "words"])
 @pytest.mark.parametrize("rows", [1, 2, 100])
 def test_golden_caches(tmp_path: Path, name: str, rows: int) -> None:
     """Every codec, kind and layout, skipped rows, views."""

@@ -56,7 +56,7 @@ def cache(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[softcache.Cac
     kept = [pa.table({"x": [0] * len(f.sample_ids)}).select([]) for f in fragments]
     receipts = {u.key: write_rows(out, u, k, declaration) for u, k in zip(units, kept, strict=True)}
     sizes = {path: size for path, size, _ in files.walk("data")}
-    inventory = Inventory(state=None, live={}, receipts=receipts, sizes=sizes, condemned=frozenset())
+    inventory = Inventory(state=None, receipts=receipts, sizes=sizes, condemned=frozenset())
     publication = Publication(
         marker=require_marker(files),
         plan=plan,

@@ -26,8 +26,8 @@ class Inventory:
 
     Attributes:
         state: the newest commit, None before the first.
-        receipts: by unit key, the receipts that the newest commit does not name.
-        sizes: the size of every file in `data`, by path.
+        receipts: by unit key, the receipts of a build's targets and of `rows` that the newest commit does not name.
+        sizes: the size of every file of their shards, by path.
         condemned: the paths that the newest commit, or one before it, condemns.
     """
 
@@ -92,8 +92,8 @@ class Inventory:
         return replace(self, receipts=self.receipts | dict(receipts), sizes=self.sizes | written)
 
 
-def read_inventory(files: Files) -> Inventory:
-    """Read the newest commit's shards, and the receipts beyond it.
+def read_inventory(files: Files, targets: Iterable[str]) -> Inventory:
+    """Read the newest commit, and the receipts beyond it of the targets of a build and of `rows`.
 
     Raises UnsupportedVersion if this version of softcache may not write to the cache.
     """
@@ -102,14 +102,16 @@ def read_inventory(files: Files) -> Inventory:
     if state is not None:
         check_may_write(files, state.commit)
     condemned = frozenset[str]() if state is None else read_condemned(files, state.commit)
-    committed = set[str]() if state is None else state.unit_keys()
-    paths = [of_unit for key, of_unit in sorted(receipt_paths(files).items()) if key not in committed]
+    names = {ROWS, *targets}
+    known = () if state is None else names & state.commit.manifests.keys()
+    committed = {key for name in known if state is not None for key in state.manifest(name).unit_keys()}
+    paths = [of_unit for key, of_unit in sorted(receipt_paths(files, sorted(names)).items()) if key not in committed]
     receipts = [receipt for _, receipt in receipts_in_force(files, paths, condemned)]
     rows = () if state is None else state.manifest(ROWS).live()
     return Inventory(
         state=state,
         receipts={r.shard.unit_key: r for r in _with_their_base(files, receipts, rows, condemned)},
-        sizes={path: size for path, size, _ in files.walk("data")},
+        sizes={path: size for name in sorted(names) for path, size, _ in files.walk(f"data/{name}")},
         condemned=condemned,
     )
 

@@ -93,7 +93,7 @@ def prepare(
     targets = build_targets(recipe)
     declared, augmentation = declare_augmentation(recipe), load_augmentation(recipe)
     transfer_set = open_transfer_set(recipe, limit)
-    inventory = read_inventory(files)
+    inventory = read_inventory(files, [target.name for target in targets])
     check_augmentation(inventory.state, declared)
     check_targets(files, inventory, targets)
     scan = _scan(transfer_set, progress, stop)
@@ -126,7 +126,8 @@ def rebase(prepared: PreparedBuild) -> PreparedBuild:
 
     Raises CommitConflict where the two contradict each other.
     """
-    files, inventory = prepared.files, read_inventory(prepared.files)
+    files = prepared.files
+    inventory = read_inventory(files, [target.name for target in prepared.targets])
     try:
         check_augmentation(inventory.state, prepared.rows_declaration.get("augmentation"))
         check_targets(files, inventory, prepared.targets)

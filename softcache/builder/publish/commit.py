@@ -69,7 +69,8 @@ def publish_build(out: Writer, build: Publication, inventory: Inventory) -> Outc
         raise IncompleteCache(
             f"{files.url}: {len(missing):,} of {counted(len(build.units), 'shard')} not done; run the same build again"
         )
-    used = {f"receipts/{unit.key[:2]}" for unit in build.units if unit.key in inventory.receipts}
+    used = {f"receipts/{unit.name}" for unit in build.units if unit.key in inventory.receipts}
+    used |= {f"receipts/{unit.name}/{unit.key[:2]}" for unit in build.units if unit.key in inventory.receipts}
     previous = None if inventory.state is None else inventory.state.commit
     commits = set() if previous is None else {commit_path(previous.number).rpartition("/")[0]}
     for folder in ("receipts", *sorted(used), "commits", *commits):

@@ -56,7 +56,7 @@ def summarise(
     labels = {t.name: t.label for t in targets if t.label is not None and t.task.traits.has_label}
     kept = cache.rows.table() if labels else None
     found = []
-    for name in cache.targets:
+    for name in sorted(target.name for target in targets):
         target = cache.committed(name)
         label = labels.get(name)
         found.append(

@@ -117,14 +117,14 @@ GUARDS = [
         "pass",
         f"{VERIFY} -k parent",
     ),
-    Guard("store/state.py", "len(data) != reference.bytes", "False", f"{FORGED} -k size"),
+    Guard("store/references.py", "len(data) != reference.bytes", "False", f"{FORGED} -k size"),
     Guard(
-        "store/state.py",
+        "store/references.py",
         "not check or sha256(memoryview(data)) == reference.sha256",
         "True",
         f"{VERIFY} -k refused_when",
     ),
-    Guard("store/state.py", "except FileNotFoundError as e", "except ZeroDivisionError as e", f"{FORGED} -k gone"),
+    Guard("store/references.py", "except FileNotFoundError as e", "except ZeroDivisionError as e", f"{FORGED} -k gone"),
     Guard("store/buffers.py", "self.dtype not in DTYPES or", "", f"{FORGED} -k column_entry"),
     Guard("store/buffers.py", "or min(self.file, self.offset, self.bytes) < 0", "", f"{FORGED} -k column_entry"),
     Guard(

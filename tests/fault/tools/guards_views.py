@@ -72,7 +72,7 @@ GUARDS = [
     Guard("builder/engines/local.py", "check_draws(predictor, jobs[0])", "pass", f"{MISTAKES} -k draws"),
     Guard(
         "builder/prepare/view_records.py",
-        "shards += [(live.shard, committed) for live in inventory.live.values()]",
+        "shards += [(live.shard, committed) for live in inventory.shards(ROWS).values()]",
         "pass",
         f"{LATER} -k relabelled",
     ),
@@ -91,7 +91,7 @@ GUARDS = [
     Guard("loaders/views.py", "if unseen:", "if False:", f"{FORGED_VIEWS} -k not_recorded"),
     Guard(
         "builder/prepare/prepared.py",
-        "check_partners(files, inventory.live.values(), work.changed)",
+        "check_partners(files, inventory.shards(ROWS).values(), work.changed)",
         "pass",
         f"{LATER} -k partner",
     ),

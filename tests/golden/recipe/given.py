@@ -30,6 +30,9 @@ class Given(nn.Module):
             "seg": torch.stack([rows, rows.flip(1)], 2)[..., None],
             "found": found(rows, lengths.tolist()),
             "depth": {"values": rows, "variance": rows.nan_to_num() ** 2 + 1},
+            "tagmap": rows[:, None].expand(-1, 2, -1)[..., None].contiguous(),
+            "masked": torch.cat([rows, torch.full_like(rows[:, :1], -torch.inf)], 1),
+            "odds": torch.tensor([[0.5, 0.25, 0.25]]).repeat(len(rows), 1),
             "asked": torch.tensor([[[7.0, 2.0], [-1.0, -0.5]]], dtype=torch.float64).repeat(len(rows), 1, 1),
         }
 
