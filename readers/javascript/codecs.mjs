@@ -5,14 +5,25 @@
  */
 import { check, fromHalf } from './hashing.mjs';
 
-/** The members that each codec may have besides `name`; another one could change what columns mean. */
+const oneOf =
+  (...values) =>
+  (x) =>
+    values.includes(x);
+const atLeast = (least) => (x) => Number.isSafeInteger(x) && x >= least;
+
+/** The settings of each codec, and which values they may have; others could change what columns mean. */
 const SETTINGS = {
-  dense: ['dtype'],
-  topk: ['k', 'nodes', 'basis', 'companions'],
-  quantized: [],
-  sampled: ['draws', 'proposal'],
-  hidden: ['width', 'dtype'],
-  served: ['k'],
+  dense: { dtype: oneOf('float32', 'float16', 'bfloat16') },
+  topk: {
+    k: atLeast(1),
+    nodes: (x) => Number.isInteger(x) && Object.hasOwn(NODES, x),
+    basis: atLeast(0),
+    companions: oneOf(true, false),
+  },
+  quantized: {},
+  sampled: { draws: (x) => atLeast(1)(x) && x <= 255, proposal: (x) => x > 0 && x < Infinity },
+  hidden: { width: atLeast(1), dtype: oneOf('float16', 'int8') },
+  served: { k: atLeast(1) },
 };
 const KINDS = ['classification', 'multilabel', 'sequence', 'causal_lm', 'segmentation', 'detection'];
 const NUMBERS = ['regression', 'features'];
@@ -33,17 +44,25 @@ export const isList = (task) => LISTS.includes(task.kind);
 /** Whether values of this task are plain numbers, without a temperature. @param {{kind: string}} task */
 export const isNumbers = (task) => NUMBERS.includes(task.kind);
 
+/** Numbers of an item of each part. @param {any} task */
+const partsOf = (task) => ({ boxes: 4, scores: 1, variance: product(task.shape) });
+
 /** Refuse what section 13 says to refuse. @param {any} declaration */
 export function checkDeclaration({ task, codec, format }) {
+  const { kind, shape, activation, value_kind: valueKind } = task;
   check(['arrow', 'zarr'].includes(format), `unknown format ${format}`);
-  check([...KINDS, ...NUMBERS].includes(task.kind), `unknown kind of task ${task.kind}`);
+  check([...KINDS, ...NUMBERS].includes(kind), `unknown kind of task ${kind}`);
+  for (const part of task.parts) check(Object.hasOwn(partsOf(task), part), `unknown part ${part}`);
   check(Object.hasOwn(SETTINGS, codec.name), `unknown codec ${codec.name}`);
-  for (const member of Object.keys(codec)) {
-    check(member === 'name' || SETTINGS[codec.name].includes(member), `unknown member ${member} of codec`);
-  }
-  const dtypes = { dense: ['float32', 'float16', 'bfloat16'], hidden: ['float16', 'int8'] }[codec.name];
-  check(!dtypes || dtypes.includes(codec.dtype), `unknown dtype ${codec.dtype}`);
-  check(codec.name !== 'topk' || Object.hasOwn(NODES, codec.nodes), `unknown nodes ${codec.nodes}`);
+  const settings = SETTINGS[codec.name];
+  for (const member of Object.keys(codec))
+    check(member === 'name' || Object.hasOwn(settings, member), `unknown member ${member} of codec`);
+  for (const [member, allowed] of Object.entries(settings))
+    check(allowed(codec[member]), `unknown value ${codec[member]} of ${member}`);
+  if (isNumbers(task)) return;
+  check(['softmax', 'sigmoid'].includes(activation), `unknown activation ${activation}`);
+  check(['logits', 'log_probs', 'probs'].includes(valueKind), `unknown kind of values ${valueKind}`);
+  check(shape.every(atLeast(1)), `not a shape: ${shape}`);
 }
 
 /** @param {number[]} shape @returns {number} */
@@ -59,58 +78,57 @@ const highBits = (classes) => Math.max(0, 32 - Math.clz32(classes - 1) - 16);
 const headSize = (codec, classes) => Math.min(codec.k, classes);
 
 /**
- * One column of a shard.
- * @typedef {{name: string, dtype: string, numbers: number}} Column `numbers` is how many a row (of a
- *   list: a position) has; `dtype` is that of the stored bits, so bfloat16 is uint16
+ * The columns of a shard: of the codec, of the task, and of every target.
+ * @param {any} declaration @param {string} idType @returns {import('./storage.mjs').Spec[]}
  */
-
-/** The columns of a codec and a task's parts. @param {any} codec @param {any} task @returns {Column[]} */
-export function columnsOf(codec, task) {
+export function columnsOf({ codec, task, format }, idType) {
+  const list = isList(task);
+  check(!list || format === 'arrow', 'lists are stored in Arrow');
   const classes = task.shape[0];
   const size = product(task.shape);
-  const columns = [];
-  const add = (name, dtype, numbers) => columns.push({ name, dtype, numbers });
-  const ids = (n) => {
-    add('ids', 'uint16', n);
-    if (highBits(classes)) add('ids_high', 'uint8', highBits(classes) * Math.ceil(n / 8));
-  };
-  if (codec.name === 'dense') add('values', codec.dtype === 'bfloat16' ? 'uint16' : codec.dtype, size);
-  if (codec.name === 'quantized') add('codes', 'uint8', size);
-  if (codec.name === 'topk') {
-    const head = headSize(codec, classes);
-    const tail = classes > codec.k;
-    ids(head);
-    add('gaps', 'uint16', tail ? head : head - 1);
-    if (tail) add('sketch', 'uint16', codec.nodes + 1);
-    if (tail && codec.basis) add('shape', 'uint8', codec.basis);
-    if (tail && codec.basis) add('shape_scale', 'float16', 1);
-    if (codec.companions) {
-      add('entropy', 'float16', 1);
-      add('top1', 'int32', 1);
-      add('top1_prob', 'float16', 1);
-      add('tail_mass', 'float16', 1);
-    }
-  }
-  if (codec.name === 'sampled') {
-    ids(codec.draws);
-    add('gaps', 'uint16', codec.draws);
-    add('counts', 'uint8', codec.draws);
-  }
-  if (codec.name === 'hidden') add('hidden', codec.dtype === 'int8' ? 'uint8' : 'float16', codec.width);
-  if (codec.name === 'quantized' || codec.dtype === 'int8') add('affine', 'float32', 2);
-  if (codec.name === 'served') {
-    ids(codec.k);
-    add('log_p', 'float32', codec.k);
-  }
+  const head = headSize(codec, classes);
+  const tail = classes > codec.k;
+  const ids = (n) => [
+    ['ids', 'uint16', n],
+    ['ids_high', 'uint8', highBits(classes) * Math.ceil(n / 8)],
+  ];
+  const columns = {
+    dense: [['values', codec.dtype === 'bfloat16' ? 'uint16' : codec.dtype, size]],
+    topk: [
+      ...ids(head),
+      ['gaps', 'uint16', tail ? head : head - 1],
+      ['sketch', 'uint16', tail && codec.nodes + 1],
+      ['shape', 'uint8', tail && codec.basis],
+      ['shape_scale', 'float16', tail && codec.basis > 0],
+      ['entropy', 'float16', codec.companions],
+      ['top1', 'int32', codec.companions],
+      ['top1_prob', 'float16', codec.companions],
+      ['tail_mass', 'float16', codec.companions],
+    ],
+    quantized: [
+      ['codes', 'uint8', size],
+      ['affine', 'float32', 2],
+    ],
+    sampled: [...ids(codec.draws), ['gaps', 'uint16', codec.draws], ['counts', 'uint8', codec.draws]],
+    hidden: [
+      ['hidden', codec.dtype === 'int8' ? 'uint8' : 'float16', codec.width],
+      ['affine', 'float32', codec.dtype === 'int8' && 2],
+    ],
+    served: [...ids(codec.k), ['log_p', 'float32', codec.k]],
+  }[codec.name];
   // Only these store each place of a map as an item; dense and quantized store the map as it is.
   const places = ['topk', 'sampled'].includes(codec.name) ? placesOf(task) : 1;
-  for (const column of columns) column.numbers *= places;
-  const parts = { boxes: 4, scores: 1, variance: size };
-  for (const part of task.parts) {
-    check(Object.hasOwn(parts, part), `unknown part ${part}`);
-    add(part, 'float32', parts[part]);
-  }
-  return columns;
+  const specs = columns.map(([name, dtype, n]) => ({ name, dtype, numbers: n * places, list }));
+  for (const part of task.parts)
+    specs.push({ name: part, dtype: 'float32', numbers: partsOf(task)[part], list });
+  for (const name of task.kind === 'causal_lm' ? ['input_ids', 'positions'] : [])
+    specs.push({ name, dtype: 'int32', numbers: 1, list });
+  const [valid, view] = [format === 'zarr' ? 'uint8' : 'bit', 'int32'];
+  const id = idType === 'string' ? { dtype: 'bytes', list: true } : { dtype: 'int64' };
+  specs.push({ name: 'valid', dtype: valid, numbers: 1 });
+  if (format === 'arrow') specs.push({ name: 'sample_id', numbers: 1, ...id });
+  specs.push({ name: 'view', dtype: view, numbers: 1 });
+  return specs.filter(({ numbers }) => numbers > 0);
 }
 
 // ------------------------------------------------------------------------------- numbers

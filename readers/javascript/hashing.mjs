@@ -34,10 +34,10 @@ export class Float {
 const NUMBER = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
 const SPACE = /[ \t\n\r]*/y;
 /** Lists and objects in one another; more would overflow the stack. */
-const DEPTH = 1000;
+const DEPTH = 500;
 
 /**
- * Parse JSON strictly: no member twice, no NaN or Infinity, no byte order mark.
+ * Parse JSON strictly: no member twice, no NaN or Infinity, no byte order mark, no half of a surrogate pair.
  * @param {string} text
  * @param {boolean} [exact] keep floats as `Float`, so that the value can be written canonically
  * @returns {any} objects have no prototype; integers beyond 2^53 are BigInt
@@ -62,23 +62,23 @@ export function parseJson(text, exact = false) {
     need(text[at] === '"');
     let end = at + 1;
     while (end < text.length && text[end] !== '"') end += text[end] === '\\' ? 2 : 1;
-    const token = text.slice(at, end + 1);
+    let found;
     try {
-      at = end + 1;
-      return JSON.parse(token);
+      found = JSON.parse(text.slice(at, end + 1));
     } catch (error) {
-      throw new CacheError(`not JSON before character ${at}`, { cause: error });
+      throw new CacheError(`not JSON at character ${at}`, { cause: error });
     }
+    need(found.isWellFormed());
+    at = end + 1;
+    return found;
   };
   const number = () => {
     const found = match(NUMBER);
     need(found);
-    if (found[1] === undefined && found[2] === undefined) {
-      const value = Number(found[0]);
-      return Number.isSafeInteger(value) ? value + 0 : BigInt(found[0]);
-    }
     const value = Number(found[0]);
     check(Number.isFinite(value), `${found[0]} is not a float64`);
+    if (found[1] === undefined && found[2] === undefined)
+      return Number.isSafeInteger(value) ? value + 0 : BigInt(found[0]);
     return exact ? new Float(value) : value;
   };
   const value = (depth) => {
@@ -177,12 +177,8 @@ export function crc32c(bytes) {
 /** Bytes of a block whose CRC-32C is recorded (section 6). */
 export const BLOCK = 262144;
 
-/** The CRC-32C of each block. @param {Uint8Array} bytes @returns {number[]} */
-export function blockChecksums(bytes) {
-  const blocks = [];
-  for (let at = 0; at < bytes.length; at += BLOCK) blocks.push(crc32c(bytes.subarray(at, at + BLOCK)));
-  return blocks;
-}
+/** The CRC-32C of a block. @param {Uint8Array} bytes @param {number} i its number */
+export const blockChecksum = (bytes, i) => crc32c(bytes.subarray(i * BLOCK, (i + 1) * BLOCK));
 
 /** The hash in the name of a Zarr shard. @param {{path: string, sha256: string}[]} files paths inside it */
 export function listingHash(files) {
@@ -235,27 +231,25 @@ function int32(value) {
   return bytes;
 }
 
-const WRITERS = {
-  int8: [1, (view, at, x) => view.setInt8(at, Number(x))],
-  int16: [2, (view, at, x) => view.setInt16(at, Number(x), true)],
-  int32: [4, (view, at, x) => view.setInt32(at, Number(x), true)],
-  int64: [8, (view, at, x) => view.setBigInt64(at, BigInt(x), true)],
-  uint8: [1, (view, at, x) => view.setUint8(at, Number(x))],
-  uint16: [2, (view, at, x) => view.setUint16(at, Number(x), true)],
-  uint32: [4, (view, at, x) => view.setUint32(at, Number(x), true)],
-  uint64: [8, (view, at, x) => view.setBigUint64(at, BigInt(x), true)],
-  float16: [2, (view, at, x) => view.setUint16(at, toHalf(x), true)],
-  float32: [4, (view, at, x) => view.setFloat32(at, x, true)],
-  float64: [8, (view, at, x) => view.setFloat64(at, x, true)],
+/** How numbers lie in files and hashes, on a little-endian machine; float16 is its bits. */
+export const ARRAYS = {
+  int8: Int8Array,
+  int16: Int16Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  uint8: Uint8Array,
+  uint16: Uint16Array,
+  uint32: Uint32Array,
+  uint64: BigUint64Array,
+  float16: Uint16Array,
+  float32: Float32Array,
+  float64: Float64Array,
 };
 
-/** @param {string} dtype @param {ArrayLike<number | bigint>} values @returns {Buffer} */
+/** @param {string} dtype @param {(number | bigint | boolean)[]} values @returns {Buffer} booleans as bytes */
 function numberBytes(dtype, values) {
-  const [size, write] = WRITERS[dtype];
-  const bytes = Buffer.alloc(size * values.length);
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  for (let i = 0; i < values.length; i++) write(view, i * size, values[i]);
-  return bytes;
+  const convert = dtype === 'float16' ? toHalf : dtype.endsWith('int64') ? BigInt : Number;
+  return Buffer.from((ARRAYS[dtype] ?? Uint8Array).from(values, (x) => convert(x)).buffer);
 }
 
 // -------------------------------------------------------------------------- content hashes
@@ -272,15 +266,11 @@ export function stringBytes(text) {
   return Buffer.concat([word(bytes.length), bytes]);
 }
 
+const tagged = (tag, ...rest) => Buffer.concat([Buffer.from(tag), ...rest]);
+
 /** An array: dtype, dimensions, values. @param {string} dtype @param {number[]} shape @param {Buffer} values */
 function arrayBytes(dtype, shape, values) {
-  return Buffer.concat([
-    Buffer.from('a'),
-    stringBytes(dtype),
-    word(shape.length),
-    ...shape.map(word),
-    values,
-  ]);
+  return tagged('a', stringBytes(dtype), word(shape.length), ...shape.map(word), values);
 }
 
 /** The innermost type and the shape of a list, with null for a length that varies. @param {Type} type */
@@ -293,7 +283,6 @@ function dimensions(type) {
 /** A value as a content hash takes it. @param {Type} type @param {any} value @returns {Buffer} */
 export function encodeValue(type, value) {
   if (value === null || value === undefined) return Buffer.from('n');
-  const tagged = (tag, ...rest) => Buffer.concat([Buffer.from(tag), ...rest]);
   if (type.kind === 'bool') return tagged('b', Buffer.from([value ? 1 : 0]));
   if (type.kind === 'string') return tagged('s', stringBytes(value));
   if (type.kind === 'bytes') return tagged('y', word(value.length), value);
@@ -302,7 +291,7 @@ export function encodeValue(type, value) {
     const bytes = numberBytes(type.kind, [value]);
     return tagged('f', Buffer.from([bytes.length]), bytes);
   }
-  if (type.kind in WRITERS) return tagged(BigInt(value) >= 1n << 63n ? 'u' : 'i', word(value));
+  if (type.kind in ARRAYS) return tagged(BigInt(value) >= 1n << 63n ? 'u' : 'i', word(value));
   if (type.kind === 'struct') {
     const fields = [...type.fields].sort((a, b) => byCodePoint(a.name, b.name));
     const parts = fields.map((f) => Buffer.concat([stringBytes(f.name), encodeValue(f.type, value[f.name])]));
@@ -310,7 +299,7 @@ export function encodeValue(type, value) {
   }
   check(type.kind === 'list', `${type.kind} has no encoding`);
   const { shape, dtype } = dimensions(type);
-  if (dtype in WRITERS && !shape.slice(1).includes(null)) {
+  if (dtype in ARRAYS && !shape.slice(1).includes(null)) {
     const numbers = value.flat(shape.length - 1);
     const missing = numbers.some((x) => x === null || x === undefined);
     if (!missing) return arrayBytes(dtype, [value.length, ...shape.slice(1)], numberBytes(dtype, numbers));
@@ -325,10 +314,7 @@ export function contentHash(columns) {
 }
 
 /** A sample id as the keys hash takes it. @param {bigint | string} id */
-function idBytes(id) {
-  if (typeof id === 'string') return Buffer.concat([Buffer.from('s'), stringBytes(id)]);
-  return Buffer.concat([Buffer.from('i'), word(id)]);
-}
+const idBytes = (id) => (typeof id === 'string' ? tagged('s', stringBytes(id)) : tagged('i', word(id)));
 
 /**
  * The keys hash of a fragment.
@@ -336,12 +322,8 @@ function idBytes(id) {
  * @param {number} firstView @param {number} views how many @returns {string}
  */
 export function keysHash(samples, firstView, views) {
-  const parts = [];
-  for (const { id, content } of samples) {
-    for (let view = firstView; view < firstView + views; view++)
-      parts.push(idBytes(id), int32(view), content);
-  }
-  return sha256(Buffer.concat(parts));
+  const all = Array.from({ length: views }, (_, i) => int32(firstView + i));
+  return sha256(...samples.flatMap(({ id, content }) => all.flatMap((view) => [idBytes(id), view, content])));
 }
 
 /** @param {string} name of a target @param {any} declaration parsed exactly @returns {string} */
@@ -357,6 +339,12 @@ export function targetFingerprint(name, declaration) {
 export function unitKey(keys, fingerprint, rows) {
   const more = rows ? [sha256(Buffer.from(rows.kept.join(''), 'hex')), rows.split] : [];
   return sha256(canonicalJson(['softcache', 1, keys, fingerprint, ...more]));
+}
+
+/** What identifies a tokenizer. @param {[number, string, boolean][]} mapping id, token, whether it was added */
+export function tokenizerHash(mapping) {
+  const order = ([a, s], [b, t]) => a - b || byCodePoint(s, t);
+  return sha256(canonicalJson([...mapping].sort(order)));
 }
 
 // -------------------------------------------------------------------------- index, views
@@ -398,14 +386,12 @@ export function viewSeed(seed, id, view) {
 export function viewCheck(parts) {
   const sorted = [...parts].sort((a, b) => byCodePoint(a.name, b.name));
   const encode = (withValues) => {
-    const pieces = sorted.map((part) => {
-      const values = withValues && part.values ? numberBytes(part.dtype, part.values) : Buffer.alloc(0);
-      const value = part.values
-        ? arrayBytes(part.dtype, part.shape, values)
-        : encodeValue({ kind: 'string' }, part.text);
-      return Buffer.concat([stringBytes(part.name), value]);
+    const pieces = sorted.map(({ name, text, dtype, shape, values }) => {
+      const numbers = numberBytes(dtype ?? '', (withValues && values) || []);
+      const value = values ? arrayBytes(dtype, shape, numbers) : tagged('s', stringBytes(text));
+      return Buffer.concat([stringBytes(name), value]);
     });
-    return Buffer.concat([Buffer.from('view'), ...pieces]);
+    return tagged('view', ...pieces);
   };
   const result = Buffer.alloc(8);
   result.writeUInt32LE(crc32c(encode(true)), 0);

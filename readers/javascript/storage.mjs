@@ -1,21 +1,10 @@
 /**
- * Files of a cache on a local disk, and the shards in them: sections 1, 4 and 14 of docs/format.md.
+ * Files of a cache on a local disk, and the shards in them: sections 1, 4, 6 and 14 of docs/format.md.
  * Nothing is used before it has been compared with what the commit says of it.
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { DataType, tableFromIPC } from 'apache-arrow';
-import * as zarr from 'zarrita';
-import {
-  blockChecksums,
-  CacheError,
-  check,
-  crc32c,
-  listingHash,
-  parseJson,
-  sha256,
-  utf8,
-} from './hashing.mjs';
+import { ARRAYS, blockChecksum, BLOCK, CacheError, check, crc32c, parseJson, sha256, utf8 } from './hashing.mjs';
 
 /** The largest JSON document, in bytes. */
 export const JSON_LIMIT = 256 * 2 ** 20;
@@ -27,7 +16,7 @@ const ENDING = 83;
 export function checkPath(name) {
   const segments = String(name).split('/');
   check(!segments.some((s) => s === '' || s === '.' || s === '..'), `not a path in a cache: ${name}`);
-  check(typeof name === 'string' && !/[\p{Cc}\\:%?#*[\]]/u.test(name), `not a path in a cache: ${name}`);
+  check(typeof name === 'string' && !/[\0-\x1f\x7f\\:%?#*[\]]/.test(name), `not a path in a cache: ${name}`);
 }
 
 /**
@@ -62,22 +51,23 @@ export function readFile(root, name, { bytes, limit = Infinity } = {}) {
  * @typedef {{path: string, bytes: number, sha256: string, blocks?: number[]}} File
  */
 
-/** Read a file and compare its blocks. @param {string} root @param {File} file @returns {Buffer} */
+/**
+ * Read a file and compare its blocks.
+ * @param {string} root @param {File} file @returns {Buffer} of a Zarr chunk the values, without its CRC
+ */
 export function readBlocks(root, file) {
   const bytes = readFile(root, file.path, file);
-  // A Zarr chunk ends with its own CRC, which its blocks leave out.
   const chunk = /\.zarr\/.*\/c\//.test(file.path);
   check(!chunk || bytes.length > 4, `${file.path} is empty`);
   const data = chunk ? bytes.subarray(0, -4) : bytes;
-  // The library that reads Zarr drops this CRC without a look at it.
-  check(
-    !chunk || bytes.readUInt32LE(data.length) === crc32c(data),
-    `${file.path} is damaged: it has another CRC`,
-  );
-  const blocks = blockChecksums(data);
-  const same = blocks.length === file.blocks.length && blocks.every((crc, i) => crc === file.blocks[i]);
-  check(same, `${file.path} is damaged: a block has another checksum`);
-  return bytes;
+  const crc = !chunk || bytes.readUInt32LE(data.length) === crc32c(data);
+  check(crc, `${file.path} is damaged: it has another CRC`);
+  // Without its CRC, a chunk may have a last block of no bytes.
+  const [least, most] = [data, bytes].map(({ length }) => Math.ceil(length / BLOCK));
+  const same = file.blocks.every((expected, i) => blockChecksum(data, i) === expected);
+  const whole = file.blocks.length >= least && file.blocks.length <= most;
+  check(same && whole, `${file.path} is damaged: a block has another checksum`);
+  return data;
 }
 
 /** Read a file and compare its SHA-256. @param {string} root @param {File} file @returns {Buffer} */
@@ -99,317 +89,294 @@ export function parseDocument(bytes, name) {
 
 // --------------------------------------------------------------------------------- Arrow
 
-/** The position of a field of a flatbuffer's table, or 0 if it is absent. */
-function field(view, table, index) {
-  const vtable = table - view.getInt32(table, true);
-  const slot = 4 + 2 * index;
-  const offset = slot < view.getUint16(vtable, true) ? view.getUint16(vtable + slot, true) : 0;
-  return offset && table + offset;
-}
-
-/** Follow an offset of a flatbuffer. */
-const follow = (view, at) => at + view.getUint32(at, true);
-
-/**
- * Refuse a batch that is compressed, has nulls, has buffers outside its body, or is longer than its body
- * has bits, so that nothing makes us allocate more than a small multiple of the file.
- */
-function checkBatch(view, batch, bodyLength) {
-  check(field(view, batch, 3) === 0, 'it is compressed');
-  const structs = (index) => {
-    const at = field(view, batch, index);
-    const vector = at && follow(view, at);
-    const words = (i) => [0, 8].map((k) => Number(view.getBigInt64(vector + 4 + 16 * i + k, true)));
-    return Array.from({ length: at && view.getUint32(vector, true) }, (_, i) => words(i));
-  };
-  const rows = field(view, batch, 0);
-  const limit = rows ? Number(view.getBigInt64(rows, true)) : 0;
-  for (const [length, nulls] of [[limit, 0], ...structs(1)]) {
-    check(nulls === 0, 'it has nulls');
-    check(length >= 0 && length <= 8 * bodyLength, 'a column is longer than its batch');
+/** A table of a flatbuffer, which is what Arrow's messages are made of. Absent numbers are 0. */
+class Table {
+  constructor(view, at) {
+    this.view = view;
+    this.at = at;
   }
-  for (const [start, length] of structs(2)) {
-    check(start >= 0 && length >= 0 && start + length <= bodyLength, 'a buffer lies outside its batch');
+
+  /** Where a field lies, or 0 if it is absent. @param {number} index */
+  where(index) {
+    const vtable = this.at - this.view.getInt32(this.at, true);
+    const slot = 4 + 2 * index;
+    const offset = slot < this.view.getUint16(vtable, true) ? this.view.getUint16(vtable + slot, true) : 0;
+    return offset && this.at + offset;
+  }
+
+  number(index, getter) {
+    const at = this.where(index);
+    return at && Number(this.view[getter](at, true));
+  }
+
+  follow(at) {
+    return at && at + this.view.getUint32(at, true);
+  }
+
+  table(index) {
+    return new Table(this.view, this.follow(this.where(index)));
+  }
+
+  /** Where the items of a list lie. @param {number} index @param {number} size of an item, in bytes */
+  list(index, size) {
+    const start = this.follow(this.where(index));
+    const length = start && this.view.getUint32(start, true);
+    check(start + 4 + length * size <= this.view.byteLength, 'a list is longer than its bytes');
+    return Array.from({ length }, (_, i) => start + 4 + i * size);
+  }
+
+  tables(index) {
+    return this.list(index, 4).map((at) => new Table(this.view, this.follow(at)));
+  }
+
+  bytes(index) {
+    const start = this.follow(this.where(index));
+    const length = start && this.view.getUint32(start, true);
+    return Buffer.from(this.view.buffer, this.view.byteOffset + start + 4, length);
   }
 }
 
-/**
- * Refuse a schema, or a field of one, with longer lists than its bytes can hold: the library would believe
- * them, and a small file would take minutes and gigabytes.
- * @param {number[]} lists where children and metadata are among the table's fields
- * @param {{left: number}} budget entries that the rest may have
- */
-function checkLists(view, table, [children, metadata], budget) {
-  const lists = [children, metadata]
-    .map((index) => field(view, table, index))
-    .map((at) => at && follow(view, at));
-  const [fields, entries] = lists.map((vector) => (vector ? view.getUint32(vector, true) : 0));
-  budget.left -= fields + entries;
-  check(budget.left >= 0, 'its schema is longer than its bytes');
-  for (let i = 1; i <= fields; i++) checkLists(view, follow(view, lists[0] + 4 * i), [5, 6], budget);
-}
-
-/**
- * Look at the messages of an Arrow stream before any of them is read: a schema, possibly dictionaries,
- * one uncompressed record batch, and the end, which nothing follows.
- * @param {Buffer} bytes
- */
-function checkStream(bytes) {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const types = [];
-  for (let at = 0; ;) {
-    check(view.getUint32(at, true) === 0xffffffff, 'not an Arrow stream');
-    const size = view.getInt32(at + 4, true);
+/** The messages of an Arrow stream: each one's type, header and body. @param {Buffer} bytes */
+function messagesOf(bytes) {
+  const messages = [];
+  let at = 0;
+  for (let size = 1; size !== 0; ) {
+    check(bytes.readUInt32LE(at) === 0xffffffff, 'not an Arrow stream');
+    size = bytes.readInt32LE(at + 4);
     at += 8;
-    if (size === 0) {
-      check(at === bytes.length, 'something follows the end of the stream');
-      break;
-    }
-    check(size > 0 && at + size <= bytes.length, 'it is cut off');
-    const message = follow(view, at);
-    const type = view.getUint8(field(view, message, 1));
-    const header = follow(view, field(view, message, 2));
-    const body = field(view, message, 3);
-    const bodyLength = body && Number(view.getBigInt64(body, true));
-    check(bodyLength >= 0 && at + size + bodyLength <= bytes.length, 'it is cut off');
-    if (type === 1) checkLists(view, header, [1, 2], { left: size });
-    const metadata = field(view, message, 4);
-    check(!metadata || view.getUint32(follow(view, metadata), true) <= size, 'it is cut off');
-    if (type === 3) checkBatch(view, header, bodyLength);
-    if (type === 2) checkBatch(view, follow(view, field(view, header, 1)), bodyLength);
-    types.push(type);
-    at += size + bodyLength;
+    check(size >= 0 && at + size <= bytes.length, 'it is cut off');
+    if (size === 0) continue;
+    const view = new DataView(bytes.buffer, bytes.byteOffset + at, size);
+    const message = new Table(view, view.getUint32(0, true));
+    const length = message.number(3, 'getBigInt64');
+    const body = bytes.subarray(at + size, at + size + length);
+    check(length >= 0 && body.length === length, 'it is cut off');
+    messages.push({ type: message.number(1, 'getUint8'), header: message.table(2), body });
+    at += size + length;
   }
-  check(/^1(2)*3$/.test(types.join('')), 'not a stream of one record batch');
+  check(at === bytes.length, 'something follows the end of the stream');
+  return messages;
 }
 
-/** Refuse offsets of lists and strings that would read outside their items, at any level. @param {any} data Arrow */
-function checkOffsets(data) {
-  const isList = DataType.isList(data.type);
-  if (data.length && (isList || DataType.isUtf8(data.type) || DataType.isBinary(data.type))) {
-    const offsets = data.valueOffsets;
-    const items = isList ? data.children[0].length : data.values.length;
-    let ok = offsets.length > data.length && offsets[0] >= 0 && offsets[data.length] <= items;
-    for (let i = 0; ok && i < data.length; i++) ok = offsets[i] <= offsets[i + 1];
-    check(ok, 'offsets of a column are wrong');
+/** Numbers as they lie in a file, which the machine must have in the same (little-endian) order. */
+function typed(dtype, bytes) {
+  const Type = { bit: Uint8Array, bytes: Uint8Array }[dtype] ?? ARRAYS[dtype];
+  check(Type && bytes.length % Type.BYTES_PER_ELEMENT === 0, `a buffer does not hold ${dtype}`);
+  const aligned = bytes.byteOffset % Type.BYTES_PER_ELEMENT ? Uint8Array.from(bytes) : bytes;
+  return new Type(aligned.buffer, aligned.byteOffset, bytes.length / Type.BYTES_PER_ELEMENT);
+}
+
+/** Refuse offsets that would read outside the items. @param {Int32Array} offsets @param {number} items */
+function checkOffsets(offsets, items) {
+  const ascending = offsets.every((end, i) => end >= (i ? offsets[i - 1] : 0));
+  check(ascending && (offsets.at(-1) ?? 0) <= items, 'offsets of a column are wrong');
+}
+
+/** Arrow's numbers of the types that tables, manifests and the index have. */
+const [INT, FLOAT, UTF8, BOOL, LIST, STRUCT, FIXED_BINARY, FIXED_LIST] = [2, 3, 5, 6, 12, 13, 15, 16];
+
+/**
+ * A column of an Arrow file: `at` gives the value of a row; hashes are hexadecimal digits. Columns of
+ * numbers have `values`, `width` of them a row.
+ * @typedef {{length: number, at: (row: number) => any, dtype?: string, values?: any, width?: number}} Column
+ */
+
+/**
+ * @param {Table} field of a schema @param {Iterator<number[]>} nodes @param {Iterator<number[]>} buffers
+ * @param {Buffer} body @returns {Column}
+ */
+function readColumn(field, nodes, buffers, body) {
+  const [length] = nodes.next().value;
+  const take = (dtype, size) => {
+    const [offset] = buffers.next().value;
+    const inside = offset >= 0 && size >= 0 && offset + size <= body.length;
+    check(inside, 'a buffer lies outside its batch');
+    return typed(dtype, body.subarray(offset, offset + size));
+  };
+  const child = (f) => readColumn(f, nodes, buffers, body);
+  const takeOffsets = () => take('int32', length && 4 * (length + 1));
+  take('bit', 0); // of missing values, which there are none of
+  const kind = field.number(2, 'getUint8');
+  const type = field.table(3);
+  if (kind === INT || kind === FLOAT) {
+    const precision = type.number(0, 'getInt16');
+    const bits = kind === INT ? type.number(0, 'getInt32') : [16, 32, 64][precision];
+    const dtype = `${kind === FLOAT ? 'float' : type.number(1, 'getUint8') ? 'int' : 'uint'}${bits}`;
+    const values = take(dtype, (length * bits) / 8);
+    const at = (i) => {
+      check(Number.isSafeInteger(Number(values[i])) || kind === FLOAT, `${values[i]} is too large`);
+      return Number(values[i]);
+    };
+    return { length, at, dtype, values, width: 1 };
   }
-  data.children.forEach(checkOffsets);
+  if (kind === BOOL) {
+    const bits = take('bit', Math.ceil(length / 8));
+    return { length, at: (i) => ((bits[i >> 3] >> (i & 7)) & 1) === 1 };
+  }
+  if (kind === UTF8) {
+    const offsets = takeOffsets();
+    const data = take('bytes', offsets.at(-1) ?? 0);
+    checkOffsets(offsets, data.length);
+    return { length, at: (i) => utf8(data.subarray(offsets[i], offsets[i + 1])) };
+  }
+  if (kind === FIXED_BINARY) {
+    const size = type.number(0, 'getInt32');
+    const data = take('bytes', length * size);
+    return { length, at: (i) => Buffer.from(data.subarray(i * size, (i + 1) * size)).toString('hex') };
+  }
+  if (kind === LIST) {
+    const offsets = takeOffsets();
+    const items = child(field.tables(5)[0]);
+    checkOffsets(offsets, items.length);
+    const size = (i) => ({ length: offsets[i + 1] - offsets[i] });
+    return { length, at: (i) => Array.from(size(i), (_, j) => items.at(offsets[i] + j)) };
+  }
+  if (kind === FIXED_LIST) {
+    const width = type.number(0, 'getInt32');
+    const items = child(field.tables(5)[0]);
+    check(width > 0 && items.length === width * length, 'lists of a column are cut off');
+    return { ...items, length, width };
+  }
+  check(kind === STRUCT, `a column has the type ${kind}`);
+  const members = field.tables(5).map((f) => [f.bytes(0).toString(), child(f)]);
+  check(members.length && members.every(([, m]) => m.length === length), 'members differ in length');
+  return { length, at: (i) => Object.fromEntries(members.map(([name, m]) => [name, m.at(i)])) };
 }
 
 /**
+ * An Arrow stream of a schema and one uncompressed record batch without nulls.
  * @param {Buffer} bytes @param {string} name for messages
- * @returns {{rows: number, metadata: Map<string, string>, columns: Map<string, any>, table: any}} columns
- *   are Arrow `Data`
+ * @param {boolean} [decode] whether to read its columns, whose types must then be known
+ * @returns {{rows: number, metadata: (key: string) => string, columns: Map<string, Column>}}
  */
-export function parseArrow(bytes, name) {
+export function parseArrow(bytes, name, decode = true) {
   try {
-    checkStream(bytes);
-    const table = tableFromIPC(bytes);
-    const fields = table.schema.fields;
-    const batch = table.batches[0].data;
-    const columns = new Map(fields.map((f, i) => [f.name, batch.children[i]]));
-    check(columns.size === fields.length, 'two columns have one name');
+    const messages = messagesOf(bytes);
+    check(messages.map(({ type }) => type).join() === '1,3', 'not a stream of one record batch');
+    const [{ header: schema }, { header: batch, body }] = messages;
+    check(batch.where(3) === 0, 'it is compressed');
+    const word = (at) => Number(batch.view.getBigInt64(at, true));
+    const [nodes, buffers] = [1, 2].map((i) => batch.list(i, 16).map((at) => [word(at), word(at + 8)]));
     check(
-      batch.children.every((child) => child.length === batch.length),
-      'columns differ in length',
+      nodes.every(([, nulls]) => nulls === 0),
+      'it has nulls',
     );
-    checkOffsets(batch);
-    return { rows: batch.length, metadata: table.schema.metadata, columns, table };
+    const fields = schema.tables(1);
+    const columns = new Map(fields.map((field) => [field.bytes(0).toString(), field]));
+    check(columns.size === fields.length, 'two columns have one name');
+    const rows = batch.number(0, 'getBigInt64');
+    if (decode) {
+      const iterators = [nodes.values(), buffers.values()];
+      for (const [key, field] of columns) columns.set(key, readColumn(field, ...iterators, body));
+      const equal = [...columns.values()].every(({ length }) => length === rows);
+      check(equal && columns.size, 'columns differ in length');
+    }
+    const metadata = (key) => {
+      const entry = schema.tables(2).find((e) => e.bytes(0).equals(Buffer.from(key)));
+      check(entry, `it has no metadata ${key}`);
+      return utf8(entry.bytes(1));
+    };
+    return { rows, metadata, columns };
   } catch (error) {
-    // Offsets outside the file make DataView or the library throw, which is a refusal as well.
+    // Offsets outside the file make DataView throw, which is a refusal as well.
     throw new CacheError(`${name}: ${error.message}`, { cause: error });
   }
 }
 
-/** The rows of a table as objects; hashes as hexadecimal digits. @param {any} table */
-export function records(table) {
-  const plain = (value) => {
-    if (typeof value === 'bigint') {
-      check(Number.isSafeInteger(Number(value)), `${value} is too large`);
-      return Number(value);
-    }
-    if (value === null || typeof value !== 'object') return value;
-    if (value instanceof Uint8Array) return Buffer.from(value).toString('hex');
-    if (
-      typeof value.toJSON === 'function' &&
-      !Array.isArray(value) &&
-      !(Symbol.isConcatSpreadable in value)
-    ) {
-      return Object.fromEntries(Object.entries(value.toJSON()).map(([k, v]) => [k, plain(v)]));
-    }
-    return Array.from(value, plain);
-  };
-  return Array.from(table, plain);
-}
-
-/** The dtype of a column of plain numbers. @param {any} type Arrow */
-function dtypeOf(type) {
-  if (DataType.isInt(type)) return `${type.isSigned ? '' : 'u'}int${type.bitWidth}`;
-  return DataType.isFloat(type) ? `float${[16, 32, 64][type.precision]}` : String(type);
-}
+// -------------------------------------------------------------------------------- shards
 
 /**
- * The raw numbers of a column.
- * @param {any} data Arrow
- * @returns {{values: any, dtype: string, width: number, offsets: Int32Array | null}} `width` numbers a row,
- *   or, if `offsets` says where each row's items are, a position
+ * What a column of a shard must be. `numbers` is how many a row (of a list: an item) has, and `dtype` that
+ * of the stored bits, so bfloat16 is uint16. Strings and bytes are lists of the dtype `bytes`.
+ * @typedef {{name: string, dtype: string, numbers: number, list?: boolean}} Spec
  */
-export function numbersOf(data) {
-  let offsets = null;
-  let width = 1;
-  if (DataType.isList(data.type)) {
-    offsets = data.valueOffsets;
-    data = data.children[0];
-  }
-  let length = data.length;
-  if (DataType.isFixedSizeList(data.type)) {
-    width = data.type.listSize;
-    length *= width;
-    data = data.children[0];
-  }
-  check(data.values.length >= length, 'a column is cut off');
-  return { values: data.values, dtype: dtypeOf(data.type), width, offsets };
-}
 
-/** The bytes of each row of a column of strings or bytes. @param {any} data Arrow */
-export function binaryOf(data) {
-  const offsets = data.valueOffsets;
-  return Array.from({ length: data.length }, (_, i) => data.values.subarray(offsets[i], offsets[i + 1]));
-}
-
-/** The sample ids of a column: BigInt or string. @param {any} data Arrow @param {string} idType */
-export function idsOf(data, idType) {
-  check(data, 'it has no sample ids');
-  if (idType === 'string') {
-    check(DataType.isUtf8(data.type), 'sample ids are not strings');
-    return binaryOf(data).map(utf8);
-  }
-  const { values, dtype } = numbersOf(data);
-  check(dtype === 'int64', 'sample ids are not int64');
-  return values.subarray(0, data.length);
-}
+/** What a manifest calls the numbers of a column. @param {Spec} spec */
+const bufferOf = ({ name, dtype }) => (dtype === 'bytes' ? `${name}.data` : name);
 
 /**
- * A shard of any target but `rows`.
- * @typedef {object} Shard
- * @property {any} self what it says about itself
- * @property {Uint8Array} valid 0 or 1 for each row
- * @property {ArrayLike<bigint | string>} ids
- * @property {Int32Array} views
- * @property {Map<string, {values: any, dtype: string, width: number, offsets: Int32Array | null}>} columns
+ * Refuse a shard whose columns are not those that `specs` asks for, or lie outside their files.
+ * @param {any} record of the manifest @param {number} rows of the file @param {Spec[]} specs
  */
-
-/** @param {string} root @param {any} record of the manifest @param {string} idType @returns {Shard} */
-export function readArrowShard(root, record, idType) {
-  check(record.files.length === 1, 'an Arrow shard is one file');
-  const file = record.files[0];
-  const { rows, metadata, columns } = parseArrow(readBlocks(root, file), file.path);
-  const valid = columns.get('valid');
-  check(
-    rows === record.rows && valid && DataType.isBool(valid.type),
-    `${file.path} has no column valid of its rows`,
-  );
-  const numbers = [...columns].filter(([name]) => !['valid', 'sample_id'].includes(name));
-  const raw = new Map(numbers.map(([name, data]) => [name, numbersOf(data)]));
-  check(raw.get('view')?.dtype === 'int32', `${file.path} has no column view`);
-  return {
-    self: parseJson(metadata.get('softcache') ?? 'null'),
-    valid: Uint8Array.from({ length: rows }, (_, i) => (valid.values[i >> 3] >> (i & 7)) & 1),
-    ids: idsOf(columns.get('sample_id'), idType),
-    views: raw.get('view').values,
-    columns: raw,
-  };
+export function checkColumns({ files, columns }, rows, specs) {
+  for (const { name, file, offset, bytes } of columns) {
+    const inside = offset >= 0 && bytes >= 0 && offset + bytes <= files[file]?.bytes;
+    check(inside, `the column ${name} lies outside its file`);
+  }
+  for (const spec of specs) {
+    const { name, dtype, numbers, list } = spec;
+    const found = (wanted) => columns.find((column) => column.name === wanted);
+    const size = { bit: 1 / 8, bytes: 1 }[dtype] ?? ARRAYS[dtype].BYTES_PER_ELEMENT;
+    const { dtype: actual, bytes } = found(bufferOf(spec)) ?? {};
+    const fits = list ? bytes % (numbers * size) === 0 : bytes === Math.ceil(rows * numbers * size);
+    check(actual === dtype && fits, `the column ${name} is missing or has another type or size`);
+    const offsets = list && found(`${name}.offsets`);
+    const right = !list || (offsets?.dtype === 'int32' && offsets.bytes === 4 * (rows + 1));
+    check(right, `the offsets of ${name} are missing or have another type or size`);
+  }
 }
 
-// ---------------------------------------------------------------------------------- Zarr
-
-const SIZES = { bool: 1, uint8: 1, uint16: 2, float16: 2, int32: 4, float32: 4, int64: 8 };
-
-/** Refuse an array that is compressed, has several chunks, or is larger than its chunk. */
-function checkArray(name, meta, chunk) {
-  const codecs = meta.codecs.map((codec) => codec.name).join(' ');
-  const serializer = meta.data_type === 'string' ? 'vlen-utf8' : 'bytes';
-  check(codecs === `${serializer} crc32c`, `the array ${name} has the codecs ${codecs}`);
-  const endian = meta.codecs[0].configuration?.endian ?? 'little';
-  check(endian === 'little', `the array ${name} is not little-endian`);
-  const { chunk_shape: chunks } = meta.chunk_grid.configuration;
-  check(String(chunks) === String(meta.shape), `the array ${name} is not one chunk`);
-  check(chunk, `the chunk of ${name} is missing`);
-  if (serializer === 'vlen-utf8') return;
-  const bytes = meta.shape.reduce((a, b) => a * b, SIZES[meta.data_type]);
-  check(chunk.length === bytes + 4, `the chunk of ${name} has another size than its shape`);
+/** The bytes of each row of a column of strings or bytes. */
+export function binaryOf({ values, offsets }) {
+  return Array.from({ length: offsets.length - 1 }, (_, i) => values.subarray(offsets[i], offsets[i + 1]));
 }
 
-/**
- * The strings of a chunk: their number, then each one's length and UTF-8. (The library takes a byte order
- * mark at the start of a string away, and with it what tells two ids apart.)
- * @param {Buffer} chunk @returns {string[]}
- */
+/** The strings of a Zarr chunk: their number, then each one's length and UTF-8. @param {Buffer} chunk */
 function stringsOf(chunk) {
-  const end = chunk.length - 4;
   const strings = [];
   let at = 4;
   for (let left = chunk.readUInt32LE(0); left > 0; left--) {
-    check(at + 4 <= end, 'strings are cut off');
-    const stop = at + 4 + chunk.readUInt32LE(at);
-    check(stop <= end, 'strings are cut off');
-    strings.push(utf8(chunk.subarray(at + 4, stop)));
-    at = stop;
+    const start = at + 4;
+    check(start <= chunk.length, 'strings are cut off');
+    at = start + chunk.readUInt32LE(at);
+    check(at <= chunk.length, 'strings are cut off');
+    strings.push(utf8(chunk.subarray(start, at)));
   }
   return strings;
 }
 
-/** @param {string} root @param {any} record of the manifest @param {string} idType @returns {Promise<Shard>} */
-export async function readZarrShard(root, record, idType) {
-  const inside = (file) => file.path.slice(file.path.indexOf('.zarr/') + 5);
-  // The library takes memory to begin with the file, which is not so in Node's shared buffers.
-  const read = (file) => Buffer.from(new Uint8Array(readBlocks(root, file)).buffer);
-  const store = new Map(record.files.map((file) => [inside(file), read(file)]));
-  const names = [...store.keys()].flatMap((file) => file.match(/^\/([^/]+)\/zarr\.json$/)?.[1] ?? []);
-  const columns = new Map();
-  const arrays = new Map();
-  const group = zarr.root(store);
-  for (const name of names) {
-    const meta = parseJson(utf8(store.get(`/${name}/zarr.json`)));
-    const dtype = meta.data_type;
-    const chunk = store.get(`/${name}/c/${meta.shape.map(() => 0).join('/')}`);
-    checkArray(name, meta, chunk);
-    check(meta.shape[0] === record.rows, `the array ${name} has another number of rows`);
-    if (dtype === 'string') {
-      arrays.set(name, stringsOf(chunk));
-      continue;
-    }
-    if (dtype === 'float16') {
-      // Node 20 has no Float16Array, so we read the bits.
-      const bits = { ...meta, data_type: 'uint16', fill_value: 0 };
-      store.set(`/${name}/zarr.json`, Buffer.from(JSON.stringify(bits)));
-    }
-    const array = await zarr.open.v3(group.resolve(name), { kind: 'array' });
-    const { data } = await array.getChunk(array.shape.map(() => 0));
-    const width = array.shape.slice(1).reduce((a, b) => a * b, 1);
-    arrays.set(name, data);
-    if (name !== 'valid' && name !== 'sample_id')
-      columns.set(name, { values: data, dtype, width, offsets: null });
-  }
-  check(
-    ['valid', 'sample_id', 'view'].every((name) => arrays.has(name)),
-    'an array of the shard is missing',
-  );
-  const attributes = parseJson(utf8(store.get('/zarr.json'))).attributes;
-  const ids = Array.from(arrays.get('sample_id'));
-  const right = (id) => typeof id === (idType === 'string' ? 'string' : 'bigint');
-  check(ids.length === record.rows && ids.every(right), 'sample ids have another type or number');
-  return {
-    self: attributes.softcache,
-    valid: Uint8Array.from(arrays.get('valid'), Number),
-    ids,
-    views: arrays.get('view'),
-    columns,
-  };
-}
+/**
+ * A shard.
+ * @typedef {object} Shard
+ * @property {any} self what it says about itself
+ * @property {ArrayLike<bigint | string>} ids
+ * @property {Map<string, {values: any, numbers: number, offsets?: Int32Array}>} columns
+ */
 
-/** The hash in the name of a Zarr shard. @param {File[]} files of the shard in a manifest @returns {string} */
-export function shardHash(files) {
-  const inside = (file) => file.path.slice(file.path.indexOf('.zarr/') + 6);
-  return listingHash(files.map((file) => ({ path: inside(file), sha256: file.sha256 })));
+/**
+ * Read a shard. Columns are taken from where the manifest says that they lie.
+ * @param {string} root @param {any} record of the manifest, which `checkColumns` has seen
+ * @param {number} rows of the file @param {Spec[]} specs @param {string} idType @returns {Shard}
+ */
+export function readShard(root, record, rows, specs, idType) {
+  const files = record.files.map((file) => readBlocks(root, file));
+  const take = (name) => {
+    const { dtype, file, offset, bytes } = record.columns.find((column) => column.name === name);
+    const found = files[file].subarray(offset, offset + bytes);
+    check(found.length === bytes, `the column ${name} lies in a checksum`);
+    return typed(dtype, found);
+  };
+  const columns = new Map();
+  for (const spec of specs) {
+    const values = take(bufferOf(spec));
+    const offsets = spec.list && take(`${spec.name}.offsets`);
+    if (offsets) checkOffsets(offsets, values.length / spec.numbers);
+    columns.set(spec.name, { values, offsets, numbers: spec.numbers });
+  }
+  const name = record.files[0].path;
+  const end = (suffix) => files[record.files.findIndex((file) => file.path.endsWith(suffix))];
+  let self;
+  let ids = columns.get('sample_id');
+  if (ids) {
+    check(files.length === 1, 'an Arrow shard is one file');
+    self = parseJson(parseArrow(files[0], name, false).metadata('softcache'));
+    ids = idType === 'string' ? binaryOf(ids).map(utf8) : ids.values;
+  } else {
+    const [group, chunk] = [end('.zarr/zarr.json'), end('.zarr/sample_id/c/0')];
+    check(group && chunk, `a file of ${name} is missing`);
+    self = parseJson(utf8(group)).attributes?.softcache;
+    ids = idType === 'string' ? stringsOf(chunk) : typed('int64', chunk);
+    check(ids.length === rows, `${name} has another number of sample ids`);
+  }
+  return { self, ids, columns };
 }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from softcache.audit.verification import Problem, Verification
-from softcache.audit.verifier import Verifier
 from softcache.errors import SoftcacheError
 from softcache.store.files import connect
 from softcache.store.layout import commit_path
@@ -46,6 +45,9 @@ def verify(
         state = read_state(files)
         result = Verification(path=files.url, level=level, commit=state.commit.number)
     else:
+        # Imported here because it imports torch, which takes longer than to check a signature.
+        from softcache.audit.verifier import Verifier
+
         result = Verifier(files, level).run()
     if signers is not None and result.commit:
         result.signers = signers_of(files, result.commit, signers)

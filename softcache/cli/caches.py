@@ -122,10 +122,8 @@ def verify(
         for problem in result.problems:
             say(f"{problem.path or result.path}: {problem.what}", err=True)
         verdict = "no problems" if result.ok else counted(len(result.problems), "problem")
-        say(
-            f"{verdict}: {counted(result.files, 'file')}, {human_bytes(result.bytes)}, commit {result.commit}, "
-            f"level {level}"
-        )
+        read = f"{counted(result.files, 'file')}, {human_bytes(result.bytes)}, " if result.files else ""
+        say(f"{verdict}: {read}commit {result.commit}, level {level}")
         if result.signers:
             say(f"signed by {', '.join(result.signers)}")
         if result.links:
@@ -143,7 +141,15 @@ def _recompute(cache: str, rows: int, recipe: str | None, overrides: tuple[str, 
     if as_json:
         print_json(found.to_json())
     else:
-        header = ("target", "rows", "difference at most", "at sample", "of two answers now", "by rounding", "same")
+        header = (
+            "target",
+            "rows",
+            "largest difference",
+            "sample",
+            "today's answers differ by",
+            "rounding explains",
+            "same",
+        )
         print_table([_compared(target) for target in found.targets], header)
         say(found.path)
     if not found.ok:

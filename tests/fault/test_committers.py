@@ -116,14 +116,14 @@ def check_history(path: Path, commits: int) -> None:
     """Each commit adds one target to its parent's, and names its parent."""
     files = connect(path)
     assert latest_number(files) == commits
-    parent, targets = None, set()
+    parent, manifests = None, {}
     for number in range(1, commits + 1):
         data = files.read(commit_path(number))
         body = load_document(data, commit_path(number))
         assert body["parent"] == parent
-        assert targets < body["manifests"].keys()
+        assert manifests.items() < body["manifests"].items(), "those of before, with the manifests that they had"
         assert len(body["manifests"]) == number + 1
-        parent, targets = {"number": number, "sha256": sha256(data)}, set(body["manifests"])
+        parent, manifests = {"number": number, "sha256": sha256(data)}, body["manifests"]
 
 
 def test_other_weights_under_one_name(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_any_text_stays(text: str) -> None:
     assert with_parts(found, OWN, "x\n") == found
 
 
-@pytest.mark.parametrize("front", ["a: [", "- a", "{license: mit}", "[" * 50_000, "? [a]\n: b", "a: 1\n...\n{b: 2}", " a: 1"])
+@pytest.mark.parametrize(
+    "front", ["a: [", "- a", "{license: mit}", "[" * 50_000, "? [a]\n: b", "a: 1\n...\n{b: 2}", " a: 1"]
+)
 def test_what_is_no_front_matter_is_refused(front: str) -> None:
     with pytest.raises(FormatError, match="front matter"):
         with_parts(f"---\n{front}\n---\n", OWN, "x\n")
