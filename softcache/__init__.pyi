@@ -9,6 +9,7 @@ from .assess.validate import validate as validate
 from .audit.export import export as export
 from .audit.info import info as info
 from .audit.repack import repack as repack
+from .audit.signed import verify_signature as verify_signature
 from .audit.status import status as status
 from .audit.verify import verify as verify
 from .builder.build import build as build

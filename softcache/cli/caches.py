@@ -115,7 +115,12 @@ def verify(
         return
     if recipe is not None or overrides:
         raise RecipeError("a recipe is only read with --recompute N")
-    result = softcache.verify(cache, level, signers=signers)
+    if level == "signature":
+        if signers is None:
+            raise RecipeError("--level signature needs the file of those who may sign: add --signers FILE")
+        result = softcache.verify_signature(cache, signers)
+    else:
+        result = softcache.verify(cache, level, signers=signers)
     if as_json:
         print_json(result.to_json())
     else:

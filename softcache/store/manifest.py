@@ -110,9 +110,8 @@ class Manifest:
         if not counts.all():
             raise self._bad("a shard has no files")
         paths = files.values.field("path").take(pa.array(begins)).to_pylist()
+        self._check_splits()
         splits = self._batch["split"].to_pylist()
-        if bad := [split for split in set(splits) if not is_split_name(split)]:
-            raise self._bad(f"{bad[0]!r:.300} is not the name of a split")
         return [(split, check_path(path)) for split, path in zip(splits, paths, strict=True)]
 
     def unit_keys(self) -> set[str]:
@@ -140,8 +139,7 @@ class Manifest:
     def shards(self) -> TargetShards:
         """Return the shards as arrays. Raises FormatError."""
         batch = self._batch
-        if bad := [split for split in batch["split"].unique().to_pylist() if not is_split_name(split)]:
-            raise self._bad(f"{bad[0]!r:.300} is not the name of a split")
+        self._check_splits()
         n = batch.num_rows
         files, entries = batch["files"].flatten(), batch["columns"].flatten()
         per_file, per_column = len(files) // n, len(entries) // n
@@ -200,6 +198,10 @@ class Manifest:
             offset, size = s.offsets[:, k], s.sizes[:, k]
             if (offset < 0).any() or (size < 0).any() or (offset > s.file_bytes[:, file] - size).any():
                 raise self._bad(f"column {column} lies outside its file")
+
+    def _check_splits(self) -> None:
+        if bad := [split for split in self._batch["split"].unique().to_pylist() if not is_split_name(split)]:
+            raise self._bad(f"{bad[0]!r:.300} is not the name of a split")
 
     def _bad(self, why: str) -> FormatError:
         return FormatError(f"{self._where}: target {self._target}: {why}")

@@ -11,7 +11,7 @@ from conftest import Workshop
 
 import softcache
 from softcache.cli import main
-from softcache.errors import FormatError, SoftcacheError, StorageError
+from softcache.errors import FormatError, StorageError
 from softcache.store.documents import dump_document, load_document
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH is not installed")
@@ -38,7 +38,10 @@ def allowed(keys: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def said(cache: Path, allowed: Path, level: str = "signature") -> tuple[list[str], list[str]]:
-    found = softcache.verify(cache, level, signers=allowed)
+    if level == "signature":
+        found = softcache.verify_signature(cache, allowed)
+    else:
+        found = softcache.verify(cache, level, signers=allowed)
     return found.signers, [problem.what for problem in found.problems]
 
 
@@ -97,8 +100,9 @@ def test_refused(workshop: Workshop, keys: dict[str, Path], allowed: Path, monke
     workshop.build()
     with pytest.raises(StorageError, match="OpenSSH cannot sign with it"):
         softcache.sign(workshop.cache, workshop.cache / "README.md")
-    with pytest.raises(SoftcacheError, match="level signature needs signers"):
-        softcache.verify(workshop.cache, "signature")
+    shown = CliRunner().invoke(main, ["verify", str(workshop.cache), "--level", "signature"])
+    assert shown.exit_code == 2
+    assert "add --signers FILE" in shown.output
     with pytest.raises(StorageError, match="no such file"):
         softcache.verify(workshop.cache, "quick", signers="absent")
     monkeypatch.setenv("PATH", "/nowhere")
