@@ -5,25 +5,22 @@
  */
 import { check, fromHalf } from './hashing.mjs';
 
-const oneOf =
-  (...values) =>
-  (x) =>
-    values.includes(x);
-const atLeast = (least) => (x) => Number.isSafeInteger(x) && x >= least;
+const natural = (x) => Number.isSafeInteger(x) && x >= 0;
+const positive = (x) => natural(x) && x > 0;
 
 /** The settings of each codec, and which values they may have; others could change what columns mean. */
 const SETTINGS = {
-  dense: { dtype: oneOf('float32', 'float16', 'bfloat16') },
+  dense: { dtype: (x) => ['float32', 'float16', 'bfloat16'].includes(x) },
   topk: {
-    k: atLeast(1),
-    nodes: (x) => Number.isInteger(x) && Object.hasOwn(NODES, x),
-    basis: atLeast(0),
-    companions: oneOf(true, false),
+    k: positive,
+    nodes: (x) => natural(x) && Object.hasOwn(NODES, x),
+    basis: natural,
+    companions: (x) => typeof x === 'boolean',
   },
   quantized: {},
-  sampled: { draws: (x) => atLeast(1)(x) && x <= 255, proposal: (x) => x > 0 && x < Infinity },
-  hidden: { width: atLeast(1), dtype: oneOf('float16', 'int8') },
-  served: { k: atLeast(1) },
+  sampled: { draws: (x) => positive(x) && x <= 255, proposal: (x) => x > 0 && x < Infinity },
+  hidden: { width: positive, dtype: (x) => ['float16', 'int8'].includes(x) },
+  served: { k: positive },
 };
 const KINDS = ['classification', 'multilabel', 'sequence', 'causal_lm', 'segmentation', 'detection'];
 const NUMBERS = ['regression', 'features'];
@@ -37,6 +34,9 @@ const NODES = {
   16: [[2, 4, 8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 104, 112, 120, 128], 0.6],
   24: [[1, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 64, 72, 80, 88, 96, 104, 112, 120, 124, 128], 0.5],
 };
+
+/** What `topk` may store beside its columns. */
+const COMPANIONS = ['entropy', 'top1', 'top1_prob', 'tail_mass'];
 
 /** Whether rows of this task are lists. @param {{kind: string}} task */
 export const isList = (task) => LISTS.includes(task.kind);
@@ -62,20 +62,29 @@ export function checkDeclaration({ task, codec, format }) {
   if (isNumbers(task)) return;
   check(['softmax', 'sigmoid'].includes(activation), `unknown activation ${activation}`);
   check(['logits', 'log_probs', 'probs'].includes(valueKind), `unknown kind of values ${valueKind}`);
-  check(shape.every(atLeast(1)), `not a shape: ${shape}`);
+  check(shape.every(positive), `not a shape: ${shape}`);
 }
 
 /** @param {number[]} shape @returns {number} */
 const product = (shape) => shape.reduce((a, b) => a * b, 1);
 
 /** Items of a row that is not a list. @param {{kind: string, shape: number[]}} task */
-export const placesOf = (task) => (task.kind === 'segmentation' ? product(task.shape.slice(1)) : 1);
+const placesOf = (task) => (task.kind === 'segmentation' ? product(task.shape.slice(1)) : 1);
 
 /** Bits of a class number beyond 16. @param {number} classes */
 const highBits = (classes) => Math.max(0, 32 - Math.clz32(classes - 1) - 16);
 
-/** Logits that `topk` ranks. @param {any} codec @param {number} classes */
-const headSize = (codec, classes) => Math.min(codec.k, classes);
+/** @returns {import('./storage.mjs').Spec} */
+const spec = (name, dtype, numbers = 1, list = dtype === 'bytes') => ({ name, dtype, numbers, list });
+const idColumn = (idType) => spec('sample_id', idType === 'string' ? 'bytes' : idType);
+
+/** The columns of a shard of `rows`, but for those that differ from cache to cache. @param {string} idType */
+export const columnsOfRows = (idType) => [
+  spec('view', 'int32'),
+  idColumn(idType),
+  spec('split', 'bytes'),
+  spec('content', 'bytes'),
+];
 
 /**
  * The columns of a shard: of the codec, of the task, and of every target.
@@ -86,7 +95,7 @@ export function columnsOf({ codec, task, format }, idType) {
   check(!list || format === 'arrow', 'lists are stored in Arrow');
   const classes = task.shape[0];
   const size = product(task.shape);
-  const head = headSize(codec, classes);
+  const head = Math.min(codec.k, classes);
   const tail = classes > codec.k;
   const ids = (n) => [
     ['ids', 'uint16', n],
@@ -100,10 +109,7 @@ export function columnsOf({ codec, task, format }, idType) {
       ['sketch', 'uint16', tail && codec.nodes + 1],
       ['shape', 'uint8', tail && codec.basis],
       ['shape_scale', 'float16', tail && codec.basis > 0],
-      ['entropy', 'float16', codec.companions],
-      ['top1', 'int32', codec.companions],
-      ['top1_prob', 'float16', codec.companions],
-      ['tail_mass', 'float16', codec.companions],
+      ...COMPANIONS.map((name) => [name, name === 'top1' ? 'int32' : 'float16', codec.companions]),
     ],
     quantized: [
       ['codes', 'uint8', size],
@@ -118,33 +124,24 @@ export function columnsOf({ codec, task, format }, idType) {
   }[codec.name];
   // Only these store each place of a map as an item; dense and quantized store the map as it is.
   const places = ['topk', 'sampled'].includes(codec.name) ? placesOf(task) : 1;
-  const specs = columns.map(([name, dtype, n]) => ({ name, dtype, numbers: n * places, list }));
-  for (const part of task.parts)
-    specs.push({ name: part, dtype: 'float32', numbers: partsOf(task)[part], list });
-  for (const name of task.kind === 'causal_lm' ? ['input_ids', 'positions'] : [])
-    specs.push({ name, dtype: 'int32', numbers: 1, list });
-  const [valid, view] = [format === 'zarr' ? 'uint8' : 'bit', 'int32'];
-  const id = idType === 'string' ? { dtype: 'bytes', list: true } : { dtype: 'int64' };
-  specs.push({ name: 'valid', dtype: valid, numbers: 1 });
-  if (format === 'arrow') specs.push({ name: 'sample_id', numbers: 1, ...id });
-  specs.push({ name: 'view', dtype: view, numbers: 1 });
-  return specs.filter(({ numbers }) => numbers > 0);
+  const parts = task.parts.map((part) => [part, 'float32', partsOf(task)[part]]);
+  const tokens = task.kind === 'causal_lm' ? ['input_ids', 'positions'].map((n) => [n, 'int32', 1]) : [];
+  return [
+    ...[...columns.map(([name, dtype, n]) => [name, dtype, n * places]), ...parts, ...tokens]
+      .filter(([, , numbers]) => numbers > 0)
+      .map((column) => spec(...column, list)),
+    spec('valid', format === 'zarr' ? 'uint8' : 'bit'),
+    ...(format === 'zarr' ? [] : [idColumn(idType)]),
+    spec('view', 'int32'),
+  ];
 }
 
 // ------------------------------------------------------------------------------- numbers
 
-const word32 = new DataView(new ArrayBuffer(4));
-
-/** @param {number} bits uint16 @returns {number} */
-function fromBfloat(bits) {
-  word32.setUint32(0, bits * 65536);
-  return word32.getFloat32(0);
-}
-
 /** Stored floats as float64. @param {ArrayLike<number>} raw @param {string} dtype @returns {Float64Array} */
 export function floats(raw, dtype) {
-  const decode = { float16: fromHalf, bfloat16: fromBfloat }[dtype];
-  return Float64Array.from(raw, decode);
+  if (dtype === 'bfloat16') raw = new Float32Array(Uint32Array.from(raw, (bits) => bits << 16).buffer);
+  return Float64Array.from(raw, dtype === 'float16' ? fromHalf : undefined);
 }
 
 /** @param {number} code uint16 @returns {number} the gap in nats that the code stands for */
@@ -163,29 +160,18 @@ function dequantize(codes, [lowest, step], masked) {
 }
 
 /**
- * The parts of log Σ exp(x): the largest x, and the log of the sum relative to it. Kept apart, they do not
- * lose a probability that is nearly 1.
- * @param {ArrayLike<number>} x @returns {[number, number]}
+ * @param {Float64Array} x @returns {Float64Array} x - log Σ exp(x). The largest x and the log of the sum
+ *   relative to it are kept apart, so that a probability that is nearly 1 is not lost.
  */
-function logSumParts(x) {
-  let top = 0;
-  for (let i = 1; i < x.length; i++) if (x[i] > x[top]) top = i;
-  if (x[top] === -Infinity) return [-Infinity, 0];
-  let others = 0;
-  for (let i = 0; i < x.length; i++) if (i !== top) others += Math.exp(x[i] - x[top]);
-  return [x[top], Math.log1p(others)];
-}
-
-/** @param {Float64Array} x @returns {Float64Array} */
 function logSoftmax(x) {
-  const [most, rest] = logSumParts(x);
-  return x.map((v) => v - most - rest);
+  const top = x.reduce((best, v, i) => (v > x[best] ? i : best), 0);
+  if (x[top] === -Infinity) return x;
+  const rest = Math.log1p(x.reduce((sum, v, i) => (i === top ? sum : sum + Math.exp(v - x[top])), 0));
+  return x.map((v) => v - x[top] - rest);
 }
 
 /** -log(1 + exp(-x)), the log of the sigmoid. @param {number} x */
-function logSigmoid(x) {
-  return Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x)));
-}
+const logSigmoid = (x) => Math.min(x, 0) - Math.log1p(Math.exp(-Math.abs(x)));
 
 /** Class numbers from their low 16 bits and planes of the others. */
 function classNumbers(get, classes) {
@@ -201,9 +187,6 @@ function classNumbers(get, classes) {
   return ids;
 }
 
-/** A product of 0 and infinity means a class that is ruled out at every temperature. */
-const scaled = (beta, gap) => (gap === Infinity ? Infinity : beta * gap);
-
 // --------------------------------------------------------------------------------- items
 
 /**
@@ -212,17 +195,13 @@ const scaled = (beta, gap) => (gap === Infinity ? Infinity : beta * gap);
  *   of each class, or of the classes `ids`, whose remainder has the mass exp(logTail) together
  */
 
-/** @param {number} T */
-function checkTemperature(T) {
-  check(T > 0 && Number.isFinite(T), 'a temperature is above 0');
-}
+const checkTemperature = (T) => check(T > 0 && T < Infinity, 'a temperature is above 0');
 
 /** An item of which every class is known: codecs dense, quantized, hidden. */
 export class Full {
   /** @param {Float64Array} z logits @param {boolean} sigmoid */
   constructor(z, sigmoid) {
-    this.z = z;
-    this.sigmoid = sigmoid;
+    Object.assign(this, { z, sigmoid });
   }
 
   /** @param {number} T @returns {Distribution} */
@@ -239,90 +218,91 @@ export class Full {
   }
 }
 
-/** The highest logits, and a sketch of the tail (section 11.2). */
-export class Topk {
-  /** @param {any} codec @param {number} classes @param {(name: string) => any} get @param {any} tables */
-  constructor(codec, classes, get, tables) {
-    const head = headSize(codec, classes);
-    this.classes = classes;
-    this.ids = classNumbers(get, classes);
-    const gaps = Float64Array.from(get('gaps'), gapOf);
-    this.gaps = Float64Array.of(0, ...gaps.subarray(0, head - 1));
-    if (classes > codec.k) {
-      this.anchor = gaps[head - 1];
-      this.sketch = Float64Array.from(get('sketch'), logSumOf);
-      const [nodes, scale] = NODES[codec.nodes];
-      this.axis = [0, ...nodes].map((m) => Math.log1p(m / 64 / scale));
-      this.scale = scale;
-      if (codec.basis) this.basis = tables.basis;
-      if (codec.basis) this.coefficients = Float64Array.from(get('shape'), (code) => code - 128);
-      if (codec.basis) this.unit = fromHalf(get('shape_scale')[0]);
-    }
-    if (codec.companions) {
-      this.companions = {
-        entropy: fromHalf(get('entropy')[0]),
-        top1: get('top1')[0],
-        top1Prob: fromHalf(get('top1_prob')[0]),
-        tailMass: fromHalf(get('tail_mass')[0]),
-      };
-    }
+/** An item of which some classes are known, the first of them the highest. */
+class Sparse {
+  /** @param {number} classes @param {(name: string) => any} get */
+  constructor(classes, get) {
+    Object.assign(this, { classes, ids: classNumbers(get, classes) });
   }
 
-  /** B(beta), by Lagrange's polynomial through the nodes. @param {number} beta @returns {number} nats */
-  tailSum(beta) {
-    const u = Math.log1p(beta / this.scale);
-    let sum = 0;
-    this.axis.forEach((node, j) => {
-      let term = this.sketch[j];
-      this.axis.forEach((other, k) => {
-        if (k !== j) term *= (u - other) / (node - other);
-      });
-      sum += term;
-    });
-    return sum;
-  }
-
-  /** @param {number} T at least 0.5 if there is a tail @returns {Distribution} */
-  logP(T) {
-    checkTemperature(T);
-    const beta = 1 / T;
-    const head = this.gaps.map((gap) => -scaled(beta, gap));
-    let tail = -Infinity;
-    if (this.sketch) {
-      check(T >= 0.5, 'topk answers from T = 0.5');
-      if (this.anchor < Infinity) tail = this.tailSum(beta) - beta * this.anchor;
-    }
-    // The tail is one more item beside the head, so that its mass needs no step of its own.
-    const logs = logSoftmax(Float64Array.of(...head, tail));
-    return { ids: this.ids, logP: logs.subarray(0, -1), logTail: logs[head.length] };
+  /** Logs of the shares that the classes of the tail have in it. @param {number} T */
+  shares(T) {
+    return new Float64Array(this.classes);
   }
 
   /** @param {number} T @returns {Float64Array} log p of every class */
   dense(T) {
     const { ids, logP, logTail } = this.logP(T);
-    let logs = new Float64Array(this.classes);
-    if (this.basis) {
-      const width = this.coefficients.length + 1;
-      for (let i = 0; i < this.classes; i++) {
-        let s = 0;
-        for (let j = 1; j < width; j++) s += this.coefficients[j - 1] * this.basis[i * width + j];
-        logs[i] = Math.min(this.basis[i * width] + this.unit * s, -this.anchor) / T;
-      }
-    }
-    for (const id of ids) logs[id] = -Infinity;
-    logs = logSoftmax(logs).map((x) => x + logTail);
-    ids.forEach((id, i) => (logs[id] = logP[i]));
+    const shares = this.shares(T);
+    for (const id of ids) shares[id] = -Infinity;
+    const logs = logSoftmax(shares).map((x) => x + logTail);
+    // Places that `sampled` does not use have the id 0, which may also be the id of a class that was drawn.
+    ids.forEach((id, i) => (logs[id] = Math.max(logs[id], logP[i])));
     return logs;
   }
 }
 
+/** The highest logits, and a sketch of the tail (section 11.2). */
+export class Topk extends Sparse {
+  /** @param {any} codec @param {number} classes @param {(name: string) => any} get @param {any} tables */
+  constructor(codec, classes, get, tables) {
+    super(classes, get);
+    const head = Math.min(codec.k, classes);
+    const gaps = Float64Array.from(get('gaps'), gapOf);
+    this.gaps = Float64Array.of(0, ...gaps.subarray(0, head - 1));
+    if (classes > codec.k) {
+      this.anchor = gaps[head - 1];
+      this.sketch = Float64Array.from(get('sketch'), logSumOf);
+      this.nodes = NODES[codec.nodes];
+      if (codec.basis) {
+        this.basis = tables.basis;
+        this.coefficients = Float64Array.from(get('shape'), (code) => code - 128);
+        this.unit = fromHalf(get('shape_scale')[0]);
+      }
+    }
+    const stored = (name) => [name, name === 'top1' ? get(name)[0] : fromHalf(get(name)[0])];
+    if (codec.companions) this.companions = Object.fromEntries(COMPANIONS.map(stored));
+  }
+
+  /** B(beta), by Lagrange's polynomial through the nodes. @param {number} beta @returns {number} nats */
+  tailSum(beta) {
+    const [nodes, scale] = this.nodes;
+    const u = Math.log1p(beta / scale);
+    const axis = [0, ...nodes].map((m) => Math.log1p(m / 64 / scale));
+    return axis.reduce((sum, node, j) => {
+      const others = axis.filter((_, k) => k !== j);
+      return sum + others.reduce((part, other) => (part * (u - other)) / (node - other), this.sketch[j]);
+    }, 0);
+  }
+
+  /** @param {number} T at least 0.5 if there is a tail @returns {Distribution} */
+  logP(T) {
+    checkTemperature(T);
+    check(T >= 0.5 || !this.sketch, 'topk answers from T = 0.5');
+    const gone = !this.sketch || this.anchor === Infinity;
+    const tail = gone ? -Infinity : this.tailSum(1 / T) - this.anchor / T;
+    // The tail is one more item beside the head, so that its mass needs no step of its own.
+    const logs = logSoftmax(Float64Array.of(...this.gaps.map((gap) => -gap / T), tail));
+    return { ids: this.ids, logP: logs.subarray(0, -1), logTail: logs.at(-1) };
+  }
+
+  shares(T) {
+    const width = this.basis && this.coefficients.length + 1;
+    return super.shares(T).map((flat, i) => {
+      if (!width) return flat;
+      const [mean, ...components] = this.basis.subarray(i * width, (i + 1) * width);
+      const s = components.reduce((sum, t, j) => sum + this.coefficients[j] * t, 0);
+      return Math.min(mean + this.unit * s, -this.anchor) / T;
+    });
+  }
+}
+
 /** Classes drawn at the temperature `proposal` (section 11.4). */
-export class Sampled {
+export class Sampled extends Sparse {
   /** @param {any} codec @param {number} classes @param {(name: string) => any} get */
   constructor(codec, classes, get) {
-    this.classes = classes;
+    super(classes, get);
     this.proposal = codec.proposal;
-    this.ids = classNumbers(get, classes);
     this.gaps = Float64Array.from(get('gaps'), gapOf);
     this.counts = Uint8Array.from(get('counts'));
   }
@@ -331,27 +311,15 @@ export class Sampled {
   logP(T) {
     checkTemperature(T);
     const power = 1 / this.proposal - 1 / T;
-    const weights = this.gaps.map((gap, i) =>
-      this.counts[i] ? Math.log(this.counts[i]) + power * gap : -Infinity,
-    );
-    return { ids: this.ids, logP: logSoftmax(weights), logTail: -Infinity };
-  }
-
-  /** @param {number} T @returns {Float64Array} log p of every class */
-  dense(T) {
-    const { logP } = this.logP(T);
-    const logs = new Float64Array(this.classes).fill(-Infinity);
-    // Unused places have the id 0, which may also be the id of a class that was drawn.
-    this.ids.forEach((id, i) => this.counts[i] && (logs[id] = logP[i]));
-    return logs;
+    const weight = (gap, i) => (this.counts[i] ? Math.log(this.counts[i]) + power * gap : -Infinity);
+    return { ids: this.ids, logP: logSoftmax(this.gaps.map(weight)), logTail: -Infinity };
   }
 }
 
-/** The highest log-probabilities of an endpoint (section 11.6). */
+/** The highest log-probabilities of an endpoint (section 11.6), which say nothing of any other class. */
 export class Served {
   /** @param {number} classes @param {(name: string) => any} get */
   constructor(classes, get) {
-    this.classes = classes;
     this.ids = classNumbers(get, classes);
     this.logs = Float64Array.from(get('log_p'));
   }
@@ -364,18 +332,12 @@ export class Served {
   }
 }
 
-/**
- * The logits of a hidden state.
- * @param {Float64Array} hidden @param {{weight: Float64Array, bias?: Float64Array}} output
- */
+/** The logits of a hidden state. @param {Float64Array} hidden @param {{weight: any, bias?: any}} output */
 function project(hidden, { weight, bias }, classes) {
-  const z = new Float64Array(classes);
-  for (let i = 0; i < classes; i++) {
-    let sum = bias ? bias[i] : 0;
-    for (let j = 0; j < hidden.length; j++) sum += weight[i * hidden.length + j] * hidden[j];
-    z[i] = sum;
-  }
-  return z;
+  const width = hidden.length;
+  return Float64Array.from({ length: classes }, (_, i) =>
+    hidden.reduce((sum, x, j) => sum + weight[i * width + j] * x, bias?.[i] ?? 0),
+  );
 }
 
 /** Stored values as logits. @param {Float64Array} values @param {any} task */
@@ -384,36 +346,30 @@ function logits(values, task) {
   return values.map(task.activation === 'sigmoid' ? (p) => Math.log(p) - Math.log1p(-p) : Math.log);
 }
 
-/**
- * Stored numbers of one row or position, decoded but not tempered: codecs dense and quantized.
- * @param {any} codec @param {(name: string) => any} get @returns {Float64Array}
- */
+/** Stored numbers, not tempered: codecs dense and quantized. @returns {Float64Array} */
 export function decodeValues(codec, get) {
   if (codec.name === 'dense') return floats(get('values'), codec.dtype);
   return dequantize(get('codes'), get('affine'), true);
 }
 
 /**
- * The items of one row that is not a list, or the one item of a position.
- * @param {{codec: any, task: any}} declaration
- * @param {(name: string) => any} get the raw numbers of a column for this row or position
- * @param {any} tables of the target
- * @returns {(Full | Topk | Sampled | Served)[]}
+ * The items of a row, or the one item of a position of a list. `get` gives the raw numbers that a column has.
+ * @param {any} declaration @param {(name: string) => any} get @param {any} tables @returns {any[]}
  */
 export function decodeItems({ codec, task }, get, tables) {
   const classes = task.shape[0];
   const places = placesOf(task);
-  if (codec.name === 'dense' || codec.name === 'quantized') {
-    const z = logits(decodeValues(codec, get), task);
-    const at = (place) => Float64Array.from({ length: classes }, (_, c) => z[c * places + place]);
-    return Array.from({ length: places }, (_, place) => new Full(at(place), task.activation === 'sigmoid'));
-  }
   if (codec.name === 'hidden') {
     const raw = get('hidden');
     const hidden = codec.dtype === 'int8' ? dequantize(raw, get('affine'), false) : floats(raw, codec.dtype);
     return [new Full(project(hidden, tables.output, classes), false)];
   }
+  const whole = ['dense', 'quantized'].includes(codec.name) && logits(decodeValues(codec, get), task);
   return Array.from({ length: places }, (_, place) => {
+    if (whole) {
+      const z = Float64Array.from({ length: classes }, (_, c) => whole[c * places + place]);
+      return new Full(z, task.activation === 'sigmoid');
+    }
     const part = (name) => {
       const raw = get(name);
       const size = raw && raw.length / places;

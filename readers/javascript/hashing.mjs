@@ -14,6 +14,15 @@ export function check(condition, message) {
   if (!condition) throw new CacheError(message);
 }
 
+/** Refuse what makes `action` throw. @param {string} message @param {() => any} action @returns {any} */
+export function attempt(message, action) {
+  try {
+    return action();
+  } catch (error) {
+    throw new CacheError(`${message}: ${error.message}`, { cause: error });
+  }
+}
+
 /** @param {...(Uint8Array | string)} parts strings as UTF-8 @returns {string} 64 hexadecimal digits */
 export function sha256(...parts) {
   const hash = createHash('sha256');
@@ -24,12 +33,7 @@ export function sha256(...parts) {
 // ---------------------------------------------------------------------------------- JSON
 
 /** A number that JSON writes as a float64. JavaScript alone cannot tell 1.0 from 1, hashes do. */
-export class Float {
-  /** @param {number} value */
-  constructor(value) {
-    this.value = value;
-  }
-}
+export class Float extends Number {}
 
 const NUMBER = /-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?/y;
 const SPACE = /[ \t\n\r]*/y;
@@ -62,12 +66,7 @@ export function parseJson(text, exact = false) {
     need(text[at] === '"');
     let end = at + 1;
     while (end < text.length && text[end] !== '"') end += text[end] === '\\' ? 2 : 1;
-    let found;
-    try {
-      found = JSON.parse(text.slice(at, end + 1));
-    } catch (error) {
-      throw new CacheError(`not JSON at character ${at}`, { cause: error });
-    }
+    const found = attempt(`not JSON at character ${at}`, () => JSON.parse(text.slice(at, end + 1)));
     need(found.isWellFormed());
     at = end + 1;
     return found;
@@ -81,26 +80,27 @@ export function parseJson(text, exact = false) {
       return Number.isSafeInteger(value) ? value + 0 : BigInt(found[0]);
     return exact ? new Float(value) : value;
   };
+  const many = (end, one) => {
+    if (take(end)) return;
+    do one();
+    while (take(','));
+    need(take(end));
+  };
   const value = (depth) => {
     check(depth < DEPTH, 'nested too deeply');
     if (take('{')) {
       const members = Object.create(null);
-      if (take('}')) return members;
-      do {
+      many('}', () => {
         const name = string();
         check(!(name in members), `the member ${name} occurs twice`);
         need(take(':'));
         members[name] = value(depth + 1);
-      } while (take(','));
-      need(take('}'));
+      });
       return members;
     }
     if (take('[')) {
       const items = [];
-      if (take(']')) return items;
-      do items.push(value(depth + 1));
-      while (take(','));
-      need(take(']'));
+      many(']', () => items.push(value(depth + 1)));
       return items;
     }
     if (take('true')) return true;
@@ -114,33 +114,20 @@ export function parseJson(text, exact = false) {
   return whole;
 }
 
+const DECODER = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 /** UTF-8 to text; a byte order mark stays, so that the parser refuses it. @param {Uint8Array} bytes */
-export function utf8(bytes) {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch (error) {
-    throw new CacheError('not UTF-8', { cause: error });
-  }
-}
+export const utf8 = (bytes) => attempt('not UTF-8', () => DECODER.decode(bytes));
 
 /** Order by code point, which is also the order of the UTF-8 bytes (but not of UTF-16). */
-export function byCodePoint(a, b) {
-  return Buffer.compare(Buffer.from(a), Buffer.from(b));
-}
+export const byCodePoint = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b));
 
 /** A float64 as Python writes it. @param {number} x finite @returns {string} */
-export function floatText(x) {
-  if (x === 0) return Object.is(x, -0) ? '-0.0' : '0.0';
-  const [, sign, first, rest = '', power] = /^(-?)(\d)(?:\.(\d+))?e([+-]\d+)$/.exec(x.toExponential());
-  const exponent = Number(power);
-  const digits = first + rest;
-  if (exponent < -4 || exponent >= 16) {
-    const size = String(Math.abs(exponent)).padStart(2, '0');
-    return `${sign}${first}${rest && '.'}${rest}e${exponent < 0 ? '-' : '+'}${size}`;
-  }
-  if (exponent < 0) return `${sign}0.${'0'.repeat(-exponent - 1)}${digits}`;
-  const whole = digits.slice(0, exponent + 1).padEnd(exponent + 1, '0');
-  return `${sign}${whole}.${digits.slice(exponent + 1) || '0'}`;
+function floatText(x) {
+  if (Object.is(x, -0)) return '-0.0';
+  const size = Math.abs(x);
+  const fraction = x === 0 || (size >= 1e-4 && size < 1e16);
+  if (fraction) return Number.isInteger(x) ? `${x}.0` : String(x);
+  return x.toExponential().replace(/e(.)(\d)$/, (_, sign, digit) => `e${sign}0${digit}`);
 }
 
 /**
@@ -148,11 +135,9 @@ export function floatText(x) {
  * @param {any} value as `parseJson(text, true)` gives it @returns {string}
  */
 export function canonicalJson(value) {
-  if (value instanceof Float) return floatText(value.value);
+  if (value instanceof Float) return floatText(Number(value));
   if (typeof value === 'number') check(Number.isSafeInteger(value), 'a float64 must be given as Float');
-  // -0 can only come from the integer text "-0", which is 0.
-  if (typeof value === 'number' || typeof value === 'bigint') return String(value);
-  if (value === null || typeof value === 'boolean') return String(value);
+  if (value === null || ['number', 'bigint', 'boolean'].includes(typeof value)) return String(value);
   // JSON.stringify escapes strings exactly as the page says, as long as no surrogate is alone.
   if (typeof value === 'string') return JSON.stringify(value);
   if (Array.isArray(value)) return `[${value.map(canonicalJson).join(',')}]`;
@@ -198,7 +183,7 @@ export function fromHalf(bits) {
 }
 
 /** @param {number} x @returns {number} uint16, the bits of the nearest float16 (halves to even) */
-export function toHalf(x) {
+function toHalf(x) {
   if (Number.isNaN(x)) return 0x7e00;
   const sign = x < 0 || Object.is(x, -0) ? 0x8000 : 0;
   const size = Math.abs(x);
@@ -209,42 +194,22 @@ export function toHalf(x) {
 }
 
 /** Round halves to even. @param {number} x @returns {number} */
-export function roundEven(x) {
-  const down = Math.floor(x);
-  if (x - down !== 0.5) return Math.round(x);
-  return down % 2 === 0 ? down : down + 1;
+function roundEven(x) {
+  const up = Math.round(x);
+  return up - x === 0.5 && up % 2 ? up - 1 : up;
 }
-
-const MASK = (1n << 64n) - 1n;
 
 /** @param {bigint | number} value int64 or uint64 @returns {Buffer} its 8 bytes */
-export function word(value) {
-  const bytes = Buffer.alloc(8);
-  bytes.writeBigUInt64LE(BigInt(value) & MASK);
-  return bytes;
-}
+const word = (value) => Buffer.from(BigUint64Array.of(BigInt(value)).buffer);
 
 /** @param {number} value int32 @returns {Buffer} */
-function int32(value) {
-  const bytes = Buffer.alloc(4);
-  bytes.writeInt32LE(value);
-  return bytes;
-}
+const int32 = (value) => Buffer.from(Int32Array.of(value).buffer);
 
+const SIGNED = { int8: Int8Array, int16: Int16Array, int32: Int32Array, int64: BigInt64Array };
+const UNSIGNED = { uint8: Uint8Array, uint16: Uint16Array, uint32: Uint32Array, uint64: BigUint64Array };
+const FLOATS = { float16: Uint16Array, float32: Float32Array, float64: Float64Array };
 /** How numbers lie in files and hashes, on a little-endian machine; float16 is its bits. */
-export const ARRAYS = {
-  int8: Int8Array,
-  int16: Int16Array,
-  int32: Int32Array,
-  int64: BigInt64Array,
-  uint8: Uint8Array,
-  uint16: Uint16Array,
-  uint32: Uint32Array,
-  uint64: BigUint64Array,
-  float16: Uint16Array,
-  float32: Float32Array,
-  float64: Float64Array,
-};
+export const ARRAYS = { ...SIGNED, ...UNSIGNED, ...FLOATS };
 
 /** @param {string} dtype @param {(number | bigint | boolean)[]} values @returns {Buffer} booleans as bytes */
 function numberBytes(dtype, values) {
@@ -261,7 +226,7 @@ function numberBytes(dtype, values) {
  */
 
 /** A string without the `s` of a string value: its length and UTF-8. @param {string} text */
-export function stringBytes(text) {
+function stringBytes(text) {
   const bytes = Buffer.from(text);
   return Buffer.concat([word(bytes.length), bytes]);
 }
@@ -281,8 +246,8 @@ function dimensions(type) {
 }
 
 /** A value as a content hash takes it. @param {Type} type @param {any} value @returns {Buffer} */
-export function encodeValue(type, value) {
-  if (value === null || value === undefined) return Buffer.from('n');
+function encodeValue(type, value) {
+  if ((value ?? null) === null) return Buffer.from('n');
   if (type.kind === 'bool') return tagged('b', Buffer.from([value ? 1 : 0]));
   if (type.kind === 'string') return tagged('s', stringBytes(value));
   if (type.kind === 'bytes') return tagged('y', word(value.length), value);
@@ -299,9 +264,9 @@ export function encodeValue(type, value) {
   }
   check(type.kind === 'list', `${type.kind} has no encoding`);
   const { shape, dtype } = dimensions(type);
-  if (dtype in ARRAYS && !shape.slice(1).includes(null)) {
+  if (dtype in ARRAYS && (shape.length === 1 || !shape.includes(null))) {
     const numbers = value.flat(shape.length - 1);
-    const missing = numbers.some((x) => x === null || x === undefined);
+    const missing = numbers.some((x) => (x ?? null) === null);
     if (!missing) return arrayBytes(dtype, [value.length, ...shape.slice(1)], numberBytes(dtype, numbers));
   }
   return tagged('l', word(value.length), ...value.map((item) => encodeValue(type.item, item)));
@@ -323,13 +288,12 @@ const idBytes = (id) => (typeof id === 'string' ? tagged('s', stringBytes(id)) :
  */
 export function keysHash(samples, firstView, views) {
   const all = Array.from({ length: views }, (_, i) => int32(firstView + i));
-  return sha256(...samples.flatMap(({ id, content }) => all.flatMap((view) => [idBytes(id), view, content])));
+  const parts = ({ id, content }) => all.flatMap((view) => [idBytes(id), view, content]);
+  return sha256(Buffer.concat(samples.flatMap(parts)));
 }
 
 /** @param {string} name of a target @param {any} declaration parsed exactly @returns {string} */
-export function targetFingerprint(name, declaration) {
-  return sha256(canonicalJson([name, declaration]));
-}
+export const targetFingerprint = (name, declaration) => sha256(canonicalJson([name, declaration]));
 
 /**
  * @param {string} keys the keys hash @param {string} fingerprint
@@ -341,31 +305,22 @@ export function unitKey(keys, fingerprint, rows) {
   return sha256(canonicalJson(['softcache', 1, keys, fingerprint, ...more]));
 }
 
-/** What identifies a tokenizer. @param {[number, string, boolean][]} mapping id, token, whether it was added */
-export function tokenizerHash(mapping) {
-  const order = ([a, s], [b, t]) => a - b || byCodePoint(s, t);
-  return sha256(canonicalJson([...mapping].sort(order)));
-}
-
 // -------------------------------------------------------------------------- index, views
 
 const G = 0x9e3779b97f4a7c15n;
 
 /** @param {bigint} x uint64 @returns {bigint} uint64 */
-export function mix(x) {
-  x &= MASK;
-  x ^= x >> 30n;
-  x = (x * 0xbf58476d1ce4e5b9n) & MASK;
-  x ^= x >> 27n;
-  x = (x * 0x94d049bb133111ebn) & MASK;
+function mix(x) {
+  x = BigInt.asUintN(64, x);
+  x = BigInt.asUintN(64, (x ^ (x >> 30n)) * 0xbf58476d1ce4e5b9n);
+  x = BigInt.asUintN(64, (x ^ (x >> 27n)) * 0x94d049bb133111ebn);
   return x ^ (x >> 31n);
 }
 
 /** The key of a string id in the index. @param {string} id @returns {bigint} uint64 */
 export function indexKey(id) {
   const bytes = Buffer.from(id);
-  const padded = Buffer.alloc(Math.ceil(bytes.length / 8) * 8);
-  bytes.copy(padded);
+  const padded = Buffer.concat([bytes, Buffer.alloc(-bytes.length & 7)]);
   let h = mix(BigInt(bytes.length) + G);
   for (let at = 0; at < padded.length; at += 8) h = mix((h ^ padded.readBigUInt64LE(at)) + G);
   return h;

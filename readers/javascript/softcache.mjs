@@ -1,42 +1,18 @@
 /**
  * A reader of softcache caches, written from docs/format.md alone. It shows that the page suffices.
  *
- *     const cache = await Cache.open('runs/digits');
- *     const row = await (await cache.target('digit@a')).get(17, 0);
+ *     const row = Cache.open('runs/digits').target('digit@a').get(17, 0);
  *     row.items[0].logP(2).logP;
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { DataType } from 'apache-arrow';
-import {
-  checkDeclaration,
-  columnsOf,
-  decodeItems,
-  decodeValues,
-  floats,
-  isList,
-  isNumbers,
-} from './codecs.mjs';
-import { byCodePoint, check, CacheError, indexKey, parseJson, sha256 } from './hashing.mjs';
-import {
-  binaryOf,
-  checkPath,
-  idsOf,
-  JSON_LIMIT,
-  numbersOf,
-  parseArrow,
-  parseDocument,
-  readArrowShard,
-  readBlocks,
-  readFile,
-  readHashed,
-  readZarrShard,
-  records,
-} from './storage.mjs';
+import * as codecs from './codecs.mjs';
+import { byCodePoint, canonicalJson, check, indexKey, parseJson, sha256 } from './hashing.mjs';
+import * as storage from './storage.mjs';
 
 export * from './hashing.mjs';
 
-/** Shards that a target keeps in memory. */
+/** Shards that `rows` and each target keep in memory. */
 const KEPT = 8;
 
 const isTarget = (name) =>
@@ -51,22 +27,11 @@ function commitPath(number) {
 
 /** The numbers of the commits in a folder; other files are not part of the cache. @param {string} root */
 function commitNumbers(root) {
-  const numbers = [];
-  const list = (folder) => (fs.existsSync(folder) ? fs.readdirSync(folder) : []);
-  for (const thousands of list(path.join(root, 'commits'))) {
-    if (!/^\d{3,}$/.test(thousands)) continue;
-    for (const name of list(path.join(root, 'commits', thousands))) {
-      const number = Number(/^(\d{20})\.json$/.exec(name)?.[1]);
-      if (commitPath(number) === `commits/${thousands}/${name}`) numbers.push(number);
-    }
-  }
-  return numbers.sort((a, b) => a - b);
-}
-
-/** @param {string} root @param {string} name @returns {{document: any, hash: string}} */
-function readDocument(root, name) {
-  const bytes = readFile(root, name, { limit: JSON_LIMIT });
-  return { document: parseDocument(bytes, name), hash: sha256(bytes) };
+  const folder = path.join(root, 'commits');
+  const names = fs.existsSync(folder) ? fs.readdirSync(folder, { recursive: true }) : [];
+  const number = (name) => Number(/\/(\d{20})\.json$/.exec(name)?.[1] ?? 0);
+  const inPlace = names.filter((name) => commitPath(number(name)) === `commits/${name}`);
+  return inPlace.map(number).sort((a, b) => a - b);
 }
 
 /** The last of sorted `items` whose `key` is at most `value`, by bisection. @returns {number} -1 if none */
@@ -88,28 +53,26 @@ export class Cache {
   /**
    * @param {string} root the folder
    * @param {{commit?: number}} [options] the number of a commit; the newest if it is not given
-   * @returns {Promise<Cache>}
+   * @returns {Cache}
    */
-  static async open(root, { commit } = {}) {
+  static open(root, { commit } = {}) {
     const cache = new Cache();
     cache.root = root;
-    const marker = readDocument(root, 'softcache.json');
+    const marker = storage.readDocument(root, 'softcache.json');
     check(marker.document.format === 'softcache', 'not a softcache cache');
     check(marker.document.version === 1, `unknown version ${marker.document.version}`);
     const numbers = commitNumbers(root);
     check(numbers.length > 0, 'the cache has no commit');
-    check(
-      numbers.every((number, i) => number === i + 1),
-      'the numbers of the commits have gaps',
-    );
+    const gaps = numbers.some((number, i) => number !== i + 1);
+    check(!gaps, 'the numbers of the commits have gaps');
     const number = commit ?? numbers.length;
     check(numbers.includes(number), `there is no commit ${number}`);
-    cache.commit = readDocument(root, commitPath(number)).document;
+    cache.commit = storage.readDocument(root, commitPath(number)).document;
     cache.#checkCommit(number, marker.hash);
     if (number === numbers.length && number > 1) {
-      const parent = sha256(readFile(root, commitPath(number - 1), { limit: JSON_LIMIT }));
-      check(cache.commit.parent?.number === number - 1, 'the commit names another parent');
-      check(cache.commit.parent.sha256 === parent, 'the parent of the commit has another hash');
+      const { hash } = storage.readDocument(root, commitPath(number - 1));
+      const { parent } = cache.commit;
+      check(parent?.number === number - 1 && parent.sha256 === hash, 'the commit has another parent');
     }
     cache.rows = new Rows(cache, 'rows', cache.commit.manifests.rows);
     return cache;
@@ -117,7 +80,7 @@ export class Cache {
 
   #checkCommit(number, marker) {
     const { commit } = this;
-    for (const feature of commit.reader_features) throw new CacheError(`unknown feature ${feature}`);
+    check(commit.reader_features.length === 0, `unknown features ${commit.reader_features}`);
     check(commit.manifests?.rows, 'the commit names no rows');
     check(commit.number === number, `commit ${number} says that it is ${commit.number}`);
     check(commit.marker_sha256 === marker, 'the commit belongs to another marker');
@@ -128,13 +91,12 @@ export class Cache {
 
   /** The names of the targets, without `rows`. @returns {string[]} */
   get targets() {
-    return Object.keys(this.commit.manifests)
-      .filter((name) => name !== 'rows')
-      .sort(byCodePoint);
+    const names = Object.keys(this.commit.manifests).sort(byCodePoint);
+    return names.filter((name) => name !== 'rows');
   }
 
-  /** @param {string} name @returns {Promise<Target>} */
-  async target(name) {
+  /** @param {string} name @returns {Target} */
+  target(name) {
     check(Object.hasOwn(this.commit.manifests, name) && name !== 'rows', `there is no target ${name}`);
     return new Target(this, name, this.commit.manifests[name]);
   }
@@ -142,9 +104,9 @@ export class Cache {
   /**
    * The row of a sample's view, through the index.
    * @param {number | bigint | string} id @param {number} [view]
-   * @returns {Promise<number | null>} null if the cache has no such row
+   * @returns {number | null} null if the cache has no such row
    */
-  async find(id, view = 0) {
+  find(id, view = 0) {
     const strings = this.commit.id_type === 'string';
     check(strings === (typeof id === 'string'), `sample ids are of the type ${this.commit.id_type}`);
     const wanted = strings ? id : BigInt(id);
@@ -156,10 +118,9 @@ export class Cache {
         const sample = (Number(rows[i]) - shard.first_row) / shard.views;
         check(Number.isInteger(sample), 'an entry of the index is not the first view of a sample');
         // Two strings may have one key, so the stored id decides.
-        if (this.rows.samples(shard).ids[sample] !== wanted) continue;
-        if (view >= shard.first_view && view < shard.first_view + shard.views) {
+        if (this.rows.read(shard).ids[sample] !== wanted) continue;
+        if (view >= shard.first_view && view < shard.first_view + shard.views)
           return Number(rows[i]) + view - shard.first_view;
-        }
       }
     }
     return null;
@@ -171,18 +132,16 @@ export class Cache {
    */
   #segment(file) {
     if (!this.#segments.has(file.path)) {
-      const bytes = readBlocks(this.root, file);
+      const bytes = storage.readBlocks(this.root, file);
       check(sha256(bytes) === file.sha256, `${file.path} is damaged: it has another hash`);
-      const { columns } = parseArrow(bytes, file.path);
-      const [key, row] = ['key', 'row'].map((name) => {
-        check(columns.has(name), `${file.path} has no column ${name}`);
-        const data = columns.get(name);
-        const { values, dtype } = numbersOf(data);
+      const { columns } = storage.parseArrow(bytes, file.path);
+      const [keys, rows] = ['key', 'row'].map((name) => {
+        const { values, dtype, width } = columns.get(name) ?? {};
         const expected = name === 'key' && this.commit.id_type === 'string' ? 'uint64' : 'int64';
-        check(dtype === expected, `${file.path} has a ${name} of type ${dtype}`);
-        return values.subarray(0, data.length);
+        check(dtype === expected && width === 1, `${file.path} has no column ${name} of ${expected}`);
+        return values;
       });
-      this.#segments.set(file.path, { keys: key, rows: row });
+      this.#segments.set(file.path, { keys, rows });
     }
     return this.#segments.get(file.path);
   }
@@ -190,35 +149,37 @@ export class Cache {
 
 /** What `rows` and other targets share: a manifest with live shards. */
 class Manifest {
+  #kept = new Map();
+
   /** @param {Cache} cache @param {string} name @param {import('./storage.mjs').File} file */
   constructor(cache, name, file) {
-    const { table, metadata } = parseArrow(readHashed(cache.root, file), file.path);
-    check(metadata.get('softcache.target') === name, `${file.path} is not of the target ${name}`);
-    this.cache = cache;
-    this.name = name;
-    this.metadata = metadata;
-    this.shards = records(table);
-    const layout = (shard) =>
-      JSON.stringify([shard.files.length, shard.columns.map((column) => column.name)]);
+    const { rows, metadata, columns } = storage.parseArrow(storage.readHashed(cache.root, file), file.path);
+    check(metadata('softcache.target') === name, `${file.path} is not of the target ${name}`);
+    Object.assign(this, { cache, name, metadata });
+    const record = (_, i) => Object.fromEntries([...columns].map(([key, column]) => [key, column.at(i)]));
+    this.shards = Array.from({ length: rows }, record);
+  }
+
+  /** Check the shards, whose files have these columns. @param {import('./storage.mjs').Spec[]} specs */
+  checkShards(specs) {
+    this.specs = specs;
+    const layout = (shard) => JSON.stringify([shard.files.length, shard.columns.map(({ name }) => name)]);
     for (const shard of this.shards) {
-      const where = `${name}, fragment ${shard.fragment}`;
-      check(isSplit(shard.split), `${where}: not a split: ${shard.split}`);
-      check(
-        shard.views > 0 && shard.rows > 0 && shard.rows % shard.views === 0,
-        `${where}: a wrong number of rows`,
-      );
-      for (const entry of shard.files) checkPath(entry.path);
-      for (const column of shard.columns) {
-        const inside = column.offset >= 0 && column.offset + column.bytes <= shard.files[column.file]?.bytes;
-        check(inside && column.bytes >= 0, `${where}: the column ${column.name} lies outside its file`);
-      }
-      const bytes = shard.files.reduce((sum, entry) => sum + entry.bytes, 0);
-      check(shard.rows <= 8 * bytes, `${where}: more rows than its files have bits`);
-      check(
-        layout(shard) === layout(this.shards[0]),
-        `${where}: other files or columns than the first shard`,
-      );
+      const { fragment, split, rows, views, files } = shard;
+      const need = (condition, message) => check(condition, `${this.name}, fragment ${fragment}: ${message}`);
+      need(isSplit(split), `not a split: ${split}`);
+      need(views > 0 && rows > 0 && rows % views === 0, 'a wrong number of rows');
+      for (const entry of files) storage.checkPath(entry.path);
+      const bytes = files.reduce((sum, entry) => sum + entry.bytes, 0);
+      need(rows <= 8 * bytes, 'more rows than its files have bits');
+      storage.checkColumns(shard, this.rowsOf(shard), specs);
+      need(layout(shard) === layout(this.shards[0]), 'other files or columns than the first shard');
     }
+  }
+
+  /** Rows of the files of a shard; `rows` has one for all views of a sample. */
+  rowsOf({ rows, views }) {
+    return this.name === 'rows' ? rows / views : rows;
   }
 
   /** The live shard with a row. @param {number} row */
@@ -227,14 +188,26 @@ class Manifest {
     check(shard && row < shard.first_row + shard.rows, `${this.name} does not cover the row ${row}`);
     return shard;
   }
+
+  /** @param {any} record of a shard @returns {any} see `readShard` */
+  read(record) {
+    const { path: name } = record.files[0];
+    if (!this.#kept.has(name)) {
+      const { root, commit } = this.cache;
+      const shard = storage.readShard(root, record, this.rowsOf(record), this.specs, commit.id_type);
+      this.checkShard(shard, name);
+      if (this.#kept.size === KEPT) this.#kept.delete(this.#kept.keys().next().value);
+      this.#kept.set(name, shard);
+    }
+    return this.#kept.get(name);
+  }
 }
 
 /** The target `rows`: what identifies each row. */
 class Rows extends Manifest {
-  #samples = new Map();
-
   constructor(cache, name, file) {
     super(cache, name, file);
+    this.checkShards(codecs.columnsOfRows(cache.commit.id_type));
     let next = 0;
     for (const shard of this.shards) {
       check(shard.first_row === next, `rows leaves a gap or overlaps at row ${shard.first_row}`);
@@ -245,29 +218,10 @@ class Rows extends Manifest {
     check(this.fragments.size === this.shards.length, 'a fragment has two shards of rows');
   }
 
-  /**
-   * The samples of a fragment, one after the other.
-   * @returns {{ids: ArrayLike<bigint | string>, content: Uint8Array[], split: string[], columns: Map<string, any>,
-   *   table: any}}
-   */
-  samples(shard) {
-    const [file] = shard.files;
-    if (!this.#samples.has(file.path)) {
-      const { rows, columns, table } = parseArrow(readBlocks(this.cache.root, file), file.path);
-      check(rows * shard.views === shard.rows, `${file.path} has another number of samples`);
-      const binary = (name) => {
-        const data = columns.get(name);
-        check(
-          data && (DataType.isBinary(data.type) || DataType.isUtf8(data.type)),
-          `${file.path} has no column ${name}`,
-        );
-        return binaryOf(data);
-      };
-      const ids = idsOf(columns.get('sample_id'), this.cache.commit.id_type);
-      const split = binary('split').map((bytes) => Buffer.from(bytes).toString());
-      this.#samples.set(file.path, { ids, content: binary('content'), split, columns, table });
-    }
-    return this.#samples.get(file.path);
+  checkShard(shard, name) {
+    check(shard.self?.target === 'rows', `${name} is a shard of another target`);
+    shard.content = storage.binaryOf(shard.columns.get('content'));
+    shard.split = storage.binaryOf(shard.columns.get('split')).map((bytes) => Buffer.from(bytes).toString());
   }
 
   /**
@@ -277,54 +231,43 @@ class Rows extends Manifest {
    *   in hexadecimal digits
    */
   key(row) {
-    const shard = this.shardOf(row);
-    const samples = this.samples(shard);
-    const r = row - shard.first_row;
-    const sample = Math.floor(r / shard.views);
-    return {
-      sampleId: samples.ids[sample],
-      view: shard.first_view + (r % shard.views),
-      split: samples.split[sample],
-      content: Buffer.from(samples.content[sample]).toString('hex'),
-    };
+    const record = this.shardOf(row);
+    const { ids, split, content } = this.read(record);
+    const r = row - record.first_row;
+    const sample = Math.floor(r / record.views);
+    const view = record.first_view + (r % record.views);
+    const hash = Buffer.from(content[sample]).toString('hex');
+    return { sampleId: ids[sample], view, split: split[sample], content: hash };
   }
 }
 
 /**
- * An answer.
- * @typedef {object} Row
- * @property {number} row @property {bigint | string} sampleId @property {number} view
- * @property {boolean} valid whether there is an answer; if not, there is nothing else
- * @property {(import('./codecs.mjs').Full | import('./codecs.mjs').Topk | import('./codecs.mjs').Sampled |
- *   import('./codecs.mjs').Served)[]} [items] distributions: one, one for each place of a map in C order,
- *   or one for each position of a list
- * @property {Float64Array} [values] of features and regression, in C order
- * @property {Record<string, Float64Array>} [parts] such as `boxes`, item after item
- * @property {Int32Array} [inputIds] @property {Int32Array} [positions] of causal_lm
+ * An answer; if it is not valid, there is nothing else. Distributions are one item, one for each place of a map
+ * in C order, or one for each position of a list. Features and regression have values, in C order. Parts, such
+ * as `boxes`, come item after item.
+ * @typedef {{row: number, sampleId: bigint | string, view: number, valid: boolean, items?: any[],
+ *   values?: Float64Array, parts?: Record<string, Float64Array>, inputIds?: Int32Array,
+ *   positions?: Int32Array}} Row
  */
 
 /** A target other than `rows`. */
 export class Target extends Manifest {
-  #shards = new Map();
   #tables;
 
   constructor(cache, name, file) {
     super(cache, name, file);
-    const record = this.metadata.get('softcache.record') ?? '';
-    check(Buffer.byteLength(record) <= JSON_LIMIT, `the record of ${name} is too large`);
+    const record = this.metadata('softcache.record');
+    check(Buffer.byteLength(record) <= storage.JSON_LIMIT, `the record of ${name} is too large`);
     this.record = parseJson(record);
-    /** The declaration with floats kept apart from integers, as its fingerprint takes it. */
-    this.exactDeclaration = parseJson(record, true).declaration;
-    this.declaration = this.record.declaration;
-    this.fingerprint = this.record.fingerprint;
-    checkDeclaration(this.declaration);
+    const { declaration, fingerprint } = this.record;
+    Object.assign(this, { declaration, fingerprint });
+    codecs.checkDeclaration(this.declaration);
+    this.checkShards(codecs.columnsOf(this.declaration, cache.commit.id_type));
     const same = ['first_row', 'rows', 'split', 'keys_sha256', 'first_view', 'views'];
     this.shards.forEach((shard, i) => {
       const rows = cache.rows.fragments.get(shard.fragment);
-      check(
-        rows && same.every((key) => rows[key] === shard[key]),
-        `${name}: fragment ${shard.fragment} is not as in rows`,
-      );
+      const placed = rows && same.every((key) => rows[key] === shard[key]);
+      check(placed, `${name}: fragment ${shard.fragment} is not as in rows`);
       check(i === 0 || this.shards[i - 1].first_row < shard.first_row, `${name}: shards are not in order`);
     });
   }
@@ -333,127 +276,104 @@ export class Target extends Manifest {
    * The answer for a sample's view.
    * @param {number | bigint | string} id @param {number} [view]
    * @param {{content?: string}} [options] the content hash that the sample must have, in hexadecimal digits
-   * @returns {Promise<Row | null>} null if the cache has no such row
+   * @returns {Row | null} null if the cache has no such row
    */
-  async get(id, view = 0, { content } = {}) {
-    const row = await this.cache.find(id, view);
+  get(id, view = 0, { content } = {}) {
+    const row = this.cache.find(id, view);
     if (row === null) return null;
     const key = this.cache.rows.key(row);
     check(content === undefined || content === key.content, `the sample ${id} had another content`);
     return this.row(row);
   }
 
-  /** @param {number} row @returns {Promise<Row>} */
-  async row(row) {
+  /** @param {number} row @returns {Row} */
+  row(row) {
     const record = this.shardOf(row);
-    const shard = await this.#shard(record);
+    const { ids, columns } = this.read(record);
     const r = row - record.first_row;
     const { sampleId, view } = this.cache.rows.key(row);
-    check(
-      shard.ids[r] === sampleId && shard.views[r] === view,
-      `${this.name}: row ${row} is of another sample`,
-    );
-    if (!shard.valid[r]) return { row, sampleId, view, valid: false };
-    return { row, sampleId, view, valid: true, ...this.#decode(shard, r) };
+    const right = ids[r] === sampleId && columns.get('view').values[r] === view;
+    check(right, `${this.name}: row ${row} is of another sample`);
+    const { values: flags } = columns.get('valid');
+    const valid = Boolean(this.declaration.format === 'zarr' ? flags[r] : (flags[r >> 3] >> (r & 7)) & 1);
+    return { row, sampleId, view, valid, ...(valid && this.#decode(columns, r)) };
   }
 
-  #decode(shard, r) {
+  #decode(columns, r) {
     const { task, codec } = this.declaration;
-    const list = isList(task);
     // A row of a list has the positions first ... last - 1; any other row is a position of its own.
-    const [first, last] = list ? shard.offsets.subarray(r, r + 2) : [r, r + 1];
-    const getter = (position) => (name) => {
-      const column = shard.columns.get(name);
-      return column && column.values.subarray(position * column.width, (position + 1) * column.width);
+    const slice = (name, first, last) => {
+      const { values, numbers } = columns.get(name) ?? {};
+      return values?.subarray(first * numbers, last * numbers);
     };
+    const range = (name) => columns.get(name).offsets?.subarray(r, r + 2) ?? [r, r + 1];
+    const [first, last] = range(this.specs[0].name);
     const parts = {};
-    for (const part of task.parts) {
-      const { values, width } = shard.columns.get(part);
-      parts[part] = floats(values.subarray(first * width, last * width), 'float32');
-    }
-    if (isNumbers(task)) return { values: decodeValues(codec, getter(r)), parts };
+    for (const part of task.parts) parts[part] = codecs.floats(slice(part, first, last), 'float32');
+    const getter = (position) => (name) => slice(name, position, position + 1);
+    if (codecs.isNumbers(task)) return { values: codecs.decodeValues(codec, getter(r)), parts };
     const items = [];
-    for (let i = first; i < last; i++) items.push(...decodeItems(this.declaration, getter(i), this.tables));
+    for (let i = first; i < last; i++)
+      items.push(...codecs.decodeItems(this.declaration, getter(i), this.tables));
     if (task.kind !== 'causal_lm') return { items, parts };
-    const [inputIds, positions] = ['input_ids', 'positions'].map((name) => {
-      const { values, offsets: ends } = shard.columns.get(name);
-      return values.subarray(ends[r], ends[r + 1]);
-    });
-    return { items, parts, inputIds, positions };
+    const inputIds = slice('input_ids', ...range('input_ids'));
+    return { items, parts, inputIds, positions: slice('positions', first, last) };
   }
 
-  async #shard(record) {
-    const { path: name } = record.files[0];
-    if (!this.#shards.has(name)) {
-      const read = this.declaration.format === 'zarr' ? readZarrShard : readArrowShard;
-      const shard = await read(this.cache.root, record, this.cache.commit.id_type);
-      this.#checkShard(shard, name);
-      if (this.#shards.size === KEPT) this.#shards.delete(this.#shards.keys().next().value);
-      this.#shards.set(name, shard);
-    }
-    return this.#shards.get(name);
-  }
-
-  /** Columns must be those that the codec decodes, so that no answer is made of something else. */
-  #checkShard(shard, name) {
-    const { task, codec } = this.declaration;
+  checkShard(shard, name) {
     check(shard.self?.fingerprint === this.fingerprint, `${name} is a shard of another target`);
-    const list = isList(task);
-    for (const { name: column, dtype, numbers } of columnsOf(codec, task)) {
-      const found = shard.columns.get(column);
-      const right =
-        found && found.dtype === dtype && found.width === numbers && list === Boolean(found.offsets);
-      check(right, `${name}: the column ${column} is missing or has another type`);
-      if (list) {
-        shard.offsets ??= found.offsets;
-        const same =
-          found.offsets[0] === 0 &&
-          shard.valid.every((_, r) => found.offsets[r + 1] === shard.offsets[r + 1]);
-        check(same, `${name}: the lists of ${column} have other lengths`);
-      }
-    }
-    for (const column of task.kind === 'causal_lm' ? ['input_ids', 'positions'] : []) {
-      const found = shard.columns.get(column);
-      check(
-        found?.dtype === 'int32' && found.offsets,
-        `${name}: the column ${column} is missing or has another type`,
-      );
+    if (!codecs.isList(this.declaration.task)) return;
+    const { offsets } = shard.columns.get(this.specs[0].name);
+    for (const [column, { offsets: others, values, numbers }] of shard.columns) {
+      if (!others || ['input_ids', 'sample_id'].includes(column)) continue;
+      const same = others[0] === 0 && others.every((end, i) => end === offsets[i]);
+      check(same && offsets.at(-1) === values.length / numbers, `${name}: ${column} has other lists`);
     }
   }
 
   /** The numbers of the tables that decoding needs, read once. */
   get tables() {
-    this.#tables ??= this.#readTables();
-    return this.#tables;
+    return (this.#tables ??= this.#readTables());
+  }
+
+  /** @param {string} name */
+  #table(name) {
+    const file = this.record.tables?.[name];
+    check(file, `${this.name} has no table ${name}`);
+    return storage.parseArrow(storage.readHashed(this.cache.root, file), file.path);
   }
 
   #readTables() {
     const { codec, task } = this.declaration;
+    const read = (table, name, width, dtypes) => {
+      const { rows, columns } = this.#table(table);
+      check(rows === task.shape[0], `the table ${table} has another number of classes`);
+      if (name === 'bias' && !columns.has(name)) return undefined;
+      const found = columns.get(name);
+      const right = dtypes.includes(found?.dtype) && found.width === width;
+      check(right, `the table ${table} has no column ${name} of its type and width`);
+      // A table has no other integers than the bits of bfloat16.
+      return codecs.floats(found.values, found.dtype === 'uint16' ? 'bfloat16' : found.dtype);
+    };
     const tables = {};
-    for (const name of ['basis', 'output']) {
-      const file = this.record.tables?.[name];
-      if (!file) continue;
-      const bytes = readHashed(this.cache.root, file);
-      const { rows, columns } = parseArrow(bytes, file.path);
-      check(rows === task.shape[0], `the table ${name} has another number of classes`);
-      const read = (column, width) => {
-        if (!columns.has(column)) return undefined;
-        const found = numbersOf(columns.get(column));
-        check(found.width === width, `the table ${name} has another width`);
-        // A table has no other integers than the bits of bfloat16.
-        return floats(
-          found.values.subarray(0, rows * width),
-          found.dtype === 'uint16' ? 'bfloat16' : found.dtype,
-        );
-      };
-      if (name === 'basis') tables.basis = read('basis', codec.basis + 1);
-      else tables.output = { weight: read('weight', codec.width), bias: read('bias', 1) };
+    if (codec.name === 'topk' && codec.basis && task.shape[0] > codec.k)
+      tables.basis = read('basis', 'basis', codec.basis + 1, ['float16']);
+    if (codec.name === 'hidden') {
+      const weight = read('output', 'weight', codec.width, ['float32', 'float16', 'uint16']);
+      tables.output = { weight, bias: read('output', 'bias', 1, ['float32', 'float16', 'uint16']) };
     }
-    check(codec.name !== 'hidden' || tables.output?.weight, `${this.name} has no table of its output layer`);
-    check(
-      !(codec.name === 'topk' && codec.basis && task.shape[0] > codec.k) || tables.basis,
-      `${this.name} has no basis`,
-    );
     return tables;
+  }
+
+  /** The tokens of a causal_lm. @returns {[number, string, boolean][]} id, token, whether it was added */
+  vocabulary() {
+    const { rows, columns } = this.#table('vocabulary');
+    const [ids, tokens, added] = ['id', 'token', 'added'].map((name) => columns.get(name));
+    check(ids && tokens && added, 'a column of the table vocabulary is missing');
+    const mapping = Array.from({ length: rows }, (_, i) => [ids.at(i), tokens.at(i), added.at(i)]);
+    const { tokenizer, shape } = this.declaration.task;
+    check(sha256(canonicalJson(mapping)) === tokenizer, 'the table vocabulary is of another tokenizer');
+    check(ids.at(rows - 1) === shape[0] - 1, 'the highest id of the vocabulary is not the last class');
+    return mapping;
   }
 }

@@ -4,7 +4,7 @@
  */
 import fs from 'node:fs';
 import path from 'node:path';
-import { ARRAYS, blockChecksum, BLOCK, CacheError, check, crc32c, parseJson, sha256, utf8 } from './hashing.mjs';
+import { ARRAYS, attempt, blockChecksum, BLOCK, check, crc32c, parseJson, sha256, utf8 } from './hashing.mjs';
 
 /** The largest JSON document, in bytes. */
 export const JSON_LIMIT = 256 * 2 ** 20;
@@ -28,13 +28,9 @@ export function checkPath(name) {
 export function readFile(root, name, { bytes, limit = Infinity } = {}) {
   checkPath(name);
   // Without O_NONBLOCK, opening a named pipe would wait for ever. What is open cannot be exchanged.
-  let file;
-  try {
-    file = fs.openSync(path.join(root, name), fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
-  } catch (error) {
-    check(error.code !== 'ENOENT', `${name} is missing`);
-    throw error;
-  }
+  const full = path.join(root, name);
+  check(fs.existsSync(full), `${name} is missing`);
+  const file = fs.openSync(full, fs.constants.O_RDONLY | fs.constants.O_NONBLOCK);
   try {
     const stat = fs.fstatSync(file);
     check(stat.isFile(), `${name} is not a regular file`);
@@ -46,10 +42,7 @@ export function readFile(root, name, { bytes, limit = Infinity } = {}) {
   }
 }
 
-/**
- * A file as a commit or manifest records it.
- * @typedef {{path: string, bytes: number, sha256: string, blocks?: number[]}} File
- */
+/** @typedef {{path: string, bytes: number, sha256: string, blocks?: number[]}} File as a commit records it */
 
 /**
  * Read a file and compare its blocks.
@@ -77,14 +70,15 @@ export function readHashed(root, file) {
   return bytes;
 }
 
-/** A JSON file whose last member is the hash of what is before it. @param {Buffer} bytes @param {string} name */
-export function parseDocument(bytes, name) {
+/** A JSON file, whose last member is the hash of what is before it. @returns {{document: any, hash: string}} */
+export function readDocument(root, name) {
+  const bytes = readFile(root, name, { limit: JSON_LIMIT });
   const ending = /^,\n {2}"sha256": "([0-9a-f]{64})"\n\}\n$/.exec(bytes.subarray(-ENDING).toString('latin1'));
   check(ending, `${name} does not end with its hash`);
   check(sha256(bytes.subarray(0, -ENDING)) === ending[1], `${name} is damaged: it has another hash`);
   const document = parseJson(utf8(bytes));
   check(document && typeof document === 'object' && !Array.isArray(document), `${name} is not one object`);
-  return document;
+  return { document, hash: sha256(bytes) };
 }
 
 // --------------------------------------------------------------------------------- Arrow
@@ -92,8 +86,7 @@ export function parseDocument(bytes, name) {
 /** A table of a flatbuffer, which is what Arrow's messages are made of. Absent numbers are 0. */
 class Table {
   constructor(view, at) {
-    this.view = view;
-    this.at = at;
+    Object.assign(this, { view, at });
   }
 
   /** Where a field lies, or 0 if it is absent. @param {number} index */
@@ -117,12 +110,17 @@ class Table {
     return new Table(this.view, this.follow(this.where(index)));
   }
 
-  /** Where the items of a list lie. @param {number} index @param {number} size of an item, in bytes */
+  /** Where the items of a list begin, and how many there are. @param {number} size of an item, in bytes */
+  span(index, size) {
+    const at = this.follow(this.where(index));
+    const length = at && this.view.getUint32(at, true);
+    check(at + 4 + length * size <= this.view.byteLength, 'a list is longer than its bytes');
+    return [at + 4, length];
+  }
+
   list(index, size) {
-    const start = this.follow(this.where(index));
-    const length = start && this.view.getUint32(start, true);
-    check(start + 4 + length * size <= this.view.byteLength, 'a list is longer than its bytes');
-    return Array.from({ length }, (_, i) => start + 4 + i * size);
+    const [start, length] = this.span(index, size);
+    return Array.from({ length }, (_, i) => start + i * size);
   }
 
   tables(index) {
@@ -130,9 +128,8 @@ class Table {
   }
 
   bytes(index) {
-    const start = this.follow(this.where(index));
-    const length = start && this.view.getUint32(start, true);
-    return Buffer.from(this.view.buffer, this.view.byteOffset + start + 4, length);
+    const [start, length] = this.span(index, 1);
+    return Buffer.from(this.view.buffer, this.view.byteOffset + start, length);
   }
 }
 
@@ -140,7 +137,7 @@ class Table {
 function messagesOf(bytes) {
   const messages = [];
   let at = 0;
-  for (let size = 1; size !== 0; ) {
+  for (let size = 1; size !== 0;) {
     check(bytes.readUInt32LE(at) === 0xffffffff, 'not an Arrow stream');
     size = bytes.readInt32LE(at + 4);
     at += 8;
@@ -178,12 +175,8 @@ const [INT, FLOAT, UTF8, BOOL, LIST, STRUCT, FIXED_BINARY, FIXED_LIST] = [2, 3, 
 /**
  * A column of an Arrow file: `at` gives the value of a row; hashes are hexadecimal digits. Columns of
  * numbers have `values`, `width` of them a row.
- * @typedef {{length: number, at: (row: number) => any, dtype?: string, values?: any, width?: number}} Column
- */
-
-/**
  * @param {Table} field of a schema @param {Iterator<number[]>} nodes @param {Iterator<number[]>} buffers
- * @param {Buffer} body @returns {Column}
+ * @returns {{length: number, at: (row: number) => any, dtype?: string, values?: any, width?: number}}
  */
 function readColumn(field, nodes, buffers, body) {
   const [length] = nodes.next().value;
@@ -199,8 +192,7 @@ function readColumn(field, nodes, buffers, body) {
   const kind = field.number(2, 'getUint8');
   const type = field.table(3);
   if (kind === INT || kind === FLOAT) {
-    const precision = type.number(0, 'getInt16');
-    const bits = kind === INT ? type.number(0, 'getInt32') : [16, 32, 64][precision];
+    const bits = kind === INT ? type.number(0, 'getInt32') : [16, 32, 64][type.number(0, 'getInt16')];
     const dtype = `${kind === FLOAT ? 'float' : type.number(1, 'getUint8') ? 'int' : 'uint'}${bits}`;
     const values = take(dtype, (length * bits) / 8);
     const at = (i) => {
@@ -247,20 +239,19 @@ function readColumn(field, nodes, buffers, body) {
  * An Arrow stream of a schema and one uncompressed record batch without nulls.
  * @param {Buffer} bytes @param {string} name for messages
  * @param {boolean} [decode] whether to read its columns, whose types must then be known
- * @returns {{rows: number, metadata: (key: string) => string, columns: Map<string, Column>}}
+ * @returns {{rows: number, metadata: (key: string) => string, columns: Map<string, any>}}
  */
 export function parseArrow(bytes, name, decode = true) {
-  try {
+  // Offsets outside the file make DataView throw, which is a refusal as well.
+  return attempt(name, () => {
     const messages = messagesOf(bytes);
     check(messages.map(({ type }) => type).join() === '1,3', 'not a stream of one record batch');
     const [{ header: schema }, { header: batch, body }] = messages;
     check(batch.where(3) === 0, 'it is compressed');
     const word = (at) => Number(batch.view.getBigInt64(at, true));
     const [nodes, buffers] = [1, 2].map((i) => batch.list(i, 16).map((at) => [word(at), word(at + 8)]));
-    check(
-      nodes.every(([, nulls]) => nulls === 0),
-      'it has nulls',
-    );
+    const nulls = nodes.some(([, missing]) => missing !== 0);
+    check(!nulls, 'it has nulls');
     const fields = schema.tables(1);
     const columns = new Map(fields.map((field) => [field.bytes(0).toString(), field]));
     check(columns.size === fields.length, 'two columns have one name');
@@ -273,14 +264,11 @@ export function parseArrow(bytes, name, decode = true) {
     }
     const metadata = (key) => {
       const entry = schema.tables(2).find((e) => e.bytes(0).equals(Buffer.from(key)));
-      check(entry, `it has no metadata ${key}`);
+      check(entry, `${name} has no metadata ${key}`);
       return utf8(entry.bytes(1));
     };
     return { rows, metadata, columns };
-  } catch (error) {
-    // Offsets outside the file make DataView throw, which is a refusal as well.
-    throw new CacheError(`${name}: ${error.message}`, { cause: error });
-  }
+  });
 }
 
 // -------------------------------------------------------------------------------- shards
@@ -323,30 +311,23 @@ export function binaryOf({ values, offsets }) {
 
 /** The strings of a Zarr chunk: their number, then each one's length and UTF-8. @param {Buffer} chunk */
 function stringsOf(chunk) {
-  const strings = [];
   let at = 4;
-  for (let left = chunk.readUInt32LE(0); left > 0; left--) {
+  const next = () => {
     const start = at + 4;
-    check(start <= chunk.length, 'strings are cut off');
     at = start + chunk.readUInt32LE(at);
     check(at <= chunk.length, 'strings are cut off');
-    strings.push(utf8(chunk.subarray(start, at)));
-  }
+    return utf8(chunk.subarray(start, at));
+  };
+  const strings = [];
+  for (let left = chunk.readUInt32LE(0); left > 0; left--) strings.push(next());
   return strings;
 }
 
 /**
- * A shard.
- * @typedef {object} Shard
- * @property {any} self what it says about itself
- * @property {ArrayLike<bigint | string>} ids
- * @property {Map<string, {values: any, numbers: number, offsets?: Int32Array}>} columns
- */
-
-/**
  * Read a shard. Columns are taken from where the manifest says that they lie.
  * @param {string} root @param {any} record of the manifest, which `checkColumns` has seen
- * @param {number} rows of the file @param {Spec[]} specs @param {string} idType @returns {Shard}
+ * @param {number} rows of the file @param {Spec[]} specs @param {string} idType
+ * @returns {any} its `columns`, its sample `ids`, and what it says about it in `self`
  */
 export function readShard(root, record, rows, specs, idType) {
   const files = record.files.map((file) => readBlocks(root, file));
@@ -356,13 +337,13 @@ export function readShard(root, record, rows, specs, idType) {
     check(found.length === bytes, `the column ${name} lies in a checksum`);
     return typed(dtype, found);
   };
-  const columns = new Map();
-  for (const spec of specs) {
-    const values = take(bufferOf(spec));
-    const offsets = spec.list && take(`${spec.name}.offsets`);
-    if (offsets) checkOffsets(offsets, values.length / spec.numbers);
-    columns.set(spec.name, { values, offsets, numbers: spec.numbers });
-  }
+  const column = ({ name, dtype, numbers, list }) => {
+    const values = take(bufferOf({ name, dtype }));
+    const offsets = list ? take(`${name}.offsets`) : undefined;
+    checkOffsets(offsets ?? [], values.length / numbers);
+    return [name, { values, offsets, numbers }];
+  };
+  const columns = new Map(specs.map(column));
   const name = record.files[0].path;
   const end = (suffix) => files[record.files.findIndex((file) => file.path.endsWith(suffix))];
   let self;
@@ -375,7 +356,7 @@ export function readShard(root, record, rows, specs, idType) {
     const [group, chunk] = [end('.zarr/zarr.json'), end('.zarr/sample_id/c/0')];
     check(group && chunk, `a file of ${name} is missing`);
     self = parseJson(utf8(group)).attributes?.softcache;
-    ids = idType === 'string' ? stringsOf(chunk) : typed('int64', chunk);
+    ids = idType === 'string' ? attempt(name, () => stringsOf(chunk)) : typed('int64', chunk);
     check(ids.length === rows, `${name} has another number of sample ids`);
   }
   return { self, ids, columns };

@@ -3,6 +3,7 @@
 It proves that the page suffices: whatever softcache does beyond the page would be missing there.
 """
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -40,5 +41,8 @@ def test_reader_in_javascript(tmp_path: Path) -> None:
     counted = {name: int(rest.split()[0]) for name, _, rest in (line.rpartition(": ") for line in lines[:-1])}
     assert all(line.endswith(", 0 differences") for line in lines[:-1])
     assert all(count > 0 for count in counted.values())
-    assert sum("@g (" in name for name in counted) == 15
-    assert {"canonical JSON", "v1: keys", "v1: hashes", "views: keys", "damage", "refusals"} <= set(counted)
+    caches = json.loads((GOLDEN / "vectors.json").read_text(encoding="utf-8"))["caches"]
+    targets = {f"{cache}: {target}" for cache, vectors in caches.items() for target in vectors["targets"]}
+    assert targets == {name.partition(" (")[0] for name in counted if "@" in name}
+    groups = {f"{cache}: {what}" for cache in caches for what in ("keys", "hashes", "layout", "the first commit")}
+    assert groups | {"canonical JSON", "v1: damage", "words: damage", "refusals"} <= set(counted)
