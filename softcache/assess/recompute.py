@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,39 +22,39 @@ from softcache.builder.prepare.opened_recipe import opened_recipe
 from softcache.builder.prepare.prepared import PreparedBuild, prepare
 from softcache.builder.prepare.targets import BuildTarget
 from softcache.builder.prepare.units import Unit
+from softcache.codecs.topk import TopkCodec
 from softcache.errors import AlignmentError, IncompleteCache, RecipeError
 from softcache.read.codec_table import with_table
 from softcache.store.buffers import ListColumn
 from softcache.store.shards import Shard
 
 Columns = Mapping[str, torch.Tensor]
+TAIL_TEMPERATURES, TAIL_TOLERANCE = (1.0, 20.0), 4e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecomputedTarget:
-    """How far a teacher's answers of today are from the stored ones.
+    """How far a teacher's answers of today are from the stored ones, in the row where that is worst explained.
 
     Attributes:
         name: the target.
         rows: how many rows were answered again.
-        largest: the largest difference of a stored number from today's, in the answer's own unit; infinite where one of
-            the two has no answer.
-        sample: the row where it is: its sample id, or (sample id, view).
-        control: the largest difference between two answers of today, to the same rows in other batches.
+        sample: the row: its sample id, or (sample id, view).
+        largest: the largest difference of a stored number from today's, in the unit of the answer or the part; None if
+            one of the two has no answer.
+        control: the largest difference there between two answers of today, in other batches; None if only one of them
+            has an answer.
         allowed: how large a difference rounding explains there.
+        ok: whether every row differs by no more than rounding explains, or twice as much as two answers of today.
     """
 
     name: str
     rows: int
-    largest: float
     sample: Any
-    control: float
+    largest: float | None
+    control: float | None
     allowed: float
-
-    @property
-    def ok(self) -> bool:
-        """Whether the difference is explained by rounding, or by how much the teacher differs from itself."""
-        return self.largest <= max(self.allowed, 2 * self.control)
+    ok: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Recomputation:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as an object."""
-        return {"path": self.path, "ok": self.ok, "targets": [asdict(t) | {"ok": t.ok} for t in self.targets]}
+        return {"path": self.path, "ok": self.ok, "targets": [asdict(target) for target in self.targets]}
 
 
 def recompute(
@@ -83,11 +84,13 @@ def recompute(
 ) -> Recomputation:
     """Let a recipe's teachers answer random rows of a cache again, and compare the answers with the stored ones.
 
-    `rows` are drawn from what the newest commit holds of the recipe's samples, anew each time unless `seed` is given.
-    The cache is left as it is.
+    So many rows of each target are drawn from what the newest commit holds of the recipe's samples, anew each time
+    unless `seed` is given. Of `topk`, the stored classes are compared and the mass of the others at T = 1 and 20, not
+    how it is spread. The cache is left as it is.
 
     Raises IncompatibleTarget if a teacher is not the declared one, naming every difference; AlignmentError if no sample
-    is as the teachers saw it; IncompleteCache before the first commit; and what a build raises before its first commit.
+    of a target is as its teacher saw it; IncompleteCache before the first commit; and what a build raises before its
+    first commit.
 
     Examples:
         >>> found = softcache.recompute("recipes/digits/recipe.yaml", "runs/digits", rows=8)
@@ -100,27 +103,33 @@ def recompute(
         prepared = prepare(loaded, cache, write=False)
         if prepared.inventory.state is None:
             raise IncompleteCache(f"{prepared.files.url}: nothing is committed yet, so there is nothing to compare")
-        jobs = list(_drawn(prepared, rows, np.random.default_rng(seed)))
         samples, found = make_samples(prepared), list[RecomputedTarget]()
-        for teacher in dict.fromkeys(target.teacher for target in prepared.targets):
-            own = [target for target in prepared.targets if target.teacher == teacher]
+        committed = [target for target in prepared.targets if target.name in prepared.inventory.manifests]
+        if not committed:
+            raise AlignmentError(f"{prepared.files.url} has none of the recipe's targets")
+        chance = np.random.default_rng(seed)
+        for teacher in dict.fromkeys(target.teacher for target in committed):
             with opened_predictor(prepared, teacher, samples) as predictor:
-                found += [one for target in own if (one := _recomputed(prepared, predictor, target, jobs)) is not None]
+                for target in (target for target in committed if target.teacher == teacher):
+                    found.append(_recomputed(prepared, predictor, target, rows, chance))
         return Recomputation(prepared.files.url, found)
 
 
-def _drawn(prepared: PreparedBuild, rows: int, chance: np.random.Generator) -> Iterator[tuple[Job, Array]]:
-    """Yield fragments, and the rows drawn from each, ascending."""
-    committed = {unit.fragment.number for unit in prepared.units if unit.target is not None and _shard(prepared, unit)}
-    fragments = [prepared.work.plan.fragments[number] for number in sorted(committed)]
-    ends = np.cumsum([fragment.rows for fragment in fragments])
-    if not len(ends):
-        raise AlignmentError(f"{prepared.files.url}: no sample of the recipe is as the teachers saw it")
+def _drawn(
+    prepared: PreparedBuild, target: BuildTarget, rows: int, chance: np.random.Generator
+) -> Iterator[tuple[Job, Shard, Array]]:
+    """Yield fragments of a target, the shard of each, and the rows drawn from it, ascending."""
+    stored = [(unit.fragment, _shard(prepared, unit)) for unit in prepared.units if unit.name == target.name]
+    known = [(fragment, shard) for fragment, shard in stored if shard is not None]
+    ends = np.cumsum([fragment.rows for fragment, _ in known])
+    if not known:
+        raise AlignmentError(f"{prepared.files.url}: no sample of {target.name} is as its teacher saw it")
     drawn = np.sort(chance.choice(ends[-1], min(rows, int(ends[-1])), replace=False))
     owner = np.searchsorted(ends, drawn, side="right")
-    for i in np.unique(owner):
-        job = Job(fragments[i], prepared.work.positions[fragments[i].number], [])
-        yield job, drawn[owner == i] - (ends[i] - fragments[i].rows)
+    for i in np.unique(owner).tolist():
+        fragment, shard = known[i]
+        job = Job(fragment, prepared.work.positions[fragment.number], [target])
+        yield job, shard, drawn[owner == i] - (ends[i] - fragment.rows)
 
 
 def _shard(prepared: PreparedBuild, unit: Unit) -> Shard | None:
@@ -129,37 +138,91 @@ def _shard(prepared: PreparedBuild, unit: Unit) -> Shard | None:
     return live.shard if live is not None and live.shard.unit_key == unit.key else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """A part of a row: its largest difference, the same between two answers of today, and what rounding explains."""
+
+    difference: float
+    control: float
+    allowed: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as large the difference is as what explains it."""
+        return self.difference / max(self.allowed, 2 * self.control if math.isfinite(self.control) else 0.0)
+
+
 def _recomputed(
-    prepared: PreparedBuild, predictor: Predictor, target: BuildTarget, jobs: Sequence[tuple[Job, Array]]
-) -> RecomputedTarget | None:
-    """Answer rows again for one target, twice. Returns None if the cache has none of them."""
+    prepared: PreparedBuild, predictor: Predictor, target: BuildTarget, rows: int, chance: np.random.Generator
+) -> RecomputedTarget:
+    """Answer rows again for one target, twice, and judge each."""
     committed = prepared.inventory.committed(target.name)
-    if committed is None:
-        return None
+    assert committed is not None, "only targets that are committed are recomputed"
     target = replace(target, codec=with_table(target.codec, prepared.files, committed.tables))
-    units = {unit.fragment.number: unit for unit in prepared.units if unit.name == target.name}
-    answered, worst, control, allowed, sample = 0, -1.0, 0.0, 0.0, None
-    for whole, rows in jobs:
-        shard = _shard(prepared, units[whole.fragment.number])
-        if shard is None:
-            continue
-        job, answered = replace(whole, targets=[target]), answered + len(rows)
-        stored = StoredShard(prepared.files, shard, target)
-        now = _answers(predictor, job, rows, together=True)
-        again = _answers(predictor, job, rows, together=False)
-        for row in rows.tolist():
+    answered, worst, sample = 0, _Judged(difference=-1.0, control=0.0, allowed=1.0), None
+    for job, shard, own in _drawn(prepared, target, rows, chance):
+        stored, answered = StoredShard(prepared.files, shard, target), answered + len(own)
+        now = _answers(predictor, job, own, together=True)
+        again = _answers(predictor, job, own, together=False)
+        for row in own.tolist():
             old = stored.items(np.array([row]))[0] if stored.valid[row] else None
-            one, other = now[row], again[row]
-            difference, scale = _difference(target, old, one)
-            control = max(control, _difference(target, one, other)[0])
-            if difference > worst:
-                worst, sample = difference, job.names([row])[0]
-                allowed = scale * (TOLERANCE + stored.eps)
-    if not answered:
-        return None
+            for judged in _judge(target, old, now[row], again[row], stored.eps):
+                if judged.ratio > worst.ratio:
+                    worst, sample = judged, job.names([row])[0]
     return RecomputedTarget(
-        name=target.name, rows=answered, largest=worst, sample=sample, control=control, allowed=allowed
+        name=target.name,
+        rows=answered,
+        sample=sample,
+        largest=worst.difference if math.isfinite(worst.difference) else None,
+        control=worst.control if math.isfinite(worst.control) else None,
+        allowed=worst.allowed,
+        ok=worst.ratio <= 1,
     )
+
+
+def _judge(
+    target: BuildTarget, old: Columns | None, new: Columns | None, again: Columns | None, eps: float
+) -> Iterator[_Judged]:
+    """Yield the judgement of each part of a row: its values, the mass of its tail, and what is stored beside them."""
+    if old is None or new is None or not _alike(old, new):
+        same = old is None and new is None
+        yield _Judged(difference=0.0 if same else math.inf, control=0.0, allowed=1.0)
+        return
+    comparable = again is not None and _alike(again, new)
+    control = dict(_differences(target, new, again, eps)) if again is not None and comparable else {}
+    for what, (difference, allowed) in _differences(target, old, new, eps):
+        yield _Judged(difference=difference, control=control.get(what, (math.inf, 0.0))[0], allowed=allowed)
+
+
+def _alike(one: Columns, other: Columns) -> bool:
+    """Whether two answers have as many items."""
+    return all(len(one[name]) == len(other[name]) for name in one.keys() & other.keys())
+
+
+def _differences(
+    target: BuildTarget, old: Columns, new: Columns, eps: float
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Yield what is compared of two answers, the largest difference, and how large a difference rounding explains."""
+    for what, a, b, step in compared(target, old, new, eps):
+        finite = a.isfinite() & b.isfinite()
+        scale = max(1.0, float(a[finite].abs().max())) if bool(finite.any()) else 1.0
+        apart = float((a - b)[finite].abs().max()) if bool(finite.any()) else 0.0
+        same = bool((a[~finite] == b[~finite]).all())
+        yield what, (apart if same else math.inf, scale * (TOLERANCE + step))
+    codec = target.codec
+    if isinstance(codec, TopkCodec) and codec.has_tail and len(old[codec.value_columns[0].name]):
+        for temperature in TAIL_TEMPERATURES:
+            masses = [_tail_mass(codec, columns, temperature) for columns in (old, new)]
+            yield f"tail at T = {temperature:g}", (float((masses[0] - masses[1]).abs().max()), TAIL_TOLERANCE)
+
+
+def _tail_mass(codec: TopkCodec, columns: Columns, temperature: float) -> torch.Tensor:
+    """Return the mass of the classes that are not stored, float64 [items]."""
+    own = {column.name: columns[column.name] for column in codec.value_columns if column.name in columns}
+    decoder, items = codec.decoder.per_item(own)
+    sparse = decoder.sparse_log_probs(items, temperature)
+    assert sparse is not None, "topk answers sparsely"
+    return sparse.log_tail.double().exp()
 
 
 def _answers(predictor: Predictor, job: Job, rows: Array, *, together: bool) -> dict[int, Columns | None]:
@@ -183,18 +246,3 @@ def _part(column: torch.Tensor, stored: Array | ListColumn, row: int) -> torch.T
     if isinstance(stored, ListColumn):
         return column[int(stored.offsets[row]) : int(stored.offsets[row + 1])]
     return column[[row]].clone()
-
-
-def _difference(target: BuildTarget, old: Columns | None, new: Columns | None) -> tuple[float, float]:
-    """Return the largest difference of two answers to a row, and the scale of their numbers, at least 1."""
-    if old is None or new is None:
-        return (0.0 if old is new else np.inf), 1.0
-    worst, scale = 0.0, 1.0
-    if any(len(old[name]) != len(new[name]) for name in old):
-        return np.inf, 1.0
-    for _, a, b, _ in compared(target, old, new, 0.0):
-        finite = a.isfinite() & b.isfinite()
-        same = bool((a[~finite] == b[~finite]).all())
-        worst = max(worst, float((a - b)[finite].abs().max()) if bool(finite.any()) else 0.0, 0.0 if same else np.inf)
-        scale = max(scale, float(a[finite].abs().max()) if bool(finite.any()) else 1.0)
-    return worst, scale

@@ -24,7 +24,7 @@ from softcache.store.declarations import TargetDeclaration
 from softcache.store.files import Files
 from softcache.store.index import Segment
 from softcache.store.keys import key_type, keys_digest
-from softcache.store.layout import ROWS, hash_in_path, shard_path
+from softcache.store.layout import ROWS, hash_in_path, target_of_shard
 from softcache.store.live_shards import LiveShard
 from softcache.store.plan import Fragment
 from softcache.store.receipts import unit_key
@@ -59,6 +59,8 @@ def check_splits(cache: Cache, rows: list[LiveShard]) -> Iterator[str]:
 def check_figures(cache: Cache, name: str, live: list[LiveShard]) -> Iterator[str]:
     """Yield how what a commit says about a target differs from its declaration and its shards."""
     target, shards = cache.committed(name), [s.shard for s in live]
+    if target.skipped_rows != target.rows - target.valid or len(target.skipped) > target.skipped_rows:
+        yield f"target {name} says that {target.skipped_rows:,} rows were skipped, and lists {len(target.skipped):,}"
     if target.fingerprint != fingerprint([name, target.declaration]):
         yield f"target {name}: its fingerprint is not that of its declaration"
     found = {
@@ -85,11 +87,11 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
     """Yield what is wrong inside a shard whose files are intact. Raises what reading it raises."""
     form = "arrow" if live.shard.target == ROWS else cache.committed(live.shard.target).declaration["format"]
     if not _has_its_path(live, form):
-        yield "its path is not that of its target, split, fragment and format"
+        yield "its path is not that of a shard of its target and format"
         return
     batch = None
     if form == "arrow":
-        data = read_reference(files, live.shard.files[0], check=False)
+        data = read_reference(files, live.shard.files[0])
         batch = arrow.load(data, live.shard.files[0].path)
         if arrow.locate(data) != live.shard.columns:
             yield "its columns do not lie where the manifest says"
@@ -117,10 +119,10 @@ def check_shard(files: Files, cache: Cache, fragment: Fragment, live: LiveShard)
 def _has_its_path(live: LiveShard, form: str) -> bool:
     """Whether the files of a shard lie where docs/format.md, section 1, says."""
     top, dot, _ = live.shard.files[0].path.partition(f".{form}")
-    name = top.rpartition(f"-{live.fragment:06d}-")[2]
-    expected = shard_path(live.shard.target, live.split, live.fragment, name)
-    within = f"{expected}{dot}" if form == "arrow" else f"{expected}{dot}/"
-    return bool(dot) and all(f.path.startswith(within) for f in live.shard.files)
+    within = f"{top}{dot}" if form == "arrow" else f"{top}{dot}/"
+    return target_of_shard(f"{top}{dot}") == live.shard.target and all(
+        f.path.startswith(within) for f in live.shard.files
+    )
 
 
 def check_index(files: Files, cache: Cache, live: list[LiveShard]) -> Iterator[str]:

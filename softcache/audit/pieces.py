@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from softcache.errors import IntegrityError
+from softcache.errors import IntegrityError, StorageError
 from softcache.read.cache import Cache
 from softcache.store import arrow
 from softcache.store.layout import ROWS
-from softcache.store.live_shards import LiveShard
+from softcache.store.live_shards import LiveShard, TargetShards
 from softcache.store.plan import Fragment, Plan
 from softcache.store.references import read_reference
 from softcache.store.shards import StoredFile
 from softcache.store.state import State
+
+_END = object()  # before the first sample of a run, and after the last
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +49,12 @@ class _Run:
 def cut_anew(state: State, plan: Plan, fragment_rows: int) -> list[Piece]:
     """Return fragments of about `fragment_rows` rows, at least a sample each, in the order of the rows.
 
-    Fragments that hold further views of some samples are cut where those that hold the first views are, since a build
-    that adds views later goes fragment by fragment.
+    Further views of some samples lie in fragments of their own, which a build matches with those of the first views by
+    their samples. So both are cut at the same samples.
     """
     runs = list(_runs(state, plan))
     ids = [pa.concat_arrays([f.sample_ids for f in run.fragments]) for run in runs]
-    begins = {each[0].as_py() for each in ids}
+    begins = _borders([each.to_pylist() for each in ids]) if state.commit.views > 1 else set()
     samples = max(fragment_rows // max(f.views for f in plan.fragments.values()), 1)
     found: list[Piece] = []
     for run, own in zip(runs, ids, strict=True):
@@ -89,6 +91,20 @@ def _runs(state: State, plan: Plan) -> Iterator[_Run]:
         yield _Run([plan.fragments[number] for number, _ in together], together[0][1], targets)
 
 
+def _borders(runs: Sequence[Sequence[Any]]) -> set[Any]:
+    """Return the ids at which every run must be cut: between two of them all runs that hold them hold the same ids."""
+    before: dict[Any, set[Any]] = {}
+    after: dict[Any, set[Any]] = {}
+    for ids in runs:
+        for one, following in pairwise([_END, *ids, _END]):
+            after.setdefault(one, set()).add(following)
+            before.setdefault(following, set()).add(one)
+    found = {one for one, preceding in before.items() if len(preceding) > 1}
+    for following in after.values():
+        found |= following if len(following) > 1 else set()
+    return found - {_END}
+
+
 def _cuts(ids: Sequence[Any], begins: set[Any], samples: int) -> Iterator[tuple[int, int]]:
     """Yield ranges of at most so many samples, each of which begins anew at the ids `begins`."""
     begin = 0
@@ -98,28 +114,51 @@ def _cuts(ids: Sequence[Any], begins: set[Any], samples: int) -> Iterator[tuple[
             begin = at
 
 
-def stored_rows(state: State, name: str, piece: Piece) -> pa.RecordBatch:
-    """Return the rows of a piece as Arrow shards of the source store them. `rows` has one row for each sample."""
-    shards, each = state.shards(name), piece.fragment.views if name == ROWS else 1
-    first = int(shards.first_row.searchsorted(piece.rows.start, side="right")) - 1
-    parts = []
-    for i in range(first, int(shards.first_row.searchsorted(piece.rows.stop))):
-        begin = max(piece.rows.start - int(shards.first_row[i]), 0) // each
-        end = min(piece.rows.stop - int(shards.first_row[i]), int(shards.rows[i])) // each
-        reference = StoredFile(shards.path(i, 0), int(shards.file_bytes[i, 0]), shards.digest(i, 0))
-        batch = arrow.load(read_reference(state.files, reference), f"{state.files.url}/{reference.path}")
-        parts.append(batch.slice(begin, end - begin))
-    return pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
+class StoredRows:
+    """The rows of a cache as its Arrow shards store them. The last shard that was read is kept."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self._shards: dict[str, TargetShards] = {}
+        self._last: tuple[tuple[str, int], pa.RecordBatch] | None = None
+
+    def take(self, name: str, piece: Piece) -> pa.RecordBatch:
+        """Return the rows of a piece; of `rows`, one for each sample. Raises StorageError if they are too many."""
+        if name not in self._shards:
+            self._shards[name] = self.state.shards(name)
+        shards, each = self._shards[name], piece.fragment.views if name == ROWS else 1
+        first = int(shards.first_row.searchsorted(piece.rows.start, side="right")) - 1
+        parts = []
+        for i in range(first, int(shards.first_row.searchsorted(piece.rows.stop))):
+            begin = max(piece.rows.start - int(shards.first_row[i]), 0) // each
+            end = min(piece.rows.stop - int(shards.first_row[i]), int(shards.rows[i])) // each
+            parts.append(self._load(shards, i).slice(begin, end - begin))
+        batches = pa.Table.from_batches(parts).combine_chunks().to_batches()
+        if len(batches) > 1:
+            raise StorageError(
+                f"{self.state.files.url}: {piece.fragment.rows:,} rows of {name} have more text than fits into one "
+                "shard; give fewer rows to a fragment"
+            )
+        return batches[0]
+
+    def _load(self, shards: TargetShards, i: int) -> pa.RecordBatch:
+        if self._last is None or self._last[0] != (shards.target, i):
+            reference = StoredFile(shards.path(i, 0), int(shards.file_bytes[i, 0]), shards.digest(i, 0))
+            where = f"{self.state.files.url}/{reference.path}"
+            self._last = (shards.target, i), arrow.load(read_reference(self.state.files, reference), where)
+        return self._last[1]
 
 
-def compare(source: Cache, written: Cache, live: Mapping[str, Sequence[LiveShard]], pieces: Sequence[Piece]) -> None:
+def compare(
+    source: Cache, rows: StoredRows, written: Cache, live: Mapping[str, Sequence[LiveShard]], pieces: Sequence[Piece]
+) -> None:
     """Compare every row that has been written with the source, bit for bit, and look every key up.
 
     Raises IntegrityError.
     """
     for name, shards in live.items():
         for one in shards:
-            if not _is_same(source, written, name, pieces[one.fragment], one.shard.files[0]):
+            if not _is_same(source, rows, written, name, pieces[one.fragment], one.shard.files[0]):
                 path = f"{written.url}/{one.shard.files[0].path}"
                 raise IntegrityError(f"{path}: not the rows of the source; delete the new folder and repack again")
     for piece in pieces:
@@ -128,19 +167,19 @@ def compare(source: Cache, written: Cache, live: Mapping[str, Sequence[LiveShard
             raise IntegrityError(f"{written.url}: keys do not lead to their rows; delete the folder and repack again")
 
 
-def _is_same(source: Cache, written: Cache, name: str, piece: Piece, file: StoredFile) -> bool:
+def _is_same(source: Cache, rows: StoredRows, written: Cache, name: str, piece: Piece, file: StoredFile) -> bool:
     if file.path.endswith(".arrow"):
         old, new = (
-            stored_rows(source.state, name, piece),
+            rows.take(name, piece),
             arrow.load(read_reference(written.state.files, file), file.path),
         )
         return bool(old.schema.equals(new.schema, check_metadata=True)) and all(
             map(same_bits, old.columns, new.columns)
         )
-    rows, before, after = np.asarray(piece.rows), source[name], written[name]
-    columns = after.read_columns(rows)
-    return np.array_equal(before.read_valid(rows), after.read_valid(rows)) and all(
-        column.tobytes() == columns[key].tobytes() for key, column in before.read_columns(rows).items()
+    numbers, before, after = np.asarray(piece.rows), source[name], written[name]
+    columns = after.read_columns(numbers)
+    return np.array_equal(before.read_valid(numbers), after.read_valid(numbers)) and all(
+        column.tobytes() == columns[key].tobytes() for key, column in before.read_columns(numbers).items()
     )
 
 

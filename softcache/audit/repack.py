@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from softcache.audit.pieces import Piece, compare, cut_anew, stored_rows
+from softcache.audit.pieces import Piece, StoredRows, compare, cut_anew
 from softcache.audit.stored_rows import rows_fingerprint
 from softcache.codecs.statistics import merge_statistics, value_statistics
 from softcache.errors import RecipeError, StorageError
@@ -19,7 +19,7 @@ from softcache.store import arrow
 from softcache.store.about import about_target
 from softcache.store.buffers import Buffer
 from softcache.store.card import write_card, write_first_card
-from softcache.store.commits import Commit, latest_number, publish
+from softcache.store.commits import Commit, check_may_write, latest_number, publish
 from softcache.store.files import Files, connect
 from softcache.store.index import dump_segment
 from softcache.store.keys import index_keys
@@ -90,6 +90,7 @@ def repack(url: str | os.PathLike[str], output: str | os.PathLike[str], *, fragm
 def _check_new(source: Cache, files: Files) -> None:
     if files.url == source.url:
         raise RecipeError(f"{files.url}: give repack another folder than the cache's own")
+    check_may_write(connect(source.url), source.commit)
     files.check_writable()
     check_output(files)
     if latest_number(files) or receipt_paths(files):
@@ -100,7 +101,7 @@ class _Repacking:
     def __init__(self, source: Cache, files: Files, out: Writer, fragment_rows: int) -> None:
         self._source, self._files, self._out = source, files, out
         plan = read_plan(files, source.commit.plan)
-        self._content = plan.content
+        self._content, self._rows = plan.content, StoredRows(source.state)
         self._pieces = cut_anew(source.state, plan, fragment_rows)
         self._errors = {name: _errors_by_row(source, name) for name in source.targets}
 
@@ -127,7 +128,7 @@ class _Repacking:
             splits=commit.splits,
             transfer_set=commit.transfer_set | {"repacked": self._origin()},
         )
-        compare(self._source, Cache(out.files, state=State(out.files, made)), live, self._pieces)
+        compare(self._source, self._rows, Cache(out.files, state=State(out.files, made)), live, self._pieces)
         published = publish(out.files, made)
         if published is None:
             raise StorageError(f"{out.files.url}: somebody else has committed there; repack into a new folder")
@@ -166,7 +167,7 @@ class _Repacking:
         fragment, out = piece.fragment, self._out
         place = ShardPlace(name, fragment.split, fragment.number)
         if name == ROWS or self._source[name].format == "arrow":
-            batch = stored_rows(self._source.state, name, piece)
+            batch = self._rows.take(name, piece)
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
             data = arrow.dump(columns, batch.schema.metadata)
             return (put_shard(out, place, data),), arrow.locate(data)
@@ -187,7 +188,7 @@ class _Repacking:
         fragment = piece.fragment
         if name != ROWS:
             return unit_key(fragment.keys_sha256, self._source.committed(name).fingerprint)
-        batch, commit = stored_rows(self._source.state, name, piece), self._source.commit
+        batch, commit = self._rows.take(name, piece), self._source.commit
         kept = pa.table({column: batch[column] for column in sorted(commit.keep)})
         digest = kept_digest(hash_rows(kept, batch.num_rows))
         return unit_key(fragment.keys_sha256, rows_fingerprint(commit), digest, fragment.split)

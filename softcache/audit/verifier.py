@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from softcache.audit.contents import (
@@ -20,11 +20,11 @@ from softcache.audit.verification import Problem, Verification
 from softcache.errors import FormatError, SoftcacheError, UnsupportedVersion
 from softcache.read.cache import Cache
 from softcache.store.card import MAX_BYTES, render
-from softcache.store.checksums import block_checksums, sha256
+from softcache.store.checksums import block_checksums
 from softcache.store.commits import Commit, check_parent, latest_number, read_commit
 from softcache.store.condemned import read_condemned
 from softcache.store.files import Files
-from softcache.store.layout import CARD, ROWS, commit_path, is_collectable
+from softcache.store.layout import CARD, MARKER, ROWS, commit_path, is_collectable
 from softcache.store.live_shards import LiveShard
 from softcache.store.plan import Plan, plan_path, read_plan
 from softcache.store.receipts import read_receipt, receipt_paths
@@ -49,6 +49,8 @@ class Verifier:
         self._condemned: frozenset[str] = frozenset()
         self._states: dict[int, State] = {}
         self._checked: set[tuple[str, str, str]] = set()
+        self._named: dict[str, list[str]] = {}
+        self._has_grown = False
 
     def run(self) -> Verification:
         """Check everything; return what was found."""
@@ -58,7 +60,10 @@ class Verifier:
             self._add("commits", str(e))
             return self._result
         parent: Commit | None = None
+        for path in (MARKER, CARD):
+            self._note_link(path)
         for number in range(1, latest + 1):
+            self._note_link(commit_path(number))
             commit = self._try(commit_path(number), read_commit, self._files, number)
             if commit is None:
                 parent = None
@@ -102,6 +107,7 @@ class Verifier:
         for one in sorted(condemned - self._condemned):
             if not is_collectable(one):
                 self._add(path, f"condemns {one!r:.300}, which no collector may delete")
+        self._has_grown = bool(condemned - self._condemned)
         self._condemned |= condemned
         self._states[commit.number] = state = self._state_of(commit)
         rows = self._try(commit.manifests[ROWS].path, lambda: state.rows)
@@ -121,14 +127,19 @@ class Verifier:
         plan, commit = self._plan(state.commit.plan), state.commit
         checked = (path, commit.manifests[ROWS].path, commit.plan)
         if checked in self._checked:
+            for named in self._named.get(path, ()) if self._has_grown else ():
+                self._check_name(named)
             return
         self._checked.add(checked)
+        stored: list[CheckedFile] = []
         if name != ROWS and (target := self._try(path, state.committed, name)) is not None:
-            self._check_files(tuple(target.tables.values()))
+            stored += target.tables.values()
         for live in self._try(path, lambda: list(state.manifest(name).live()), default=[]):
-            self._check_files(live.shard.files)
+            stored += live.shard.files
             if plan is not None:
                 self._check_place(live, plan, path)
+        self._check_files(stored)
+        self._named[path] = [file.path for file in stored]
 
     def _check_place(self, live: LiveShard, plan: Plan, path: str) -> None:
         fragment = plan.fragments.get(live.fragment)
@@ -162,7 +173,7 @@ class Verifier:
             if receipt is not None and not any(file.path in self._condemned for file in receipt.shard.files):
                 self._check_files(receipt.shard.files)
 
-    def _check_files(self, stored: tuple[CheckedFile, ...]) -> None:
+    def _check_files(self, stored: Iterable[CheckedFile]) -> None:
         for file in stored:
             self._check_name(file.path)
             if file.path in self._seen:
@@ -177,20 +188,31 @@ class Verifier:
                 self._check_bytes(file)
 
     def _check_bytes(self, file: CheckedFile) -> None:
-        mapped = self._try(file.path, partial(read_reference, check=False), self._files, file)
-        if mapped is None:
+        found = self._try(file.path, self._digests, file)
+        if found is None:
             return
-        data = memoryview(mapped)
-        blocks = block_checksums(data, own_checksum_bytes(file.path))
-        if sha256(data) != file.sha256:
+        digest, blocks = found
+        if digest != file.sha256:
             broken = [i for i, (a, b) in enumerate(zip(blocks, file.blocks, strict=False)) if a != b]
             where = f" (blocks {', '.join(map(str, broken[:5]))})" if broken else ""
             self._add(file.path, f"its sha256 is not the one that was recorded{where}")
         elif tuple(blocks) != file.blocks:
             self._add(file.path, "its block checksums are not those that were recorded")
 
+    def _digests(self, file: CheckedFile) -> tuple[str, list[int]]:
+        """Return the SHA-256 and the block checksums of a file as it is stored, also if there is a local copy."""
+        digest, blocks, begin = hashlib.sha256(), list[int](), 0
+        covered = file.bytes - own_checksum_bytes(file.path)
+        for part in self._files.parts(file.path):
+            digest.update(part)
+            blocks += block_checksums(part, min(max(begin + len(part) - covered, 0), len(part)))
+            begin += len(part)
+        return digest.hexdigest(), blocks
+
     def _check_card(self, state: State) -> None:
         """Compare the card with a commit. A writer that has just published one needs a moment to write the card."""
+        if {manifest.path for manifest in state.commit.manifests.values()} & {p.path for p in self._result.problems}:
+            return  # what the card should be cannot be told
         for wait in CARD_WAITS:
             time.sleep(wait)
             if self._try("commits", latest_number, self._files, default=state.commit.number) != state.commit.number:
@@ -232,6 +254,7 @@ class Verifier:
 
     def _plan(self, head: str) -> Plan | None:
         if head not in self._plans:
+            self._note_link(plan_path(head))
             self._plans[head] = self._try(plan_path(head), read_plan, self._files, head)
         return self._plans[head]
 
@@ -240,8 +263,11 @@ class Verifier:
             self._seen.add(path)
             self._result.files += 1
             self._result.bytes += size
-            if self._files.is_link(path):
-                self._result.links.append(path)
+            self._note_link(path)
+
+    def _note_link(self, path: str) -> None:
+        if self._files.is_link(path):
+            self._result.links.append(path)
 
     def _add(self, path: str, what: str) -> None:
         problem = Problem(path, what)

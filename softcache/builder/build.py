@@ -23,11 +23,12 @@ from softcache.builder.prepare.prepared import PreparedBuild, prepare, rebase
 from softcache.builder.publish.commit import Outcome, Publication, publish_build
 from softcache.builder.publish.summary import Summary, summarise
 from softcache.builder.signals import stop_on_signals
-from softcache.errors import RecipeError
+from softcache.errors import IncompleteCache, RecipeError, StorageError
 from softcache.store.marker import require_marker
 from softcache.store.receipts import Receipt
 
 LONGEST_PAUSE, MOST_DOUBLINGS = 10.0, 10  # seconds, attempts
+MOST_UNSEEN = 5  # times that a storage may not list a commit which it says is there
 
 
 def build(
@@ -61,7 +62,7 @@ def build(
         raise RecipeError(f"limit is {limit}; expected at least 1")
     with stop_on_signals() as stop, opened_recipe(recipe, overrides) as loaded:
         prepared = prepare(loaded, output, limit=limit, progress=progress, stop=stop)
-        answered = 0
+        answered = unseen = 0
         for attempt in itertools.count():
             receipts, computed = run(prepared, stop, progress)
             answered += computed
@@ -71,8 +72,15 @@ def build(
                 break
             # The more writers there are, the longer each should wait, in units of what a commit takes here.
             longest = (time.monotonic() - began) * 2 ** min(attempt, MOST_DOUBLINGS)
-            stop.wait(random.uniform(0, min(longest, LONGEST_PAUSE)))
-            prepared = rebase(prepared)
+            if stop.wait(random.uniform(0, min(longest, LONGEST_PAUSE))):
+                raise IncompleteCache("stopped while other writers commit; run the same command again to go on")
+            before, prepared = prepared, rebase(prepared)
+            unseen = unseen + 1 if prepared.inventory.number == before.inventory.number else 0
+            if unseen > MOST_UNSEEN:
+                raise StorageError(
+                    f"{prepared.files.url}: commit {prepared.inventory.number + 1} is taken, but no list of commits "
+                    "shows it; look at the folder commits, and run the same command again"
+                )
         seconds, up_to_date = time.monotonic() - started, outcome is Outcome.UP_TO_DATE
         return summarise(prepared.files, prepared.targets, answered, seconds, up_to_date=up_to_date)
 

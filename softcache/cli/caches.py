@@ -73,10 +73,8 @@ def info(cache: str, as_json: bool) -> None:
 @click.option(
     "--level",
     type=click.Choice(["signature", "quick", "full"]),
-    default="full",
-    show_default=True,
-    help="signature checks who signed the newest commit; quick reads the commits and compares file sizes; full reads "
-    "every byte.",
+    help="signature checks who signed the newest commit; quick reads the commits and compares file sizes; full "
+    "(the default) reads every byte.",
 )
 @click.option(
     "--signers",
@@ -91,14 +89,16 @@ def info(cache: str, as_json: bool) -> None:
     help="Instead, let the teachers of --recipe answer N random rows again, and compare the answers.",
 )
 @click.option("--recipe", type=click.Path(exists=True, dir_okay=False), help="The recipe, for --recompute.")
+@click.option("--seed", type=click.IntRange(min=0), help="Draw the same rows again, for --recompute.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE | ~KEY]...")
 @json_option
 def verify(
     cache: str,
-    level: str,
+    level: str | None,
     signers: str | None,
     recompute: int | None,
     recipe: str | None,
+    seed: int | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -111,10 +111,13 @@ def verify(
     Example: softcache verify runs/digits --recompute 100 --recipe recipes/digits/recipe.yaml
     """
     if recompute is not None:
-        _recompute(cache, recompute, recipe, overrides, as_json)
+        if signers is not None or level is not None:
+            raise RecipeError("--recompute compares answers: run verify once more for --level and --signers")
+        _recompute(cache, recompute, recipe, overrides, seed, as_json)
         return
-    if recipe is not None or overrides:
-        raise RecipeError("a recipe is only read with --recompute N")
+    if recipe is not None or overrides or seed is not None:
+        raise RecipeError("a recipe and a seed are only used with --recompute N")
+    level = level or "full"
     if level == "signature":
         if signers is None:
             raise RecipeError("--level signature needs the file of those who may sign: add --signers FILE")
@@ -138,11 +141,13 @@ def verify(
         sys.exit(1)
 
 
-def _recompute(cache: str, rows: int, recipe: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+def _recompute(
+    cache: str, rows: int, recipe: str | None, overrides: tuple[str, ...], seed: int | None, as_json: bool
+) -> None:
     """Compare stored answers with the teachers' of today, and print by how much they differ."""
     if recipe is None:
         raise RecipeError("--recompute needs the recipe whose teachers should answer: add --recipe FILE")
-    found = softcache.recompute(recipe, cache, overrides, rows=rows)
+    found = softcache.recompute(recipe, cache, overrides, rows=rows, seed=seed)
     if as_json:
         print_json(found.to_json())
     else:
@@ -162,7 +167,8 @@ def _recompute(cache: str, rows: int, recipe: str | None, overrides: tuple[str, 
 
 
 def _compared(target: Any) -> list[object]:
-    largest, control, allowed = (f"{x:.1e}" for x in (target.largest, target.control, target.allowed))
+    figures = (target.largest, target.control, target.allowed)
+    largest, control, allowed = ("no answer" if x is None else f"{x:.1e}" for x in figures)
     return [target.name, target.rows, largest, str(target.sample), control, allowed, "yes" if target.ok else "NO"]
 
 

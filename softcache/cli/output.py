@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import wraps
@@ -48,6 +49,9 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(1)
         except KeyboardInterrupt:
             say("softcache: interrupted; run the same command again to continue", err=True)
+            if any(thread.name == "softcache-read" for thread in threading.enumerate()):
+                sys.stdout.flush()
+                os._exit(3)  # somebody's `preprocess` still runs, and may be in torch: an orderly exit would abort
             sys.exit(3)
 
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")(run)

@@ -124,10 +124,10 @@ class Cache(Mapping[str, Target]):
         return Cache(self._files, split=name, check=self._check, state=self.state)
 
     def close(self) -> None:
-        """Unmap all shards. Reading from this cache or its targets then raises StorageError.
+        """Unmap all shards. Looking up or reading rows of this cache and its targets then raises StorageError.
 
-        What has been looked up is a copy, and stays. A cache that is dropped unmaps its shards too, whenever Python
-        collects it.
+        What has been looked up is a copy, and stays; only the ids of rows that were read by number are looked up when
+        they are first asked for. A cache that is dropped unmaps its shards too, whenever Python collects it.
         """
         self._is_closed = True
         self._keys.close()

@@ -25,11 +25,11 @@ Where teachers are confident, the fixed point alone takes thousands of steps.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from softcache.errors import TaskError
+from softcache.once import once
 
 # F / M is at most this far above its minimum, in nats.
 TOLERANCE = 1e-9
@@ -76,12 +76,12 @@ class _Problem:
     d: torch.Tensor
     within: torch.Tensor
 
-    @cached_property
+    @once
     def total(self) -> torch.Tensor:
         """M, [B, 1]: summed, since rounding left the distributions not exactly at 1."""
         return self.a.sum(1, keepdim=True) + self.d.sum(1, keepdim=True)
 
-    @cached_property
+    @once
     def within_both(self) -> torch.Tensor:
         """Which groups are in the dustbins of two specialists, for all pairs of them, [G, S * S]."""
         return (self.within[:, None] * self.within).flatten(0, 1).T

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from softcache.arrays import Array
+from softcache.once import once
 
 
 def ids_to_numpy(ids: pa.Array) -> Array:
@@ -50,7 +50,7 @@ class ArrowKeys:
     def __init__(self, ids: pa.Array, views: Array) -> None:
         self.arrow, self.views = ids, views
 
-    @cached_property
+    @once
     def ids(self) -> Array:
         return ids_to_numpy(self.arrow)
 
@@ -67,7 +67,7 @@ class DeferredKeys:
     def __init__(self, rows: Array | range, read: Callable[[Array], tuple[Array, Array]]) -> None:
         self._rows, self._read = rows, read
 
-    @cached_property
+    @once
     def _keys(self) -> tuple[Array, Array]:
         return self._read(np.asarray(self._rows, np.int64))
 

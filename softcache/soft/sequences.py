@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from softcache.arrays import Array
 from softcache.codecs import Decoder, SparseLogProbs, Temperature, check_temperature
 from softcache.errors import TaskError
+from softcache.once import once
 from softcache.soft.alignment import check_frames, check_tokens, nearest_frames, read_lengths
 from softcache.soft.keys import RowKeys
 from softcache.soft.packing import NO_TOKEN, PackedTokens, items_of, joined_tokens, widened
@@ -104,7 +104,7 @@ class SoftSequences:
         """How many positions are stored, N."""
         return len(next(iter(self.columns.values())))
 
-    @cached_property
+    @once
     def _at(self) -> tuple[torch.Tensor, ...]:
         return self.mask.nonzero(as_tuple=True)
 

@@ -29,7 +29,6 @@ def parse(kind: type[T], data: Any, where: str) -> T:
 
     Members that `kind` does not list are kept if it is an open TypedDict (store/declarations.py), otherwise ignored.
 
-
     Raises FormatError, which names `where` and the first member that is wrong.
     """
     try:

@@ -21,13 +21,16 @@ _EPOCH = r"(?:-e(?P<epoch>[1-9][0-9]{0,18}))?"
 _HASHED = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow|json)\Z")
 _IN_PATH = re.compile(rf"(?P<digest>[0-9a-f]{{64}}){_EPOCH}\.(?:arrow\Z|json\Z|zarr(?:/|\Z))")
 _NAME = rf"(?:{ROWS}|{_PART}@{_PART})"
-_SHARD = rf"data/{_NAME}/[0-9]{{3,}}/(?:\w+(?:\.\w+)*-[0-9]{{6,}}-[0-9a-f]{{64}}{_EPOCH}"
+_SHARD = re.compile(
+    rf"data/(?P<target>{_NAME})/(?P<thousands>[0-9]{{3,}})/\w+(?:\.\w+)*-(?P<fragment>[0-9]{{6,}})-[0-9a-f]{{64}}{_EPOCH}"
+    r"(?:\.arrow|\.zarr)\Z"
+)
+_IN_ZARR = re.compile(r"(?:zarr\.json|[a-z0-9_]+/(?:zarr\.json|c(?:/0)*))\Z")
 _OWN = [
     re.compile(pattern + r"\Z")
     for pattern in (
         rf"(?:plan|manifests|index|condemned|tables)/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.arrow",
         rf"(?:tables|receipts/{_NAME})/(?P<top>[0-9a-f]{{2}})/(?P=top)[0-9a-f]{{62}}{_EPOCH}\.json",
-        rf"{_SHARD}(?:\.arrow|\.zarr/zarr\.json|\.zarr/[a-z0-9_]+/(?:zarr\.json|c(?:/0)*)))",
     )
 ]
 _UNFINISHED = re.compile(
@@ -120,9 +123,22 @@ def shard_path(target: str, split: str, fragment: int, named: str) -> str:
     return f"data/{target}/{fragment // 1000:03d}/{split}-{fragment:06d}-{named}"
 
 
+def target_of_shard(path: str) -> str | None:
+    """Return the target of a shard with the path of an Arrow file or of a Zarr folder, None if it is no such path."""
+    found = _SHARD.match(path)
+    if found is None or int(found["thousands"]) != int(found["fragment"]) // 1000:
+        return None
+    return found["target"]
+
+
 def is_collectable(path: str) -> bool:
     """Whether a file has the place and name of one that garbage collection may delete."""
-    return is_unfinished(path) or any(pattern.match(path) for pattern in _OWN)
+    if is_unfinished(path) or any(pattern.match(path) for pattern in _OWN):
+        return True
+    shard, dot, inside = path.partition(".zarr/")
+    if target_of_shard(f"{shard}.zarr" if dot else path) is None:
+        return False
+    return _IN_ZARR.match(inside) is not None if dot else path.endswith(".arrow")
 
 
 def is_unfinished(path: str) -> bool:

@@ -220,6 +220,8 @@ def check_places(shards: TargetShards, rows: TargetShards, where: str) -> None:
         (rows.first_row[at] == shards.first_row)
         & (rows.rows[at] == shards.rows)
         & (rows.fragments[at] == shards.fragments)
+        & (rows.first_views[at] == shards.first_views)
+        & (rows.views[at] == shards.views)
     )
     places = pa.Array.from_buffers(pa.int64(), len(at), [None, pa.py_buffer(at)])
     keys, splits = rows.keys.take(places), rows.splits.take(places)

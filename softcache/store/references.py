@@ -26,7 +26,7 @@ def read_reference(files: Files, reference: StoredFile | CheckedFile, *, check: 
         if sha256(memoryview(data)) == reference.sha256:
             return data
     raise IntegrityError(
-        f"{files.url}/{reference.path}: its sha256 is not the one in the commit; it was changed after writing"
+        f"{files.url}/{reference.path}: its sha256 is not the one that was recorded; it was changed after writing"
     )
 
 

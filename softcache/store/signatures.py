@@ -11,9 +11,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from softcache.errors import FormatError, StorageError
+from softcache.errors import FormatError, IncompleteCache, StorageError
 from softcache.store.checksums import sha256
-from softcache.store.commits import latest_number
+from softcache.store.commits import latest_number, read_commit
 from softcache.store.documents import MAX_BYTES
 from softcache.store.files import Files, connect
 from softcache.store.layout import commit_path, signature_path, signatures_folder
@@ -30,7 +30,8 @@ def sign(url: str | os.PathLike[str], key: str | os.PathLike[str], *, commit: in
     `key` is the file of an OpenSSH private key, or of a public key whose private one an agent holds. OpenSSH asks for
     the passphrase, if there is one.
 
-    Raises FormatError if there is no such commit, StorageError if OpenSSH is not installed or cannot sign.
+    Raises IncompleteCache before the first commit, FormatError if there is no such commit or it is not a valid one,
+    StorageError if OpenSSH is not installed or cannot sign.
 
     Examples:
         >>> softcache.sign("runs/digits", "id_ed25519")[:14]
@@ -38,6 +39,8 @@ def sign(url: str | os.PathLike[str], key: str | os.PathLike[str], *, commit: in
     """
     files = connect(url)
     number = commit or latest_number(files)
+    if not number:
+        raise IncompleteCache(f"{files.url}: nothing is committed yet, so there is nothing to sign")
     data = _read_commit(files, number)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "commit")
@@ -61,12 +64,22 @@ def signers_of(files: Files, number: int, allowed: str | os.PathLike[str]) -> li
     data, folder = _read_commit(files, number), signatures_folder(number)
     found: set[str] = set()
     names = [name for name in files.names(folder) if (m := _NAME.match(name)) and int(m["number"]) == number]
-    for name in names[:MAX_SIGNATURES]:
+    if len(names) > MAX_SIGNATURES:
+        raise StorageError(
+            f"{files.url}/{folder}: {len(names):,} signatures of commit {number}; softcache looks at {MAX_SIGNATURES} "
+            "at most: delete those that are nobody's"
+        )
+    for name in names:
         with tempfile.TemporaryDirectory() as there:
             signature = Path(there, "sig")
-            signature.write_bytes(files.read(f"{folder}/{name}", MAX_SIGNATURE_BYTES))
+            try:
+                signature.write_bytes(files.read(f"{folder}/{name}", MAX_SIGNATURE_BYTES))
+            except (FormatError, StorageError, FileNotFoundError):
+                continue  # anybody may put a file there: it must not hide the signatures beside it
             given = ("-s", os.fspath(signature), "-f", os.fspath(allowed))
             for signer in _ssh_keygen("find-principals", *given).stdout.decode(errors="replace").splitlines():
+                if signer.startswith("!"):
+                    continue  # a pattern of who may not sign
                 if not _ssh_keygen("verify", "-n", NAMESPACE, "-I", signer, *given, data=data).returncode:
                     found.add(signer)
     return sorted(found)
@@ -74,6 +87,7 @@ def signers_of(files: Files, number: int, allowed: str | os.PathLike[str]) -> li
 
 def _read_commit(files: Files, number: int) -> bytes:
     try:
+        read_commit(files, number)
         return files.read(commit_path(number), MAX_BYTES)
     except FileNotFoundError as e:
         raise FormatError(f"{files.url}: there is no commit {number}") from e

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 
 from softcache.errors import FormatError, IncompleteCache, IntegrityError
+from softcache.once import once
 from softcache.store.checksums import sha256
 from softcache.store.commits import Commit, check_parent, latest_number, read_commit
 from softcache.store.documents import MAX_BYTES
@@ -30,7 +30,7 @@ class State:
         self.commit, self.files = commit, files
         self._manifests: dict[str, Manifest] = {}
 
-    @cached_property
+    @once
     def rows(self) -> TargetShards:
         """The shards of `rows`."""
         rows, where = self.manifest(ROWS).shards(), self._where(ROWS)
@@ -90,7 +90,7 @@ def committed_unit_keys(files: Files) -> set[str]:
 
 
 def read_state(files: Files, number: int | None = None) -> State:
-    """Read commit `number`, by default the newest, and the manifest of `rows`.
+    """Read commit `number`, by default the newest. Its manifests are read when they are asked for.
 
     Raises FormatError if this is not a cache or has no such commit, IncompleteCache if nothing is committed yet,
     IntegrityError if hashes do not match.

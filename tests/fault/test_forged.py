@@ -241,7 +241,7 @@ def test_content_hashes_of_another_length(cache: Path) -> None:
 def test_a_missing_key_is_missing_from_the_true_index(cache: Path) -> None:
     forge(cache / COMMIT, lambda body: body["index"][0].update(sha256="0" * 64))
     assert softcache.open(cache).find(["sample 3"]).tolist() == [3]
-    with pytest.raises(IntegrityError, match="sha256 is not the one in the commit"):
+    with pytest.raises(IntegrityError, match="sha256 is not the one that was recorded"):
         softcache.open(cache).find(["another"])
 
 

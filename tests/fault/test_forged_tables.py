@@ -65,7 +65,7 @@ def test_plan(tmp_path: Path, change: dict[str, pa.Array]) -> None:
     with pytest.raises(FormatError, match="not a plan"):
         read_plan(files, sha256(data))
     files.create(plan_path("0" * 64), files.read(plan_path(head)))
-    with pytest.raises(IntegrityError, match="its sha256 is not its name"):
+    with pytest.raises(IntegrityError, match="its sha256 is not the one that was recorded"):
         read_plan(files, "0" * 64)
 
 

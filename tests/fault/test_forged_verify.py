@@ -218,7 +218,7 @@ def test_a_segment_that_is_not_the_commits(pristine: Path, tmp_path: Path) -> No
     forger = Forger(Path(shutil.copytree(pristine, tmp_path / "cache")))
     for path in (p for p in forger.files if p.startswith("index/")):
         forger.files[path] = forger.files[path][:-1] + b"x"
-    assert sum("its sha256 is not the one in the commit" in problem for problem in forger.said("quick")) == 2
+    assert sum("its sha256 is not the one that was recorded" in problem for problem in forger.said("quick")) == 2
 
 
 def test_a_first_commit_with_a_parent(pristine: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,14 @@ from conftest import Workshop
 
 import softcache
 from softcache.errors import FormatError, IncompleteCache
+from softcache.store.card import write_card
+from softcache.store.commits import publish
+from softcache.store.condemned import write_condemned
 from softcache.store.documents import load_document
 from softcache.store.files import connect
 from softcache.store.gc import collect, find_garbage
 from softcache.store.state import read_state
+from softcache.store.writer import Writer
 
 
 def names(workshop: Workshop, **options: object) -> list[str]:
@@ -53,6 +58,7 @@ def test_only_what_a_cache_wrote_is_garbage(workshop: Workshop) -> None:
         "data/train.csv",
         "data/cls@t/README.md",
         f"data/cls@t/{shard.parent.name}/train-000009-0.arrow",
+        f"data/cls@t/999/train-000009-{'0' * 64}.arrow",
         f"data/my data/00/train-000000-{'0' * 64}.arrow",
         "data/.tmp-1",
         "manifests/mine.arrow",
@@ -130,6 +136,20 @@ def test_deleting_is_a_commit_that_changes_nothing_else(workshop: Workshop) -> N
     assert workshop.open().commit.number == 2
     assert workshop.build().up_to_date
     assert softcache.verify(workshop.cache).ok
+
+
+def test_a_live_shard_that_is_condemned(workshop: Workshop) -> None:
+    """A forged commit condemns what its own manifests name: the next collector would delete it."""
+    workshop.build()
+    files, first = connect(workshop.cache), workshop.open().commit
+    shard = next((workshop.cache / "data/cls@t").rglob("*.arrow")).relative_to(workshop.cache).as_posix()
+    condemned = write_condemned(Writer(files), [shard])
+    parent = {"number": 1, "sha256": first.sha256}
+    forged = replace(first, number=2, parent=parent, epoch=2, condemned=(condemned,), dropped=[])
+    assert publish(files, forged) is not None
+    write_card(files, read_state(files))
+    problems = softcache.verify(workshop.cache).problems
+    assert [p.what for p in problems if p.path == shard] == ["named by a commit although it is condemned"]
 
 
 def test_what_is_condemned_counts_for_nothing(workshop: Workshop) -> None:

@@ -88,7 +88,10 @@ def workshop_receipts(workshop: Workshop) -> int:
     return len(list((workshop.cache / "receipts").rglob("*.json")))
 
 
-def test_a_second_signal_ends_a_build_that_hangs(workshop: Workshop) -> None:
+@pytest.mark.parametrize(
+    "how", ["time.sleep(1e6)", "[torch.randn(400, 400) @ torch.randn(400, 400) for _ in range(10**9)]"]
+)
+def test_a_second_signal_ends_a_build_that_hangs(workshop: Workshop, how: str) -> None:
     """A user's `preprocess` waits for ever in the thread that reads: nothing waits for it."""
     hangs = (
         (workshop.folder / "model.py")
@@ -98,7 +101,7 @@ def test_a_second_signal_ends_a_build_that_hangs(workshop: Workshop) -> None:
             "def preprocess(sample):\n"
             "    if (HERE / 'hang').exists():\n"
             "        (HERE / 'hangs').touch()\n"
-            "        time.sleep(1e6)\n",
+            f"        {how}\n",
         )
     )
     (workshop.folder / "model.py").write_text(hangs)
@@ -130,3 +133,23 @@ def test_fragment_rows_changed_in_an_unfinished_build(workshop: Workshop) -> Non
     workshop.calls()
     assert workshop.build("build.fragment_rows=7").answered == 0
     assert workshop.calls() == 0
+
+
+def test_a_build_that_is_begun_anew_with_fewer_samples(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its receipts are of other fragments by number: the shards are used, under the names that they have."""
+    from softcache.builder.publish import commit
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    workshop.samples(20)
+    monkeypatch.setattr(commit, "publish", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.build()
+    monkeypatch.undo()
+    whole = json.loads((workshop.folder / "samples.json").read_text())
+    some = {"id": whole["id"][10:], "x": whole["x"][40:], "label": whole["label"][10:]}
+    (workshop.folder / "samples.json").write_text(json.dumps(some))
+    assert workshop.build().answered == 0
+    assert softcache.verify(workshop.cache).problems == []
+    assert workshop.open()["cls"].lookup(range(10, 20)).values.shape == (10, 5)

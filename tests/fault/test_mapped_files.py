@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Workshop
 
+import softcache
 from softcache.errors import IntegrityError, SoftcacheError, StorageError
 from softcache.read import span
 from softcache.store.commits import commit_path
@@ -97,6 +98,29 @@ def test_a_corrupt_local_copy_is_fetched_again(
         workshop.open()
 
 
+def test_verify_reads_what_is_stored(workshop: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Local copies answer for the storage neither when they are whole nor when they are damaged."""
+    monkeypatch.setenv("SOFTCACHE_HOME", str(tmp_path / "home"))
+    workshop.cache = f"memory://{tmp_path.name}/c"  # type: ignore[assignment]
+    workshop.build()
+    everything = workshop.open()["cls"].lookup(range(40)), workshop.open()["feat"].lookup(range(40))
+    assert all(bool(soft.mask.all()) for soft in everything)
+    assert softcache.verify(workshop.cache).ok
+    files = connect(workshop.cache)
+    shard = next(path for path, _, _ in files.walk("data/cls@t"))
+    whole = files.read(shard)
+    files.replace(shard, whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert [p.path for p in softcache.verify(workshop.cache).problems] == [shard]
+    files.replace(shard, whole)
+    for path in (tmp_path / "home/files").rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            path.unlink()  # the old one may still be mapped
+            path.write_bytes(bytes(byte ^ 1 for byte in data))
+    assert softcache.verify(workshop.cache).ok
+    assert workshop.build().up_to_date, "a damaged copy of the plan is fetched again"
+
+
 def test_mappings_stay_below_their_limit(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are unmapped before others are mapped, whatever a batch touches, and with several caches at once."""
     workshop.recipe["build"]["fragment_rows"] = 1
@@ -143,6 +167,36 @@ def test_closed(workshop: Workshop) -> None:
     assert part["cls"].lookup([1]).values.equal(found[[1]].values), "another Cache of the same files"
     assert workshop.open()["cls"].lookup([1]).values.equal(found[[1]].values)
     cache.close()
+
+
+@pytest.mark.parametrize(
+    "act",
+    ["t.read(rng.integers(0, 40, 7)).keys.ids", "softcache.open(cache)['cls'].read([1]).values"],
+    ids=["keys", "open"],
+)
+def test_forks_while_another_thread_reads(workshop: Workshop, act: str) -> None:
+    """No lock that a reader needs is held for ever in a child."""
+    workshop.build()
+    run = python(
+        "import os, signal, threading, softcache, numpy as np\n"
+        f"cache = {str(workshop.cache)!r}; t = softcache.open(cache)['cls']\n"
+        "def loop():\n"
+        "    rng = np.random.default_rng(0)\n"
+        "    while True:\n"
+        f"        {act}\n"
+        "threading.Thread(target=loop, daemon=True).start()\n"
+        "rng = np.random.default_rng(1)\n"
+        "for i in range(100):\n"
+        "    child = os.fork()\n"
+        "    if not child:\n"
+        "        signal.alarm(20)\n"
+        f"        {act}\n"
+        "        os._exit(0)\n"
+        "    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])\n"
+        "    assert code == 0, code\n"
+        "os._exit(0)"
+    )
+    assert run.returncode == 0, run.stderr
 
 
 def test_forks_while_another_thread_maps(workshop: Workshop) -> None:

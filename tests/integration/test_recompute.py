@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from augmented import Augmented
@@ -78,6 +79,83 @@ def test_one_row_of_another_teacher(workshop: Workshop) -> None:
     assert not json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)["ok"]
 
 
+def changed(workshop: Workshop, body: str) -> None:
+    """Make the teacher answer differently once a file `odd` is there: `body` changes `out`, the logits of inputs x."""
+    model = (workshop.folder / "model.py").read_text()
+    lines = [f"        {line}" for line in ("out = self.head(x) * self.scale", "if (HERE / 'odd').exists():")]
+    lines += [f"            {line}" for line in body.splitlines()]
+    workshop.write(
+        "model.py",
+        model.replace(
+            '        return {"cls": self.head(x) * self.scale', "\n".join([*lines, '        return {"cls": out'])
+        ),
+    )
+    del workshop.recipe["tasks"]["feat"]
+
+
+def recomputed(workshop: Workshop, *overrides: str, rows: int = 40) -> Any:
+    """Build, change the teacher, recompute; the only target's result."""
+    workshop.build(*overrides)
+    assert softcache.recompute(workshop.save(), workshop.cache, overrides, rows=rows).ok
+    (workshop.folder / "odd").touch()
+    (found,) = softcache.recompute(workshop.save(), workshop.cache, overrides, rows=rows).targets
+    return found
+
+
+def test_each_row_is_judged_on_its_own_scale(workshop: Workshop) -> None:
+    """A row of large numbers whose difference is explained does not hide small ones that are not."""
+    changed(workshop, "out = out + torch.where(x[:, :1] > 100, 0.9, 0.5) * torch.tensor([1.0, 0, 0, 0, 0])")
+    workshop.samples(40, change=lambda x: x.__setitem__((slice(13, 14), 0), 800.0))
+    found = recomputed(workshop)
+    assert not found.ok
+    assert found.sample != 13
+    assert found.largest == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_row_that_is_answered_in_one_company_only(workshop: Workshop) -> None:
+    """It excuses no other row."""
+    changed(
+        workshop,
+        "if len(x) > 1:\n    out = torch.where(x[:, :1] > 100, torch.nan, out)\nout = out + 5 * torch.arange(5.0)",
+    )
+    workshop.samples(40, change=lambda x: x.__setitem__((slice(13, 14), 0), 800.0))
+    assert not recomputed(workshop, "build.on_bad_sample=skip").ok
+
+
+def test_a_tail_that_has_changed(workshop: Workshop) -> None:
+    task = workshop.recipe["tasks"]["cls"]
+    task["store"] = {"codec": "topk", "k": 2}
+    changed(workshop, "out = out.scatter(1, out.argsort(1)[:, :2], -20.0)")
+    found = recomputed(workshop)
+    assert not found.ok
+    assert 4e-3 < found.largest <= 1
+
+
+def test_boxes_do_not_excuse_their_classes(tmp_path: Path) -> None:
+    """Parts are judged on their own scale: boxes are large numbers."""
+    kinds = Kinds(tmp_path)
+    model = (kinds.folder / "model.py").read_text()
+    boxes = "h[i, 300:300 + 4 * n].view(n, 4).sigmoid()"
+    logits = "h[i, 200:200 + 6 * n].view(n, 6)"
+    odd = f"{logits} + (0.5 * torch.arange(6.0) if __import__('os').path.exists('{tmp_path}/odd') else 0)"
+    assert model.count(boxes) == model.count(logits) == 1
+    kinds.write("model.py", model.replace(boxes, f"{boxes} * 1000").replace(logits, odd))
+    kinds.recipe["tasks"] = {"objects": kinds.recipe["tasks"]["objects"] | {"boxes": "cxcywh"}}
+    kinds.build()
+    assert softcache.recompute(kinds.save(), kinds.cache, rows=24).ok
+    (tmp_path / "odd").touch()
+    assert not softcache.recompute(kinds.save(), kinds.cache, rows=24).ok
+
+
+def test_a_target_that_covers_few_rows(workshop: Workshop) -> None:
+    """Rows are drawn from what each target covers."""
+    workshop.build()
+    workshop.recipe["tasks"]["late"] = workshop.recipe["tasks"]["feat"] | {"output": "feat"}
+    workshop.build(limit=10)
+    found = softcache.recompute(workshop.save(), workshop.cache, rows=3, seed=1)
+    assert {(t.name, t.rows) for t in found.targets} == {("cls@t", 3), ("feat@t", 3), ("late@t", 3)}
+
+
 def test_another_teacher_is_named(workshop: Workshop) -> None:
     workshop.build()
     workshop.weights(1)
@@ -88,7 +166,7 @@ def test_another_teacher_is_named(workshop: Workshop) -> None:
 def test_other_samples(workshop: Workshop) -> None:
     workshop.build()
     workshop.samples(40, change=lambda x: x.__iadd__(1))
-    with pytest.raises(AlignmentError, match="no sample of the recipe is as the teachers saw it"):
+    with pytest.raises(AlignmentError, match="no sample of cls@t is as its teacher saw it"):
         softcache.recompute(workshop.save(), workshop.cache, rows=4)
 
 
@@ -101,5 +179,6 @@ def test_refused(workshop: Workshop, tmp_path: Path) -> None:
     shown = CliRunner().invoke(main, ["verify", str(workshop.cache), "--recompute", "4"])
     assert shown.exit_code == 2
     assert "needs the recipe" in shown.output
-    shown = CliRunner().invoke(main, ["verify", str(workshop.cache), "--recipe", str(workshop.save())])
-    assert shown.exit_code == 2
+    recipe = str(workshop.save())
+    for words in (["--recipe", recipe], ["--seed", "1"], ["--recompute", "4", "--recipe", recipe, "--level", "full"]):
+        assert CliRunner().invoke(main, ["verify", str(workshop.cache), *words]).exit_code == 2

@@ -111,6 +111,29 @@ def test_views_that_came_later(augmented: Augmented, tmp_path: Path) -> None:
     assert torch.equal(first.values, softcache.open(old)["cls"].lookup(np.arange(40), 0).values)
 
 
+@pytest.mark.parametrize("chosen", [range(10), [*range(10), *range(20, 30)], [*range(30, 40), *range(10)]])
+@pytest.mark.parametrize("rows", [15, 60])
+def test_views_that_came_later_of_some_samples(augmented: Augmented, tmp_path: Path, chosen: Any, rows: int) -> None:
+    """No later build loses a view or makes one twice, wherever the samples that have more views lie."""
+    workshop = augmented(views=1)
+    workshop.build()
+    path = workshop.folder / "samples.json"
+    whole = json.loads(path.read_text())
+    x = np.array(whole["x"]).reshape(-1, 4)
+    some = {"id": list(chosen), "x": x[list(chosen)].ravel().tolist(), "label": [whole["label"][i] for i in chosen]}
+    path.write_text(json.dumps(some))
+    workshop.build("augmentation.views=3")
+    path.write_text(json.dumps(whole))
+    softcache.repack(workshop.cache, tmp_path / "new", fragment_rows=rows)
+    check_same(workshop.cache, tmp_path / "new")
+    workshop.cache = tmp_path / "new"
+    workshop.build("augmentation.views=3")
+    table = workshop.open().rows.table()
+    keys = sorted(zip(table["sample_id"].to_pylist(), table["view"].to_pylist(), strict=True))
+    assert keys == [(i, view) for i in range(40) for view in range(3)]
+    assert softcache.verify(workshop.cache).ok
+
+
 def test_a_damaged_source_is_not_copied(workshop: Workshop, tmp_path: Path) -> None:
     workshop.build()
     for target, name in (("cls@t", "*.arrow"), ("feat@t", "values/c/0/0"), (ROWS, "*.arrow")):

@@ -1,6 +1,7 @@
 """Signed commits, with OpenSSH: who has signed, and who has not."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from conftest import Workshop
 
 import softcache
 from softcache.cli import main
-from softcache.errors import FormatError, StorageError
+from softcache.errors import FormatError, IncompleteCache, StorageError
 from softcache.store.documents import dump_document, load_document
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="OpenSSH is not installed")
@@ -82,6 +83,25 @@ def test_what_a_signature_covers(workshop: Workshop, keys: dict[str, Path], allo
     assert said(workshop.cache, allowed)[0] == []
 
 
+def test_files_that_are_no_signatures(workshop: Workshop, keys: dict[str, Path], allowed: Path) -> None:
+    """Anybody may put files there. They do not hide a signature beside them."""
+    workshop.build()
+    folder = workshop.cache / Path(softcache.sign(workshop.cache, keys["ann"])).parent
+    for number, make in enumerate(
+        (Path.mkdir, os.mkfifo, lambda p: p.symlink_to("gone"), lambda p: p.write_bytes(bytes(10**5)))
+    ):
+        make(folder / f"00000000000000000001-{number:064x}.sig")
+    assert said(workshop.cache, allowed) == (["ann@example.org"], [])
+    for number in range(100, 220):
+        (folder / f"00000000000000000001-{number:064x}.sig").write_bytes(b"x")
+    with pytest.raises(StorageError, match="looks at 100 at most"):
+        said(workshop.cache, allowed)
+    allowed.write_text("!bob@example.org," + allowed.read_text())
+    for path in folder.glob("*-0*.sig"):
+        path.unlink() if not path.is_dir() else path.rmdir()
+    assert said(workshop.cache, allowed)[0] == ["ann@example.org"]
+
+
 def test_another_namespace(workshop: Workshop, keys: dict[str, Path], allowed: Path, tmp_path: Path) -> None:
     """A signature that was made for something else does not count."""
     workshop.build()
@@ -95,9 +115,11 @@ def test_another_namespace(workshop: Workshop, keys: dict[str, Path], allowed: P
 
 
 def test_refused(workshop: Workshop, keys: dict[str, Path], allowed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FormatError, match="there is no commit 0"):
+    with pytest.raises(IncompleteCache, match="nothing to sign"):
         softcache.sign(workshop.cache, keys["ann"])
     workshop.build()
+    with pytest.raises(FormatError, match="there is no commit 7"):
+        softcache.sign(workshop.cache, keys["ann"], commit=7)
     with pytest.raises(StorageError, match="OpenSSH cannot sign with it"):
         softcache.sign(workshop.cache, workshop.cache / "README.md")
     shown = CliRunner().invoke(main, ["verify", str(workshop.cache), "--level", "signature"])

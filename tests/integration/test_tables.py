@@ -163,7 +163,7 @@ def test_lost_and_damaged(language: Language) -> None:
     table.write_bytes(whole[:-8000] + bytes([whole[-8000] ^ 1]) + whole[-7999:])
     assert [p.path for p in softcache.verify(language.cache).problems] == [table.relative_to(language.cache).as_posix()]
     codec_table._loaded.clear()
-    with pytest.raises(IntegrityError, match="sha256 is not the one in the commit"):
+    with pytest.raises(IntegrityError, match="sha256 is not the one that was recorded"):
         softcache.open(language.cache)["near"].lookup([0]).log_probs()
     table.unlink()
     with pytest.raises(IntegrityError, match="missing"):

@@ -17,7 +17,7 @@ import softcache
 ROOT = Path(softcache.__file__).parent
 # From the ground up. A room imports only rooms below its own floor; ground-floor modules may import each other.
 FLOORS = (
-    {"version", "errors", "arrays", "kinds", "tasks", "measures", "settings"},
+    {"version", "errors", "arrays", "kinds", "tasks", "measures", "settings", "once"},
     {"store", "codecs"},
     {"transfer"},
     {"teachers", "recipe", "soft"},

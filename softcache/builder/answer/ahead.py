@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
-DEPTH = 4
+DEPTH, PATIENCE = 4, 2.0  # items, seconds
+THREAD = "softcache-read"
 _END = object()
 
 
@@ -16,13 +19,13 @@ class Ahead(Generic[T]):
     """Runs an iterator in another thread, a few items ahead of whoever iterates over this.
 
     It is a context manager: on leaving, the thread finishes its item and no other begins. After Ctrl-C nobody waits for
-    that, since a user's `preprocess` may hang; nor does the interpreter when it exits.
+    long, since a user's `preprocess` may hang; nor does the interpreter when it exits.
     """
 
     def __init__(self, items: Iterator[T]) -> None:
         self._items, self._is_over = items, threading.Event()
         self._ready: queue.Queue[tuple[T | object, BaseException | None]] = queue.Queue(DEPTH)
-        self._thread = threading.Thread(target=self._run, name="softcache-read", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -30,7 +33,8 @@ class Ahead(Generic[T]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._is_over.set()
-        while self._thread.is_alive() and kind is not KeyboardInterrupt:
+        end = time.monotonic() + (PATIENCE if kind is KeyboardInterrupt else math.inf)
+        while self._thread.is_alive() and time.monotonic() < end:
             while not self._ready.empty():
                 self._ready.get_nowait()
             self._thread.join(0.01)

@@ -43,6 +43,11 @@ class Inventory:
         return 0 if self.state is None else self.state.commit.epoch
 
     @property
+    def number(self) -> int:
+        """The number of the newest commit, 0 if there is none."""
+        return 0 if self.state is None else self.state.commit.number
+
+    @property
     def how_to_give_up(self) -> str:
         """What a user does to give up what is not committed, for error messages."""
         if self.state is None:

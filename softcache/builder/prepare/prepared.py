@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from tqdm import tqdm
@@ -19,6 +18,7 @@ from softcache.builder.prepare.transfer_set import open_transfer_set
 from softcache.builder.prepare.units import Unit, all_units
 from softcache.builder.prepare.view_records import check_partners
 from softcache.errors import CommitConflict, IncompatibleTarget, IncompleteCache
+from softcache.once import once
 from softcache.recipe import Recipe
 from softcache.store.card import write_first_card
 from softcache.store.declarations import RowsDeclaration
@@ -67,7 +67,7 @@ class PreparedBuild:
         """Where new files go."""
         return Writer(self.files, self.inventory.epoch)
 
-    @cached_property
+    @once
     def todo(self) -> list[Unit]:
         """The units that have neither a receipt nor a place in the newest commit."""
         return [u for u in self.units if u.shard_in(self.inventory) is None]

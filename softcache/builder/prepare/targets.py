@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import pyarrow as pa
 
@@ -12,6 +11,7 @@ from softcache.builder.prepare.task_checks import check_output
 from softcache.codecs import Codec, make_codec
 from softcache.errors import RecipeError, SoftcacheError, TeacherError, TransferSetError
 from softcache.kinds import KINDS
+from softcache.once import once
 from softcache.recipe import Recipe, TaskRecipe
 from softcache.store.checksums import fingerprint
 from softcache.store.declarations import AugmentationDeclaration, RowsDeclaration, TargetDeclaration
@@ -58,7 +58,7 @@ class BuildTarget:
         """Whether its shards share tables."""
         return bool(self.tables) or self.codec.table_spec is not None
 
-    @cached_property
+    @once
     def fingerprint(self) -> str:
         """The target fingerprint."""
         return fingerprint([self.name, self.declaration])

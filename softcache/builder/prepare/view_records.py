@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from softcache.arrays import Array
 from softcache.builder.prepare.inventory import Inventory
 from softcache.builder.prepare.units import Unit
 from softcache.errors import AlignmentError, FormatError, IntegrityError, name_some
+from softcache.once import once
 from softcache.store import arrow
 from softcache.store.declarations import AugmentationDeclaration
 from softcache.store.files import Files
@@ -48,7 +48,7 @@ class RecordedViews:
         """Return the record of views that are all still to be made."""
         return cls(np.zeros((rows, CHECK_BYTES), np.uint8), [None] * rows if draws else None, {})
 
-    @cached_property
+    @once
     def here(self) -> dict[str, str]:
         """The versions that are installed now of the libraries that made them."""
         return versions_here(self.versions)

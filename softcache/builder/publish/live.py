@@ -70,7 +70,7 @@ def _first_rows(plan: Plan, inventory: Inventory) -> dict[int, int]:
 
 
 def write_index(out: Writer, plan: Plan, rows: Iterable[LiveShard], previous: Commit | None) -> tuple[CheckedFile, ...]:
-    """Return the index's segments: the previous ones and one for the new rows, merged with those that are not larger.
+    """Return the index's segments: the previous ones, and one for the new rows, merged as `segments_to_merge` says.
 
     `rows` are the shards of `rows`.
     """

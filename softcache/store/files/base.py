@@ -22,6 +22,10 @@ class Files(ABC):
     def read(self, path: str, limit: int | None = None) -> bytes:
         """Return a file's bytes. Raises FileNotFoundError, and FormatError if there are more than `limit`."""
 
+    def parts(self, path: str) -> Iterator[bytes]:
+        """Yield a file's bytes, in parts of whole blocks where that saves memory. Raises as `read`."""
+        yield self.read(path)
+
     @abstractmethod
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, None if it does not exist."""

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from softcache.errors import StorageError
-from softcache.store.checksums import Bytes
+from softcache.store.checksums import BLOCK_BYTES, Bytes
 from softcache.store.files.base import Files
 from softcache.store.layout import TEMPORARY, check_path
+
+_PART_BYTES = 32 * BLOCK_BYTES
 
 
 class LocalFiles(Files):
@@ -31,6 +33,11 @@ class LocalFiles(Files):
             if limit is not None and os.fstat(file.fileno()).st_size > limit:
                 raise self._too_large(path, limit)
             return file.read()
+
+    def parts(self, path: str) -> Iterator[bytes]:
+        with self._storage(path), open(self._at(path), "rb", opener=_open_regular) as file:
+            while part := file.read(_PART_BYTES):
+                yield part
 
     def size(self, path: str) -> int | None:
         with self._storage(path):
@@ -53,9 +60,16 @@ class LocalFiles(Files):
                 return []
 
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
-        top = self.root if folder == "" else self._at(folder)
+        yield from self._walk(self.root if folder == "" else self._at(folder), frozenset())
+
+    def _walk(self, top: Path, links: frozenset[str]) -> Iterator[tuple[str, int, float]]:
+        """Walk through a folder, and through what is linked in it; `links` are the linked folders above."""
         for parent, folders, names in os.walk(top):
             folders.sort()
+            for name in folders:
+                link = os.path.join(parent, name)
+                if os.path.islink(link) and (real := os.path.realpath(link)) not in links:
+                    yield from self._walk(Path(link), links | {real})
             inside = "" if Path(parent) == self.root else f"{Path(parent).relative_to(self.root).as_posix()}/"
             for name in sorted(names):
                 with contextlib.suppress(FileNotFoundError):

@@ -48,7 +48,7 @@ class RemoteFiles(Files):
 
     def walk(self, folder: str) -> Iterator[tuple[str, int, float]]:
         try:
-            found = self._call(folder or None, lambda fs, p: fs.find(p, detail=True))
+            found = self._call(folder or None, _find)
         except FileNotFoundError:
             return
         top = self._filesystem()[1]
@@ -178,3 +178,9 @@ def puts_whole_files(filesystem: type) -> bool:
 
     own_async = getattr(filesystem, "_pipe_file", AsyncFileSystem._pipe_file) is not AsyncFileSystem._pipe_file
     return own_async or getattr(filesystem, "pipe_file", None) is not AbstractFileSystem.pipe_file
+
+
+def _find(fs: Any, path: str) -> Any:
+    """List all files below a path as they are now: filesystems keep listings."""
+    fs.invalidate_cache()
+    return fs.find(path, detail=True)
