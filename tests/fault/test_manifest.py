@@ -12,6 +12,8 @@ from softcache.store.live_shards import LiveShard
 from softcache.store.manifest import Manifest, check_places, check_rows, dump_manifest
 from softcache.store.shards import CheckedFile, Shard
 
+OTHER_COLUMNS = arrow.dump({"split": pa.array(["a"])}, {b"softcache.target": b"a@b"})
+
 
 def unchecked(kind: type, **members: Any) -> Any:
     """An instance that its own constructor might refuse, as a forger would write it."""
@@ -158,7 +160,7 @@ def test_refused(shards: list[LiveShard], said: str) -> None:
         opened(shards).shards()
 
 
-@pytest.mark.parametrize("data", [b"", b"ARROW1", arrow.dump({"split": pa.array(["a"])}), dump_manifest("a@b", [])])
+@pytest.mark.parametrize("data", [b"", b"ARROW1", OTHER_COLUMNS, dump_manifest("a@b", [])])
 def test_not_a_manifest(data: bytes) -> None:
     with pytest.raises(FormatError):
         Manifest(data, "a@b", "m")

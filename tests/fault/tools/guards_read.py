@@ -173,7 +173,7 @@ GUARDS = [
     Guard("audit/verifier.py", "        self._check_unfinished()", "        pass", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verifier.py", "if size is None:", "if False:", f"{VERIFY} -k damaged_shards"),
     Guard("audit/verifier.py", "size not in (file.bytes, -1)", "False", f"{VERIFY} -k damaged_shards"),
-    Guard("audit/verifier.py", "sha256(data) != file.sha256", "False", f"{VERIFY} -k own_checksum"),
+    Guard("audit/verifier.py", "digest != file.sha256", "False", f"{VERIFY} -k own_checksum"),
     Guard("audit/verifier.py", "tuple(blocks) != file.blocks", "False", FORGED_VERIFY),
     Guard("audit/verifier.py", "if card is None or card ==", "if True or card ==", f"{VERIFY} -k flipped_bit_is"),
     Guard("audit/verifier.py", "not has_its_keys(fragment)", "False", FORGED_VERIFY),

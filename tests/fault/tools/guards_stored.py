@@ -10,6 +10,13 @@ GUARDS = [
     Guard("audit/contents.py", "if said != expected:", "if False:", VALUES),
     Guard(
         "audit/contents.py",
+        "target.skipped_rows != target.rows - target.valid",
+        "False",
+        "fault/test_verify.py -k forged_commit",
+    ),
+    Guard("audit/verifier.py", "if self._has_grown else ()", "if False else ()", "fault/test_gc.py -k live_shard"),
+    Guard(
+        "audit/contents.py",
         'live.shard.unit_key != unit_key(fragment.keys_sha256, target.provenance["fingerprint"])',
         "False",
         VALUES,
