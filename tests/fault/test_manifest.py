@@ -160,6 +160,14 @@ def test_refused(shards: list[LiveShard], said: str) -> None:
         opened(shards).shards()
 
 
+@pytest.mark.parametrize("split", ["", "a b", "../x", "all"])
+def test_names_of_splits(split: str) -> None:
+    manifest = opened([live(split=split)])
+    for act in (manifest.shards, manifest.first_files):
+        with pytest.raises(FormatError, match="is not the name of a split"):
+            act()
+
+
 @pytest.mark.parametrize("data", [b"", b"ARROW1", OTHER_COLUMNS, dump_manifest("a@b", [])])
 def test_not_a_manifest(data: bytes) -> None:
     with pytest.raises(FormatError):
