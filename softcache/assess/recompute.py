@@ -29,7 +29,8 @@ from softcache.store.buffers import ListColumn
 from softcache.store.shards import Shard
 
 Columns = Mapping[str, torch.Tensor]
-TAIL_TEMPERATURES, TAIL_TOLERANCE = (1.0, 20.0), 4e-3
+TAIL_TEMPERATURES = (1.0, 20.0)
+TAIL_TOLERANCE = 4e-3  # of a probability: rounding of the sketch and of the gaps together stays well below
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,13 +169,10 @@ def compare(
 
 def _is_same(source: Cache, rows: StoredRows, written: Cache, name: str, piece: Piece, file: StoredFile) -> bool:
     if file.path.endswith(".arrow"):
-        old, new = (
-            rows.take(name, piece),
-            arrow.load(read_reference(written.state.files, file), file.path),
-        )
-        return bool(old.schema.equals(new.schema, check_metadata=True)) and all(
-            map(same_bits, old.columns, new.columns)
-        )
+        old, new = rows.take(name, piece), arrow.load(read_reference(written.state.files, file), file.path)
+        if not old.schema.equals(new.schema, check_metadata=True):
+            return False
+        return all(map(same_bits, old.columns, new.columns))
     numbers, before, after = np.asarray(piece.rows), source[name], written[name]
     columns = after.read_columns(numbers)
     return np.array_equal(before.read_valid(numbers), after.read_valid(numbers)) and all(

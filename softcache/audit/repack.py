@@ -73,7 +73,7 @@ def repack(url: str | os.PathLike[str], output: str | os.PathLike[str], *, fragm
     _check_new(source, files)
     ensure_marker(files)
     write_first_card(files)
-    made = _Repacking(source, connect(url), Writer(files), fragment_rows).run()
+    made = _Repacking(source, Writer(files), fragment_rows).run()
     state = State(files, made)
     write_card(files, state)
     live = list(state.live())
@@ -90,7 +90,7 @@ def repack(url: str | os.PathLike[str], output: str | os.PathLike[str], *, fragm
 def _check_new(source: Cache, files: Files) -> None:
     if files.url == source.url:
         raise RecipeError(f"{files.url}: give repack another folder than the cache's own")
-    check_may_write(connect(source.url), source.commit)
+    check_may_write(source.state.files, source.commit)
     files.check_writable()
     check_output(files)
     if latest_number(files) or receipt_paths(files):
@@ -98,9 +98,9 @@ def _check_new(source: Cache, files: Files) -> None:
 
 
 class _Repacking:
-    def __init__(self, source: Cache, files: Files, out: Writer, fragment_rows: int) -> None:
-        self._source, self._files, self._out = source, files, out
-        plan = read_plan(files, source.commit.plan)
+    def __init__(self, source: Cache, out: Writer, fragment_rows: int) -> None:
+        self._source, self._files, self._out = source, source.state.files, out
+        plan = read_plan(self._files, source.commit.plan)
         self._content, self._rows = plan.content, StoredRows(source.state)
         self._pieces = cut_anew(source.state, plan, fragment_rows)
         self._errors = {name: _errors_by_row(source, name) for name in source.targets}

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+READER = "softcache-read"  # the thread in which a user's `preprocess` runs
+
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:

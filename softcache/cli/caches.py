@@ -10,7 +10,7 @@ import click
 import softcache
 from softcache.cli.describing import describe, describe_views
 from softcache.cli.output import human_bytes, json_option, print_json, print_table, say
-from softcache.errors import RecipeError, counted
+from softcache.errors import counted
 
 CACHE = click.argument("cache", metavar="CACHE")
 
@@ -112,15 +112,15 @@ def verify(
     """
     if recompute is not None:
         if signers is not None or level is not None:
-            raise RecipeError("--recompute compares answers: run verify once more for --level and --signers")
+            raise click.UsageError("--recompute compares answers: run verify once more for --level and --signers")
         _recompute(cache, recompute, recipe, overrides, seed, as_json)
         return
     if recipe is not None or overrides or seed is not None:
-        raise RecipeError("a recipe and a seed are only used with --recompute N")
+        raise click.UsageError("a recipe and a seed are only used with --recompute N")
     level = level or "full"
     if level == "signature":
         if signers is None:
-            raise RecipeError("--level signature needs the file of those who may sign: add --signers FILE")
+            raise click.UsageError("--level signature needs the file of those who may sign: add --signers FILE")
         result = softcache.verify_signature(cache, signers)
     else:
         result = softcache.verify(cache, level, signers=signers)
@@ -146,7 +146,7 @@ def _recompute(
 ) -> None:
     """Compare stored answers with the teachers' of today, and print by how much they differ."""
     if recipe is None:
-        raise RecipeError("--recompute needs the recipe whose teachers should answer: add --recipe FILE")
+        raise click.UsageError("--recompute needs the recipe whose teachers should answer: add --recipe FILE")
     found = softcache.recompute(recipe, cache, overrides, rows=rows, seed=seed)
     if as_json:
         print_json(found.to_json())

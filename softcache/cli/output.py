@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 import click
 
+from softcache.builder.signals import READER
 from softcache.errors import SoftcacheError
 
 _STDOUT: ContextVar[TextIO | None] = ContextVar("_STDOUT", default=None)
@@ -36,6 +37,8 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
                 print_json({"error": {"kind": type(e).__name__, "message": str(e)}})
             say(f"softcache: {type(e).__name__}: {e}", err=True)
             sys.exit(e.exit_code)
+        except click.ClickException:
+            raise  # wrong usage: click says how it is meant
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe is gone
         except Exception as e:
@@ -49,7 +52,7 @@ def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
             sys.exit(1)
         except KeyboardInterrupt:
             say("softcache: interrupted; run the same command again to continue", err=True)
-            if any(thread.name == "softcache-read" for thread in threading.enumerate()):
+            if any(thread.name == READER for thread in threading.enumerate()):
                 sys.stdout.flush()
                 os._exit(3)  # somebody's `preprocess` still runs, and may be in torch: an orderly exit would abort
             sys.exit(3)

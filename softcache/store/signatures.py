@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from softcache.errors import FormatError, IncompleteCache, StorageError
+from softcache.errors import FormatError, IncompleteCache, IntegrityError, StorageError
 from softcache.store.checksums import sha256
 from softcache.store.commits import latest_number, read_commit
 from softcache.store.documents import MAX_BYTES
@@ -86,11 +86,14 @@ def signers_of(files: Files, number: int, allowed: str | os.PathLike[str]) -> li
 
 
 def _read_commit(files: Files, number: int) -> bytes:
+    """Return the bytes of a commit that is a valid one. Raises FormatError or IntegrityError."""
     try:
-        read_commit(files, number)
-        return files.read(commit_path(number), MAX_BYTES)
+        commit, data = read_commit(files, number), files.read(commit_path(number), MAX_BYTES)
     except FileNotFoundError as e:
         raise FormatError(f"{files.url}: there is no commit {number}") from e
+    if sha256(data) != commit.sha256:
+        raise IntegrityError(f"{files.url}/{commit_path(number)}: it has changed while it was read")
+    return data
 
 
 def _ssh_keygen(command: str, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from typing import Generic, Self, TypeVar
 
+from softcache.builder.signals import READER
+
 T = TypeVar("T")
 DEPTH, PATIENCE = 4, 2.0  # items, seconds
-THREAD = "softcache-read"
 _END = object()
 
 
@@ -25,7 +26,7 @@ class Ahead(Generic[T]):
     def __init__(self, items: Iterator[T]) -> None:
         self._items, self._is_over = items, threading.Event()
         self._ready: queue.Queue[tuple[T | object, BaseException | None]] = queue.Queue(DEPTH)
-        self._thread = threading.Thread(target=self._run, name=THREAD, daemon=True)
+        self._thread = threading.Thread(target=self._run, name=READER, daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
