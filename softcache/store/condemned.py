@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -14,7 +15,30 @@ from softcache.store.references import read_reference
 from softcache.store.shards import CheckedFile, put_file
 from softcache.store.writer import Writer
 
+T = TypeVar("T")
 _TYPES = {"path": pa.string()}
+
+
+def in_force(
+    paths: Iterable[str],
+    condemned: Container[str],
+    read: Callable[[str], T],
+    names: Callable[[T], Iterable[CheckedFile]],
+) -> tuple[str, T] | None:
+    """Return the first of some documents that garbage collection has spared, and its path; None if there is none.
+
+    One that is condemned, or names a file that is, counts for nothing; perhaps it is gone already.
+    """
+    for path in paths:
+        if path in condemned:
+            continue
+        try:
+            found = read(path)
+        except FileNotFoundError:  # condemned since
+            continue
+        if not any(file.path in condemned for file in names(found)):
+            return path, found
+    return None
 
 
 def write_condemned(out: Writer, paths: Sequence[str]) -> CheckedFile:

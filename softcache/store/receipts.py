@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from softcache.errors import FormatError
 from softcache.store.checksums import fingerprint
+from softcache.store.condemned import in_force
 from softcache.store.declarations import Declaration, short_declaration
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
@@ -91,18 +93,8 @@ def receipt_paths(files: Files, targets: Iterable[str] | None = None) -> dict[st
 def receipts_in_force(
     files: Files, paths: Iterable[Collection[str]], condemned: Collection[str]
 ) -> Iterator[tuple[str, Receipt]]:
-    """Yield the receipt in force of each unit, and its path: the first of its paths that garbage collection has spared.
-
-    A receipt that is condemned, or names a file that is, counts for nothing; perhaps it is gone already.
-    """
+    """Yield the receipt in force of each unit, and its path; nothing for a unit that has none."""
     for of_unit in paths:
-        for path in of_unit:
-            if path in condemned:
-                continue
-            try:
-                receipt = read_receipt(files, path)
-            except FileNotFoundError:  # condemned since
-                continue
-            if not any(file.path in condemned for file in receipt.shard.files):
-                yield path, receipt
-                break
+        found = in_force(of_unit, condemned, partial(read_receipt, files), lambda receipt: receipt.shard.files)
+        if found is not None:
+            yield found

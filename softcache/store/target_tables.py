@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 
 from softcache.errors import FormatError, IntegrityError
 from softcache.store import arrow
+from softcache.store.condemned import in_force
 from softcache.store.documents import dump_document, parse, read_document
 from softcache.store.files import Files
 from softcache.store.layout import hash_and_epoch, hashed_path, newest_first
@@ -66,20 +68,8 @@ def tables_paths(files: Files) -> dict[str, list[str]]:
 
 
 def tables_in_force(files: Files, paths: Iterable[str], condemned: Collection[str]) -> tuple[str, TargetTables] | None:
-    """Return the document in force of those of one target, and its path; None if there is none.
-
-    One that is condemned, or names a file that is, counts for nothing; perhaps it is gone already.
-    """
-    for path in paths:
-        if path in condemned:
-            continue
-        try:
-            found = read_tables(files, path)
-        except FileNotFoundError:  # condemned since
-            continue
-        if not any(file.path in condemned for file in found.tables.values()):
-            return path, found
-    return None
+    """Return the document in force of those of one target, and its path; None if there is none."""
+    return in_force(paths, condemned, partial(read_tables, files), lambda document: document.tables.values())
 
 
 def read_tables(files: Files, path: str) -> TargetTables:

@@ -90,8 +90,8 @@ GUARDS = [
     Guard("store/gc.py", "if not paths or _condemn(files, newest, paths):", "if True:", f"{TURNS} -k sleeps"),
     Guard("store/gc.py", "epoch=number,", "epoch=newest.epoch,", f"{GC} -k condemned_counts"),
     Guard(
-        "store/receipts.py",
-        "any(file.path in condemned for file in receipt.shard.files)",
+        "store/condemned.py",
+        "any(file.path in condemned for file in names(found))",
         "False",
         f"{GC} -k loses_its_shard",
     ),
